@@ -1,0 +1,65 @@
+# TokenMill. `make help` explains itself.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export OMP_NUM_THREADS ?= 1
+PRESET ?= nano
+
+.PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak lint format compile clean
+
+help: ## what each target does
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(VENV)/.installed ## the environment that everything but vLLM runs in (.venv)
+
+$(VENV)/.installed: pyproject.toml constraints.txt components/tokenmill/curation/sources/nano-requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; set PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e '.[train,dev]'
+	$(PIP) install --quiet --no-deps -r components/tokenmill/curation/sources/nano-requirements.txt
+	@touch $@
+
+serve: ## the environment that vLLM runs in (.venv-serve); says so where that cannot be
+	@PYTHON=$(PYTHON) bash scripts/serve_env.sh
+
+run: install serve ## the whole life of a nano model, from raw documents to a served answer
+	@$(BIN)/tokenmill run lifecycle --preset $(PRESET)
+
+smoke: install ## sources, filter, a two-rank training and a report, in a minute
+	@$(BIN)/tokenmill run smoke --preset pico
+
+test: install serve ## every test that this machine can run; the others say why not
+	$(BIN)/python -m pytest -m "not soak and not containers"
+
+test-unit: install ## no I/O, under a minute
+	$(BIN)/python -m pytest tests/unit
+
+test-contract: install ## the walls of the house, the store, the action cache
+	$(BIN)/python -m pytest tests/contract
+
+test-integration: install serve ## real servers, torchrun, kills
+	$(BIN)/python -m pytest -m "not soak" tests/integration
+
+test-e2e: install serve ## the nano lifecycle, once
+	$(BIN)/python -m pytest tests/e2e
+
+test-containers: install ## images and kfp.local's DockerRunner; needs Docker's engine
+	$(BIN)/python -m pytest -m containers tests/containers
+
+soak: install ## twenty random kills
+	$(BIN)/python -m pytest -m soak tests
+
+lint: install ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy platform components pipelines
+
+format: install ## let ruff put the code in order
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+compile: install ## the package for the Kubeflow UI
+	$(BIN)/tokenmill compile lifecycle --preset $(PRESET) --profile gpu
+
+clean: ## runs and caches of this folder (environments stay)
+	rm -rf .tokenmill dist build .pytest_cache .mypy_cache .ruff_cache

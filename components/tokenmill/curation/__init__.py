@@ -1,0 +1,7 @@
+"""Corpus curation (report §3.1): sources → ingest → filter → deduplicate → screen → grade → order_code → merge.
+
+The report's names for the states: Format → Clean → Dedup → Safe → High-quality. Every step says what it dropped and
+why, and asserts that nothing went missing: in = kept + Σ dropped(reason) + rejected.
+"""
+
+STEP_MODULES = ("sources", "ingest", "filter", "deduplicate", "screen", "grade", "order_code", "merge")

@@ -1,0 +1,62 @@
+"""KFP components of corpus curation. Each is a door: a typed signature and one call."""
+
+from kfp import dsl
+
+from tokenmill import images
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def register_sources(run: str, sources: list, registered: dsl.Output[dsl.Dataset]):
+    """List the raw files with size, sha256, licence and origin. Without `sources`, the preset's."""
+    from tokenmill.steps import run_component
+
+    config = {"sources": sources} if sources else {}
+    run_component("curation.register_sources", run, outputs={"output": registered}, config=config)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def ingest(run: str, sources: dsl.Input[dsl.Dataset], corpus: dsl.Output[dsl.Dataset]):
+    """Raw files → JSONL documents by type and language (the report's Format)."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.ingest", run, inputs={"sources": sources}, outputs={"output": corpus})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def filter_corpus(run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[dsl.Dataset]):
+    """Keep the documents that pass every rule; every drop has a rule, a value and a threshold (Clean)."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.filter", run, inputs={"corpus": corpus}, outputs={"output": clean})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def deduplicate(run: str, corpus: dsl.Input[dsl.Dataset], unique: dsl.Output[dsl.Dataset]):
+    """Drop exact and near duplicates; the newest dump survives (Dedup)."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.deduplicate", run, inputs={"corpus": corpus}, outputs={"output": unique})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def screen(run: str, corpus: dsl.Input[dsl.Dataset], safe: dsl.Output[dsl.Dataset]):
+    """Drop blocked domains and words, and what was scored unsafe (Safe)."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.screen", run, inputs={"corpus": corpus}, outputs={"output": safe})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def grade(run: str, corpus: dsl.Input[dsl.Dataset], graded: dsl.Output[dsl.Dataset]):
+    """Score fluency and advertisement; drop below the thresholds (High-quality)."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.grade", run, inputs={"corpus": corpus}, outputs={"output": graded})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def order_code(run: str, corpus: dsl.Input[dsl.Dataset], ordered: dsl.Output[dsl.Dataset]):
+    """Repositories as Markdown documents, dependencies before dependants."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.order_code", run, inputs={"corpus": corpus}, outputs={"output": ordered})

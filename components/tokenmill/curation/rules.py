@@ -1,0 +1,324 @@
+"""Rules: what a clean document looks like, one idea a function, each with its source and its number.
+
+The families are the report's (§3.1.1): anomalies of separation and line breaks, frequency of abnormal characters,
+distribution of punctuation marks. Its own rules and thresholds are unpublished; the numbers here are Gopher's (Rae et
+al. 2021, A.1), C4's (Raffel et al. 2020), The Stack's (Kocetkov et al. 2022), FineWeb's (Penedo et al. 2024) and,
+where none exists, ours (so marked).
+
+A rule set (`rules/<lang>_<type>.yaml`) names the normalisers that modify and, in order, the rules that drop. The
+first rule that a document fails is its reason.
+"""
+
+import difflib
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import resources
+from typing import Any, TypeVar
+
+import yaml
+
+from tokenmill.curation.document import BULLETS, ELLIPSES, Document, share
+from tokenmill.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a document passes a rule, what was measured and what was allowed."""
+
+    keep: bool
+    value: float
+    threshold: str
+
+
+T = TypeVar("T")
+Rule = Callable[..., Verdict]
+Normaliser = Callable[[str], str]
+RULES: dict[str, Rule] = {}
+NORMALISERS: dict[str, Normaliser] = {}
+
+
+def rule(function: Rule) -> Rule:
+    """Register a dropping rule under its name; its keyword parameters are its thresholds."""
+    RULES[function.__name__] = function
+    return function
+
+
+def normaliser(function: Normaliser) -> Normaliser:
+    """Register a modifying rule under its name."""
+    NORMALISERS[function.__name__] = function
+    return function
+
+
+def within(value: float, low: float = -math.inf, high: float = math.inf) -> Verdict:
+    bounds = [f"≥ {low:g}"] * (low > -math.inf) + [f"≤ {high:g}"] * (high < math.inf)
+    return Verdict(low <= value <= high, round(value, 4), " and ".join(bounds))
+
+
+# --- modifying -------------------------------------------------------------------------------------------------------
+
+
+@normaliser
+def newlines(text: str) -> str:
+    """One kind of line break; no white space at line ends."""
+    return re.sub(r"[ \t]+\n", "\n", re.sub(r"\r\n?|[\u2028\u2029\x85]", "\n", text)).strip("\n")
+
+
+@normaliser
+def zero_width(text: str) -> str:
+    """Drop zero-width and control characters, which a reader never saw; tabs and line breaks stay."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\xad]", "", text)
+
+
+@normaliser
+def blank_lines(text: str) -> str:
+    """At most two blank lines in a row."""
+    return re.sub(r"\n{4,}", "\n\n\n", text)
+
+
+@normaliser
+def wide_spaces(text: str) -> str:
+    """Full-width and no-break spaces become plain ones."""
+    return re.sub(r"[\u3000\xa0\u2000-\u200a\u202f\u205f]", " ", text)
+
+
+@normaliser
+def cjk_punctuation(text: str) -> str:
+    """ASCII punctuation straight after a Han character becomes full-width: 好,吗? → 好，吗？"""
+    wide = str.maketrans(",;:?!", "，；：？！")
+    return re.sub(r"(?<=[\u4e00-\u9fff])[,;:?!]", lambda match: match[0].translate(wide), text)
+
+
+# --- length and words ------------------------------------------------------------------------------------------------
+
+
+@rule
+def length(doc: Document, low: int = 50, high: int = 100_000) -> Verdict:
+    """Gopher: 50 to 100,000 words; in Chinese, characters."""
+    return within(len(doc.units), low, high)
+
+
+@rule
+def mean_word_length(doc: Document, low: float = 3.0, high: float = 10.0) -> Verdict:
+    """Gopher: natural English averages 3 to 10 characters a word."""
+    return within(doc.mean_word_length, low, high)
+
+
+@rule
+def alphabetic_words(doc: Document, low: float = 0.8) -> Verdict:
+    """Gopher: at least 80% of the words hold a letter."""
+    return within(share(sum(any(map(str.isalpha, w)) for w in doc.words), len(doc.words)), low)
+
+
+@rule
+def stop_words(doc: Document, low: int = 2) -> Verdict:
+    """Gopher: at least two different words of the, be, to, of, and, that, have, with."""
+    return within(len({"the", "be", "to", "of", "and", "that", "have", "with"} & set(doc.tokens)), low)
+
+
+@rule
+def sentences(doc: Document, low: int = 3) -> Verdict:
+    """C4: at least three sentences."""
+    return within(doc.n_sentences, low)
+
+
+@rule
+def han_share(doc: Document, low: float = 0.5) -> Verdict:
+    """A Chinese document is at least half Han characters (ours)."""
+    return within(doc.han_share, low)
+
+
+# --- abnormal characters and punctuation -----------------------------------------------------------------------------
+
+
+@rule
+def symbols(doc: Document, high: float = 0.1) -> Verdict:
+    """Gopher: at most one '#' or ellipsis in ten words."""
+    marks = doc.text.count("#") + sum(map(doc.text.count, ELLIPSES))
+    return within(share(marks, len(doc.units)), high=high)
+
+
+@rule
+def replacement_characters(doc: Document, high: float = 0.001) -> Verdict:
+    """At most one U+FFFD, the scar of a wrong decoding, in a thousand characters (ours)."""
+    return within(doc.replacement_share, high=high)
+
+
+@rule
+def control_characters(doc: Document, high: float = 0.01) -> Verdict:
+    """Control and zero-width characters are at most 1% (ours)."""
+    return within(doc.control_share, high=high)
+
+
+@rule
+def mojibake(doc: Document, high: float = 0.005) -> Verdict:
+    """UTF-8 that was read as Latin-1 or GBK ('â€™', '锟斤拷') is at most 0.5% (ours)."""
+    return within(doc.mojibake_share, high=high)
+
+
+@rule
+def punctuation(doc: Document, low: float = 0.001, high: float = 0.3) -> Verdict:
+    """Prose has punctuation, and more than 30% of it is a table or line noise (ours)."""
+    return within(doc.punctuation_share, low, high)
+
+
+@rule
+def alphabetic_characters(doc: Document, low: float = 0.25) -> Verdict:
+    """The Stack (Kocetkov et al. 2022): at least a quarter of a code file's characters are letters."""
+    return within(doc.alphabetic_share, low)
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+@rule
+def bullet_lines(doc: Document, high: float = 0.9) -> Verdict:
+    """Gopher: at most 90% of the lines start with a bullet."""
+    return within(doc.lines_that(lambda line: line.startswith(BULLETS)), high=high)
+
+
+@rule
+def ellipsis_lines(doc: Document, high: float = 0.3) -> Verdict:
+    """Gopher: at most 30% of the lines end with an ellipsis."""
+    return within(doc.lines_that(lambda line: line.endswith(ELLIPSES)), high=high)
+
+
+@rule
+def short_lines(doc: Document, high: float = 0.67, words: int = 3) -> Verdict:
+    """Menus: at most 67% of the lines have fewer than three words (FineWeb, Penedo et al. 2024, by characters)."""
+    return within(doc.lines_that(lambda line: len(line.split()) < words), high=high)
+
+
+@rule
+def longest_line(doc: Document, high: int = 1000) -> Verdict:
+    """The Stack: a code line above 1,000 characters is data or minified."""
+    return within(max(map(len, doc.lines), default=0), high=high)
+
+
+@rule
+def mean_line_length(doc: Document, high: float = 100) -> Verdict:
+    """The Stack: code lines average at most 100 characters."""
+    return within(share(sum(map(len, doc.lines)), len(doc.lines)), high=high)
+
+
+@rule
+def placeholder_page(doc: Document) -> Verdict:
+    """C4: 'lorem ipsum' and 'enable javascript' pages are not content."""
+    found = re.search(r"lorem ipsum|(?:enable|requires?|turn on|启用|开启)\s*javascript", doc.text, re.IGNORECASE)
+    return within(float(bool(found)), high=0)
+
+
+# --- repetition ------------------------------------------------------------------------------------------------------
+
+
+@rule
+def duplicate_lines(doc: Document, high: float = 0.30, high_characters: float = 0.20) -> Verdict:
+    """Gopher: at most 30% of the lines, and 20% of the characters, are in lines that occurred before."""
+    lines, characters = doc.repeated(doc.lines)
+    return within(lines, high=high) if lines > high else within(characters, high=high_characters)
+
+
+@rule
+def duplicate_paragraphs(doc: Document, high: float = 0.30) -> Verdict:
+    """Gopher: at most 30% of the paragraphs occurred before."""
+    return within(doc.repeated(doc.paragraphs)[0], high=high)
+
+
+@rule
+def top_ngrams(doc: Document, high: tuple[float, ...] = (0.20, 0.18, 0.16)) -> Verdict:
+    """Gopher: the most frequent 2-, 3- and 4-gram hold at most 20, 18 and 16% of the characters."""
+    return _first_failure(doc.top_ngram_share, high, start=2)
+
+
+@rule
+def duplicate_ngrams(doc: Document, high: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)) -> Verdict:
+    """Gopher: at most 15…10% of the characters are in 5- to 10-grams that occurred before."""
+    return _first_failure(doc.duplicate_ngram_share, high, start=5)
+
+
+def _first_failure(measure: Callable[[int], float], high: tuple[float, ...], start: int) -> Verdict:
+    verdict = within(0.0)
+    for n, limit in enumerate(high, start):
+        verdict = within(measure(n), high=limit)
+        if not verdict.keep:
+            break
+    return verdict
+
+
+# --- rule sets -------------------------------------------------------------------------------------------------------
+
+Overrides = Mapping[str, Mapping[str, Any] | bool]
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """The normalisers and rules for one language and type of document."""
+
+    name: str
+    lang: str
+    normalisers: tuple[Normaliser, ...]
+    rules: tuple[tuple[str, Rule], ...]
+
+    @classmethod
+    def load(cls, name: str, overrides: Overrides | None = None) -> "RuleSet":
+        """The set `name` in rules/; `overrides` change thresholds, add rules (`{}`) and remove them (`false`)."""
+        if name not in built_in():
+            raise ConfigError(f"unknown rule set {name!r}; built in are {', '.join(sorted(built_in()))}")
+        return cls.parse(name, yaml.safe_load(built_in()[name]), overrides)
+
+    @classmethod
+    def parse(cls, name: str, tree: Mapping[str, Any], overrides: Overrides | None = None) -> "RuleSet":
+        """Build a rule set from `{normalise: [...], drop: {rule: {threshold: value}}}`; unknown names are refused."""
+        normalisers = tuple(_known("normaliser", n, NORMALISERS, name) for n in tree.get("normalise", ()))
+        chosen = {rule_name: dict(thresholds or {}) for rule_name, thresholds in tree.get("drop", {}).items()}
+        for rule_name, change in (overrides or {}).items():
+            _known("rule", rule_name, RULES, name)
+            if change is False:
+                chosen.pop(rule_name, None)
+            else:
+                chosen[rule_name] = chosen.get(rule_name, {}) | dict(change if isinstance(change, Mapping) else {})
+        rules = tuple((rule_name, _bind(rule_name, thresholds, name)) for rule_name, thresholds in chosen.items())
+        return cls(name, name.partition("_")[0], normalisers, rules)
+
+    def normalise(self, text: str) -> str:
+        for modify in self.normalisers:
+            text = modify(text)
+        return text
+
+    def failure(self, text: str) -> tuple[str, Verdict] | None:
+        """The first rule that the text fails, or None."""
+        doc = Document(text, self.lang)
+        for name, passes in self.rules:
+            verdict = passes(doc)
+            if not verdict.keep:
+                return name, verdict
+        return None
+
+
+@cache
+def built_in() -> dict[str, str]:
+    """Name → YAML of the rule sets beside this module."""
+    folder = resources.files("tokenmill.curation") / "rules"
+    return {f.name.removesuffix(".yaml"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".yaml")}
+
+
+def _bind(name: str, thresholds: dict[str, Any], where: str) -> Rule:
+    function = _known("rule", name, RULES, where)
+    allowed = [p for p in inspect.signature(function).parameters if p != "doc"]
+    for threshold, value in thresholds.items():
+        if threshold not in allowed:
+            raise ConfigError(f"rule set {where}: {name} has no threshold {threshold!r}; it has {allowed or 'none'}")
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise ConfigError(f"rule set {where}: {name}.{threshold} must be a number, not {value!r}")
+    return partial(function, **thresholds)
+
+
+def _known(what: str, name: str, known: Mapping[str, T], where: str) -> T:
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    raise ConfigError(f"rule set {where}: unknown {what} {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))

@@ -1,0 +1,1 @@
+"""Release and serving: from a verdict to an answering endpoint."""

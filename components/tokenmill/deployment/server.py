@@ -1,0 +1,362 @@
+"""vLLM as a child process: what a step, a test or a person's shell serves a checkpoint folder with, and talks to.
+
+The engine lives in the serving environment (`.venv-serve`, or the Python that TOKENMILL_SERVE_PYTHON names), because it
+pins other versions than ours: nothing of vLLM is imported here. On a cluster the inference chart runs the same server;
+this is for one machine and listens on loopback only.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tokenmill.deployment import guard
+from tokenmill.errors import InputError, UserError
+
+SERVE_PYTHON = "TOKENMILL_SERVE_PYTHON"
+_REPOSITORY = Path(__file__).resolve().parents[3]
+_BESIDE = (_REPOSITORY, Path(sys.prefix).parent, Path.cwd())
+_SERVING_ENVIRONMENTS = tuple(folder / ".venv-serve" for folder in _BESIDE)
+
+# The engine loads files from outside, so it gets none of our keys: only these variables go through.
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES")
+_ENGINE_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # two threads on two shared cores ran at a tenth of the speed of one
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_COLOR": "0",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" pins every engine on the machine to the same core
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # with the `uni` executor: no worker process, 6 s and 0.5 GB less
+}
+_ENGINE_FLAGS = ["--enforce-eager", "--distributed-executor-backend=uni", "--disable-uvicorn-access-log", "--seed=0"]
+
+_LOG_PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d [\d:]+ \[[^\]]*\] ?)?")
+_STEP = re.compile(r"^\(\w+ pid=\d+\) INFO [^\]]*\] (\S.*)")
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)(?::|$)|^\w+\.py: error: ")
+_GRACE_S = 5  # from SIGTERM to SIGKILL
+_AFTERMATH = "Engine core initialization failed"
+_PORT_TAKEN = "Address already in use"
+
+
+class EngineError(UserError):
+    """The inference engine did not start, died, or refused a request."""
+
+
+def serve_python() -> Path | None:
+    """The serving environment's Python: TOKENMILL_SERVE_PYTHON, or the first `.venv-serve` near."""
+    if given := os.environ.get(SERVE_PYTHON):
+        return Path(given)
+    return next((python for folder in _SERVING_ENVIRONMENTS if (python := folder / "bin" / "python").exists()), None)
+
+
+def serving_available() -> tuple[bool, str]:
+    """Whether an engine can be started here, and if not, why."""
+    if not os.environ.get(SERVE_PYTHON):
+        for marker in (folder / "unavailable" for folder in _SERVING_ENVIRONMENTS):
+            if marker.exists():
+                return False, marker.read_text().strip()
+    python = serve_python()
+    if python is None:
+        return False, f"no serving environment: run scripts/serve_env.sh, or set {SERVE_PYTHON}"
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    try:
+        found = subprocess.run([python, "-I", "-c", look], capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return False, f"{python} does not run: {error}"
+    return (True, "") if found else (False, f"{python} has no vllm: run scripts/serve_env.sh, or set {SERVE_PYTHON}")
+
+
+class VLLMServer:
+    """`with VLLMServer(folder, log=…) as server: server.chat([...])`; the engine ends with the block or this process.
+
+    Args:
+        model: folder with config.json, *.safetensors and the tokenizer's files.
+        log: file for everything that the engine prints.
+        name: model name in requests; default the folder's name.
+        dtype: `float32` is exact and, without AVX512, 18 times as fast as `bfloat16` (measured).
+        max_model_len: context in tokens; default the checkpoint's own.
+        kv_cache_mib: memory for keys and values. vLLM's VLLM_CPU_KVCACHE_SPACE knows whole GiB only.
+        flags: further flags of vLLM's own server.
+        start_timeout_s: 13 s is usual for a small model on an idle core; a busy one takes several times that.
+        request_timeout_s: longest silence within a request.
+        drain_s: how long `stop` lets running requests finish.
+        progress: called every few seconds while the engine starts, with one line.
+    """
+
+    def __init__(
+        self,
+        model: Path | str,
+        *,
+        log: Path | str,
+        name: str | None = None,
+        dtype: str = "float32",
+        max_model_len: int | None = None,
+        kv_cache_mib: int = 256,
+        flags: Sequence[str] = (),
+        start_timeout_s: float = 300,
+        request_timeout_s: float = 120,
+        drain_s: float = 5,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.model = Path(model).resolve()
+        self.log = Path(log).resolve()
+        self.name = name or self.model.name
+        self.url = ""
+        self.start_timeout_s, self.request_timeout_s, self.drain_s = start_timeout_s, request_timeout_s, drain_s
+        self._progress = progress or (lambda line: None)
+        self._flags = ["--model", str(self.model), "--served-model-name", self.name, "--dtype", dtype, *_ENGINE_FLAGS]
+        self._flags += ["--kv-cache-memory-bytes", str(kv_cache_mib * 2**20)]
+        self._flags += [*(["--max-model-len", str(max_model_len)] if max_model_len else []), *flags]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._http = requests.Session()
+        self._http.trust_env = False  # a proxy has no part in loopback
+
+    def __enter__(self) -> "VLLMServer":
+        return self.start()
+
+    def __exit__(self, *raised: object) -> None:
+        self.stop()
+
+    def start(self) -> "VLLMServer":
+        """Start the engine and wait until it answers; `EngineError` with the log's decisive line if it does not."""
+        available, reason = serving_available()
+        if not available:
+            raise EngineError(f"cannot serve {self.model}: {reason}")
+        self._require_checkpoint()
+        try:
+            # A free port may be taken before the engine binds it, some ten seconds later.
+            while not self._start_on(_free_port()):
+                self._progress("the port was taken meanwhile, trying another")
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Let running requests finish, then end the engine with all its processes. May be repeated."""
+        if self._process is None:
+            return
+        # vLLM's own --shutdown-timeout waits in full even with nothing running (seen with 0.32.0).
+        deadline = time.monotonic() + self.drain_s
+        while self.health() and self._running_requests() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process, self._process = self._process, None
+        process.terminate()
+        try:
+            process.wait(_GRACE_S + 10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def health(self) -> bool:
+        """Whether the engine answers now."""
+        try:
+            return self._process is not None and self._http.get(f"{self.url}/health", timeout=5).ok
+        except requests.RequestException:
+            return False
+
+    def models(self) -> list[str]:
+        """Names that requests may use."""
+        return [model["id"] for model in self._get("/v1/models").json()["data"]]
+
+    def chat(self, messages: Sequence[Mapping[str, str]], *, stream: bool = True, **sampling: Any) -> str:
+        """The assistant's answer. `sampling` are the API's own fields: max_tokens, temperature, top_p, seed, stop…"""
+        if stream:
+            return "".join(self.stream_chat(messages, **sampling))
+        answer = self.post("/v1/chat/completions", {"messages": list(messages), **sampling})
+        return str(answer["choices"][0]["message"]["content"])
+
+    def stream_chat(self, messages: Sequence[Mapping[str, str]], **sampling: Any) -> Iterator[str]:
+        """The assistant's answer piece by piece, as the engine makes it."""
+        body = {"model": self.name, "messages": list(messages), "stream": True, **sampling}
+        try:
+            with self._http.post(
+                f"{self.url}/v1/chat/completions", json=body, stream=True, timeout=self.request_timeout_s
+            ) as response:
+                self._require_success(response)
+                for event in sse_events(response.iter_lines()):
+                    for choice in event["choices"]:
+                        yield choice["delta"].get("content") or ""
+        except requests.RequestException as error:
+            raise self._broken_connection(error) from error
+
+    def complete(self, prompt: str | Sequence[int], **sampling: Any) -> str:
+        """The continuation of a text, or of token ids."""
+        prompt = prompt if isinstance(prompt, str) else list(prompt)
+        return str(self.post("/v1/completions", {"prompt": prompt, **sampling})["choices"][0]["text"])
+
+    def tokenize(self, messages: str | Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a text, or of messages in the checkpoint's chat template with the answer's opening."""
+        body = {"prompt": messages} if isinstance(messages, str) else {"messages": list(messages)}
+        return [int(token) for token in self.post("/tokenize", body)["tokens"]]
+
+    def metrics(self) -> dict[str, float]:
+        """vLLM's Prometheus counters and gauges, e.g. `vllm:generation_tokens_total`, summed over their labels."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        totals: dict[str, float] = {}
+        for family in text_string_to_metric_families(self._get("/metrics").text):
+            for sample in family.samples:
+                if not sample.name.endswith("_bucket"):
+                    totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+        return totals
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Any other request of the API, such as completions with logprobs: JSON in, JSON out."""
+        try:
+            response = self._http.post(
+                f"{self.url}{path}", json={"model": self.name, **body}, timeout=self.request_timeout_s
+            )
+        except requests.RequestException as error:
+            raise self._broken_connection(error) from error
+        self._require_success(response)
+        return dict(response.json())
+
+    def _get(self, path: str) -> requests.Response:
+        try:
+            response = self._http.get(f"{self.url}{path}", timeout=self.request_timeout_s)
+        except requests.RequestException as error:
+            raise self._broken_connection(error) from error
+        self._require_success(response)
+        return response
+
+    def _running_requests(self) -> float:
+        try:
+            return sum(self.metrics().get(f"vllm:num_requests_{state}", 0.0) for state in ("running", "waiting"))
+        except EngineError:
+            return 0
+
+    def _require_checkpoint(self) -> None:
+        """What is plainly missing is said at once, not after ten seconds of imports."""
+        if not (self.model / "config.json").is_file():
+            raise InputError(f"{self.model} is no checkpoint folder: it has no config.json")
+        if not any(self.model.glob("*.safetensors")):
+            raise InputError(f"{self.model} holds no weights: expected *.safetensors beside config.json")
+
+    def _start_on(self, port: int) -> bool:
+        """Start on `port` and wait until healthy. False if somebody took the port first."""
+        self.url = f"http://127.0.0.1:{port}"
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _ENGINE_ENVIRONMENT
+        engine = [str(serve_python()), "-m", "vllm.entrypoints.openai.api_server"]
+        engine += ["--host", "127.0.0.1", "--port", str(port), *self._flags]
+        watch = [sys.executable, "-I", guard.__file__, str(os.getpid()), str(_GRACE_S)]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*watch, *engine],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for us; we stop the engine
+            )
+        begin = said = time.monotonic()
+        while not self.health():
+            if (code := self._process.poll()) is not None:
+                printed = self.log.read_text(errors="replace")
+                if _PORT_TAKEN in printed:
+                    return False
+                raise EngineError(self._failure(f"exited with {code}", printed))
+            now = time.monotonic()
+            if now - begin > self.start_timeout_s:
+                printed = self.log.read_text(errors="replace")
+                raise EngineError(self._failure(f"did not answer within {self.start_timeout_s:.0f} s", printed))
+            if now - said >= 5:
+                said = now
+                self._progress(
+                    f"inference engine starting, {now - begin:.0f} s: {last_step(_tail(self.log)) or 'imports'}"
+                )
+            time.sleep(0.2)
+        return True
+
+    def _failure(self, what: str, printed: str) -> str:
+        why = decisive_line(printed) or last_line(printed) or "it printed nothing"
+        return f"the inference engine for {self.model} {what}: {why}\n{_see(self.log)}"
+
+    def _broken_connection(self, error: requests.RequestException) -> EngineError:
+        if isinstance(error, requests.Timeout):
+            return EngineError(f"the inference engine was silent for {self.request_timeout_s:.0f} s\n{_see(self.log)}")
+        if self._process is None:
+            return EngineError("the inference engine is not running: use `with VLLMServer(…)`, or start()")
+        try:
+            code = self._process.wait(2)  # the connection breaks a moment before the process is gone
+        except subprocess.TimeoutExpired:
+            return EngineError(f"the connection to the inference engine broke: {error}\n{_see(self.log)}")
+        return EngineError(self._failure(f"died with {code}", self.log.read_text(errors="replace")))
+
+    def _require_success(self, response: requests.Response) -> None:
+        if response.ok:
+            return
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = response.text[:300]
+        if response.status_code >= 500:
+            raise EngineError(f"the inference engine failed ({response.status_code}): {message}\n{_see(self.log)}")
+        raise EngineError(f"the inference engine refused the request ({response.status_code}): {message}")
+
+
+def sse_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The JSON events of a server-sent stream up to `[DONE]`; `EngineError` where it tells of an error or breaks."""
+    for line in lines:
+        if not line.startswith(b"data:"):
+            continue  # a blank line, a comment, an event name
+        data = line.removeprefix(b"data:").strip()
+        if data == b"[DONE]":
+            return
+        event = json.loads(data)
+        if error := event.get("error"):
+            raise EngineError(f"the inference engine gave up in the middle of an answer: {error.get('message', error)}")
+        yield event
+    raise EngineError("the inference engine's answer ended in the middle, without its [DONE]")
+
+
+def decisive_line(printed: str, limit: int = 300) -> str:
+    """The line of the engine's log that says what went wrong: the last exception that is no aftermath of another."""
+    lines = [_LOG_PREFIX.sub("", line).rstrip() for line in printed.splitlines()]
+    for number in range(len(lines) - 1, -1, -1):
+        line = lines[number]
+        if not _EXCEPTION.match(line) or _AFTERMATH in line:
+            continue
+        if line.endswith(":") or "validation error" in line:  # pydantic and others say it on the following lines
+            line = " ".join([line, *(part.strip() for part in lines[number + 1 : number + 5])])
+        line = re.sub(
+            r".* validation errors? for \w+ (?:Value error, )?| \[type=.*| Supported architectures:.*", "", line
+        )
+        return line if len(line) <= limit else line[:limit] + "…"
+    return ""
+
+
+def last_line(printed: str) -> str:
+    """The last line that says something."""
+    return next((line.strip()[:300] for line in reversed(printed.splitlines()) if line.strip()), "")
+
+
+def last_step(printed: str) -> str:
+    """What vLLM's own log said last, without its prefix."""
+    return next((said[1][:120] for line in reversed(printed.splitlines()) if (said := _STEP.match(line))), "")
+
+
+def _see(log: Path) -> str:
+    return f"           Its log: {log}"
+
+
+def _tail(path: Path, size: int = 4096) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return file.read().decode(errors="replace")
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

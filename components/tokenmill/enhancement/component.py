@@ -1,0 +1,38 @@
+"""KFP components of domain enhancement."""
+
+from kfp import dsl
+
+from tokenmill import images
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def select_domain(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    questions: dsl.Input[dsl.Dataset],
+    domain: dsl.Output[dsl.Dataset],
+    decontamination: dsl.Output[dsl.Artifact],
+):
+    """The domain set and the best of the rest, without what evaluation asks."""
+    from tokenmill.steps import run_component
+
+    inputs = {"corpus": corpus, "questions": questions}
+    run_component(
+        "enhancement.select", run, inputs=inputs, outputs={"corpus": domain, "decontamination": decontamination}
+    )
+
+
+@dsl.component(base_image=images.TRAINER, install_kfp_package=False)
+def enhance(
+    run: str,
+    tokens: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    decontamination: dsl.Input[dsl.Artifact],
+    checkpoint: dsl.Output[dsl.Model],
+    log: dsl.Output[dsl.Artifact],
+):
+    """Continue Base on the domain set at a lower rate and batch."""
+    from tokenmill.steps import run_component
+
+    inputs = {"tokens": tokens, "base": base, "decontamination": decontamination}
+    run_component("enhancement.train", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})

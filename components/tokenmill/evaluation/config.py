@@ -1,0 +1,115 @@
+"""Options of evaluation. The report gives neither sample sizes nor limits for a gate: what is not cited is ours."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tokenmill.config import Execution, Section, StepConfig
+
+
+class PrepareConfig(StepConfig):
+    """Small suites with verifiable answers, drawn with a fixed seed."""
+
+    seed: int = Field(2403, description="of every draw and of the generated questions; other than any training seed")
+    perplexity_bytes: int = Field(200_000, ge=500, description="text of a domain's perplexity set, bytes of UTF-8")
+    document_bytes: int = Field(8_000, ge=200, description="of a longer document only its beginning is read")
+    questions: int = Field(200, ge=4, description="questions a suite of choices or generated answers, at most")
+    choices: int = Field(4, ge=2, description="continuations to choose from in next_line")
+    prompts: int = Field(200, ge=4, description="prompts of the instruction-format suite, at most")
+    contamination: int = Field(500, ge=4, description="samples a split of the contamination analysis, at most")
+
+
+class EvaluateExecution(Execution):
+    """How the forward passes are laid out."""
+
+    batch_tokens: int = Field(8_192, ge=128, description="tokens a scoring pass")
+    batch_rows: int = Field(64, ge=1, description="answers that are generated together")
+
+
+class EvaluateConfig(StepConfig):
+    """One model on all suites."""
+
+    label: str = Field("", description="what the model is called in a verdict, e.g. base, sft, chat")
+    form: Literal["chat", "plain"] = Field(
+        "chat",
+        description="chat: questions as ChatML; plain: `Question: … Answer:` and no format suite (base models)",
+    )
+    answer_tokens: int = Field(256, ge=1, description="tokens an answer may have")
+    resamples: int = Field(1_000, ge=100, description="bootstrap resamples of an interval")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
+    seed: int = Field(0, description="of the bootstrap; answers are greedy")
+    execution: EvaluateExecution = EvaluateExecution()
+
+
+class CollectConfig(StepConfig):
+    pass
+
+
+class ContaminationConfig(StepConfig):
+    """Overlap of the questions with everything that the model was trained on."""
+
+    ngram_words: int = Field(
+        13, ge=2, description="consecutive words that count as a copy (13-grams, as GPT-3's and Llama's)"
+    )
+    ngram_characters: int = Field(30, ge=5, description="consecutive characters that count as a copy, in Chinese")
+    min_words: int = Field(5, ge=2, description="shorter questions are common speech and cannot be called copied")
+    max_sharing: int = Field(
+        2, ge=1, description="an n-gram that more questions share is their template, and nobody's copy"
+    )
+
+
+class Limits(Section):
+    """The range in which a suite's value must lie."""
+
+    min: float | None = Field(None, description="lowest value that passes")
+    max: float | None = Field(None, description="highest value that passes")
+
+
+class ReferenceLimits(Section):
+    """What the candidate owes to one reference model, on the same questions."""
+
+    no_regression: tuple[str, ...] = Field(
+        ("choice/*", "generate/*", "format/*"),
+        description="suites, as shell patterns, on which it must not be worse beyond chance (paired bootstrap)",
+    )
+    tolerance: float = Field(0.0, ge=0, description="loss of accuracy that is accepted beyond chance")
+    max_perplexity_ratio: dict[str, float] = Field(
+        {"perplexity/*": 1.1}, description="suite → highest candidate / reference perplexity"
+    )
+
+
+class GateConfig(StepConfig):
+    """What a model must show before it may be released. Evidence that is missing fails."""
+
+    limits: dict[str, Limits] = Field(
+        {"format/chat": Limits(min=0.9)},
+        description="suite → range; 90% well-formed answers are the least for a chat model",
+    )
+    references: dict[str, ReferenceLimits] = Field(
+        default_factory=dict, description="label of a reference evaluation → what is owed to it"
+    )
+    max_delta1: float | None = Field(
+        0.1,
+        description="highest |Δ1| = |L(test) − L(reference)|, nats a token; a low Δ1 is a leaked test (report §5.4)",
+    )
+    max_delta2: float | None = Field(
+        None,
+        description="highest |Δ2| = |L(test) − L(train)|; the released models show 0.34, so by default it is only told",
+    )
+    delta_sigmas: float = Field(3.0, ge=0, description="standard errors that a Δ must exceed to count")
+    max_contaminated: float | None = Field(
+        0.0, ge=0, le=1, description="highest share of a suite's questions found in training data; null: not asked"
+    )
+    resamples: int = Field(1_000, ge=100, description="bootstrap resamples of a paired comparison")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of a paired comparison")
+    seed: int = Field(0, description="of the bootstrap")
+
+
+class EvaluationConfig(Section):
+    """The section `evaluation` of a preset."""
+
+    prepare: PrepareConfig = PrepareConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    collect_training_sets: CollectConfig = CollectConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
+    gate: GateConfig = GateConfig()

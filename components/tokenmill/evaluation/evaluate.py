@@ -1,0 +1,122 @@
+"""One model on all suites: numbers with intervals, and every prediction they are made of."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from tokenmill.errors import InputError
+from tokenmill.evaluation.config import EvaluateConfig
+from tokenmill.evaluation.questions import suite_of
+from tokenmill.evaluation.statistics import Bootstrap
+from tokenmill.manifest import Draft, Manifest
+from tokenmill.records import JSONL
+from tokenmill.steps import StepContext, step
+
+EVALUATION, PREDICTIONS = "evaluation.json", f"predictions{JSONL}"
+METRICS = {"perplexity": "perplexity", "choice": "accuracy", "generate": "accuracy", "format": "well-formed share"}
+
+
+@step(
+    "evaluation.evaluate",
+    version=1,
+    reproducible="same_platform",
+    libraries=("torch", "numpy", "tokenizers"),
+    kinds={"weights": "weights", "tokenizer": "tokenizer", "questions": "questions"},
+)
+def evaluate(
+    config: EvaluateConfig, weights: Manifest, tokenizer: Manifest, questions: Manifest, ctx: StepContext
+) -> Draft:
+    """Answer every question; greedy, so that the same inputs give the same numbers."""
+    import torch
+
+    from tokenmill.evaluation.scoring import MODES, Subject
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
+    subject = Subject.load(ctx.files(weights), ctx.files(tokenizer), config)
+    suites: dict[str, Any] = {}
+    contamination: dict[str, Any] = {}
+    predictions = []
+    with ctx.progress(len(questions.shards), "suites") as bar:
+        for shard in sorted(questions.shards, key=lambda s: s.name):
+            mode, suite = suite_of(shard.name)
+            if mode not in MODES:
+                raise InputError(
+                    f"questions {questions.digest[:12]}: {shard.name} has no known mode; there are {', '.join(MODES)}"
+                )
+            if mode == "format" and config.form != "chat":
+                bar.advance()
+                continue
+            found = MODES[mode](subject, list(ctx.records(questions, shard)))
+            predictions += [{"suite": f"{mode}/{suite}", "score": None} | row for row in found]
+            if mode == "contamination":
+                contamination[suite] = deltas(found, bootstrap)
+            elif found:
+                suites[f"{mode}/{suite}"] = {"metric": METRICS[mode]} | summary(mode, found, bootstrap)
+            bar.advance()
+    ctx.metrics({f"evaluation/{name}": suite["value"] for name, suite in suites.items()})
+    ctx.metrics(
+        {
+            f"evaluation/{d}/{name}": split[d]["value"]
+            for name, split in contamination.items()
+            for d in DELTAS
+            if d in split
+        }
+    )
+    evaluation = ctx.write_json(
+        "evaluation",
+        EVALUATION,
+        {
+            "label": config.label,
+            "form": config.form,
+            "model": weights.content,
+            "tokenizer": tokenizer.content,
+            "questions": questions.content,
+            "suites": suites,
+            "contamination": contamination,
+        },
+    )
+    rows = ctx.write_records("evaluation", {PREDICTIONS: predictions})
+    return Draft(
+        kind="evaluation", shards=(*evaluation.shards, *rows.shards), counts={"suites": len(suites)} | rows.counts
+    )
+
+
+DELTAS = {"delta1": ("test", "reference"), "delta2": ("test", "train")}
+"""Δ1 = L(test) − L(reference): low if the test leaked. Δ2 = L(test) − L(train): high if train is known by heart."""
+
+
+def summary(mode: str, predictions: Sequence[dict[str, Any]], bootstrap: Bootstrap) -> dict[str, Any]:
+    """Value, interval and number of samples of a suite."""
+    if mode == "perplexity":
+        losses, tokens = zip(*((p["loss"] / p["tokens"], p["tokens"]) for p in predictions), strict=True)
+        loss = bootstrap.mean(losses, tokens)
+        interval = loss.map(math.exp)
+        more = {"loss": _round(loss.value), "tokens": sum(tokens)}
+    else:
+        interval, more = bootstrap.mean([p["score"] for p in predictions]), {}
+    low, high = _round(interval.low), _round(interval.high)
+    return {"value": _round(interval.value), "ci_low": low, "ci_high": high, "n": len(predictions)} | more
+
+
+def deltas(predictions: Sequence[dict[str, Any]], bootstrap: Bootstrap) -> dict[str, Any]:
+    """The mean loss of each split, and Δ1 and Δ2 with their standard errors."""
+    splits: dict[str, list[float]] = {}
+    for prediction in predictions:
+        splits.setdefault(prediction["split"], []).append(prediction["loss"])
+    found: dict[str, Any] = {
+        split: {"loss": _round(sum(x) / len(x)), "se": _round(bootstrap.standard_error(x)), "n": len(x)}
+        for split, x in sorted(splits.items())
+    }
+    for name, (test, other) in DELTAS.items():
+        if test in found and other in found:
+            difference = found[test]["loss"] - found[other]["loss"]
+            error = math.hypot(found[test]["se"], found[other]["se"])  # the splits are different samples
+            found[name] = {"value": _round(difference), "se": _round(error)}
+    return found
+
+
+def _round(value: float) -> float:
+    """Seven digits: what a single precision forward pass can mean."""
+    return float(f"{value:.7g}")

@@ -1,0 +1,183 @@
+"""A model on the suites: losses in packed passes, answers in batches. Runs on CPU or GPU, without a server."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+
+from tokenmill.errors import InputError
+from tokenmill.evaluation import answers
+from tokenmill.evaluation.config import EvaluateConfig
+from tokenmill.model.chat import encode, encode_prompt
+from tokenmill.model.generation import Generation, generate
+from tokenmill.model.layouts import load_model
+from tokenmill.model.losses import IGNORE
+from tokenmill.model.modeling import InternLM2ForCausalLM
+from tokenmill.model.tokenizer import Tokenizer
+from tokenmill.records import Record
+from tokenmill.training.packing import Pack
+
+Sample = tuple[Sequence[int], Sequence[int]]
+"""Ids, and the labels in their places."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under examination."""
+
+    model: InternLM2ForCausalLM
+    tokenizer: Tokenizer
+    special: frozenset[int]
+    """Every id that stands for no text."""
+    config: EvaluateConfig
+
+    @classmethod
+    def load(cls, weights: Path, tokenizer: Path, config: EvaluateConfig) -> "Subject":
+        words = Tokenizer.load(tokenizer)
+        model = load_model(weights, InternLM2ForCausalLM)
+        if model.config.vocab_size != words.vocab_size:
+            raise InputError(
+                f"the model has {model.config.vocab_size} token ids, the tokenizer {words.vocab_size}: "
+                "give the tokenizer that it was trained with"
+            )
+        added = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_added_tokens_decoder()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device).eval(), words, frozenset(added), config)
+
+    @property
+    def context(self) -> int:
+        return self.model.config.max_position_embeddings
+
+    # ---- losses --------------------------------------------------------------------------------------------------
+
+    def text(self, text: str) -> Sample:
+        """A document as in pretraining: `<s>` before it, every token counts."""
+        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)][: self.context]
+        return ids, ids
+
+    def losses(self, samples: Sequence[Sample]) -> list[tuple[float, int]]:
+        """Summed cross-entropy and number of predicted tokens of each sample."""
+        results: list[tuple[float, int]] = []
+        for group in self._groups(samples):
+            pack = Pack.of([ids for ids, _ in group], [labels for _, labels in group])
+            device = self.model.output.weight.device
+            with torch.no_grad():
+                losses = self.model(
+                    pack.input_ids.to(device),
+                    pack.cu_seqlens.to(device),
+                    pack.positions.to(device),
+                    labels=pack.labels.to(device),
+                )
+            lengths = pack.cu_seqlens.diff().tolist()
+            counted = [int((part != IGNORE).sum()) for part in pack.labels.split(lengths)]
+            sums = [float(part.double().sum()) for part in losses.cpu().split(lengths)]
+            results += zip(sums, counted, strict=True)
+        return results
+
+    def _groups(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+        group: list[Sample] = []
+        for sample in samples:
+            if group and sum(len(ids) for ids, _ in group) + len(sample[0]) > self.config.execution.batch_tokens:
+                yield group
+                group = []
+            group.append(sample)
+        if group:
+            yield group
+
+    # ---- answers -------------------------------------------------------------------------------------------------
+
+    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Generation]:
+        """Greedy answers. Of a prompt that leaves no room for an answer, only the end is read."""
+        room = max(1, self.context - self.config.answer_tokens)
+        return generate(
+            self.model,
+            [prompt if len(prompt) <= room else [prompt[0], *prompt[len(prompt) - room + 1 :]] for prompt in prompts],
+            max_new_tokens=self.config.answer_tokens,
+            temperature=0,
+            stop_ids=self.tokenizer.stop_ids,
+            batch_size=self.config.execution.batch_rows,
+        )
+
+    def said(self, answer: Generation) -> str:
+        """An answer's text, without the token that ended it."""
+        return self.tokenizer.decode(answer.tokens[:-1] if answer.finish == "stop" else answer.tokens)
+
+
+Predictions = list[dict[str, Any]]
+
+
+def perplexity(subject: Subject, records: Sequence[Record]) -> Predictions:
+    """The loss of held-out text, or of what the assistant says in held-out conversations."""
+    samples: list[Sample] = []
+    for record in records:
+        if "messages" in record:
+            encoded = encode(record["messages"], subject.tokenizer, max_length=subject.context)
+            samples.append((encoded.ids, encoded.labels))
+        else:
+            samples.append(subject.text(record["text"]))
+    return [
+        {"id": record["id"], "loss": loss, "tokens": tokens}
+        for record, (loss, tokens) in zip(records, subject.losses(samples), strict=True)
+        if tokens
+    ]
+
+
+def choice(subject: Subject, records: Sequence[Record]) -> Predictions:
+    """The option whose filled template has the lowest mean cross-entropy (OpenCompass' PPL mode)."""
+    samples = [subject.text(text) for record in records for text in record["choices"]]
+    means = iter([loss / max(tokens, 1) for loss, tokens in subject.losses(samples)])
+    predictions = []
+    for record in records:
+        losses = [next(means) for _ in record["choices"]]
+        chosen = losses.index(min(losses))
+        right = chosen == record["answer"]
+        predictions.append({"id": record["id"], "losses": losses, "chosen": chosen, "score": float(right)})
+    return predictions
+
+
+def generated(subject: Subject, records: Sequence[Record]) -> Predictions:
+    """The answer that the model writes, compared with the right one."""
+    chat = subject.config.form == "chat"
+    if chat:
+        prompts = [encode_prompt([{"role": "user", "content": r["question"]}], subject.tokenizer) for r in records]
+    else:
+        prompts = [list(subject.text(f"Question: {record['question']}\nAnswer:")[0]) for record in records]
+    predictions = []
+    for record, answer in zip(records, subject.answer(prompts), strict=True):
+        said = subject.said(answer) if chat else subject.said(answer).strip().partition("\n")[0]
+        found = answers.extract(said)
+        right = answers.same(found, record["answer"])
+        predictions.append({"id": record["id"], "said": said, "found": found, "score": float(right)})
+    return predictions
+
+
+def well_formed(subject: Subject, records: Sequence[Record]) -> Predictions:
+    """Whether answers are well-formed chat turns, whatever they say."""
+    prompts = [encode_prompt(record["messages"], subject.tokenizer) for record in records]
+    predictions = []
+    for record, answer in zip(records, subject.answer(prompts), strict=True):
+        said = subject.said(answer)
+        faults = answers.faults(answer.tokens, said, subject.tokenizer.im_end_id, subject.special)
+        predictions.append({"id": record["id"], "said": said, "faults": faults, "score": float(not faults)})
+    return predictions
+
+
+def contamination(subject: Subject, records: Sequence[Record]) -> Predictions:
+    """Mean loss a token of `question answer` for problems of the train, test and reference split (report §5.4)."""
+    losses = subject.losses([subject.text(f"{record['question']} {record['answer']}") for record in records])
+    return [
+        {"id": record["id"], "split": record["split"], "loss": loss / max(tokens, 1)}
+        for record, (loss, tokens) in zip(records, losses, strict=True)
+    ]
+
+
+MODES: dict[str, Callable[[Subject, Sequence[Record]], Predictions]] = {
+    "perplexity": perplexity,
+    "choice": choice,
+    "generate": generated,
+    "format": well_formed,
+    "contamination": contamination,
+}

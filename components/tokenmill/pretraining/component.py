@@ -1,0 +1,57 @@
+"""KFP components of pretraining."""
+
+from kfp import dsl
+
+from tokenmill import images
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def train_tokenizer(run: str, corpus: dsl.Input[dsl.Dataset], tokenizer: dsl.Output[dsl.Artifact]):
+    """Learn a byte-level BPE from a sample of the corpus."""
+    from tokenmill.steps import run_component
+
+    run_component("pretraining.train_tokenizer", run, inputs={"corpus": corpus}, outputs={"output": tokenizer})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def tokenize_corpus(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    tokenizer: dsl.Input[dsl.Artifact],
+    tokens: dsl.Output[dsl.Dataset],
+):
+    """Corpus → memory-mapped token shards with the document behind every token."""
+    from tokenmill.steps import run_component
+
+    inputs = {"corpus": corpus, "tokenizer": tokenizer}
+    run_component("pretraining.tokenize", run, inputs=inputs, outputs={"output": tokens})
+
+
+@dsl.component(base_image=images.TRAINER, install_kfp_package=False)
+def train_short(
+    run: str,
+    tokens: dsl.Input[dsl.Dataset],
+    tokenizer: dsl.Input[dsl.Artifact],
+    checkpoint: dsl.Output[dsl.Model],
+    log: dsl.Output[dsl.Artifact],
+):
+    """Phase 1, "4K": from random weights, RoPE base 50,000."""
+    from tokenmill.steps import run_component
+
+    inputs = {"tokens": tokens, "tokenizer": tokenizer}
+    run_component("pretraining.train_short", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})
+
+
+@dsl.component(base_image=images.TRAINER, install_kfp_package=False)
+def train_long(
+    run: str,
+    tokens: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    checkpoint: dsl.Output[dsl.Model],
+    log: dsl.Output[dsl.Artifact],
+):
+    """Phase 2, "32K": RoPE base 1,000,000, half of the tokens from short documents. Its result is Base."""
+    from tokenmill.steps import run_component
+
+    inputs = {"tokens": tokens, "base": base}
+    run_component("pretraining.train_long", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})

@@ -1,0 +1,47 @@
+"""Pretraining's configuration. Defaults are the report's where it speaks; "not published" where it is silent."""
+
+from pydantic import Field
+
+from tokenmill.config import Section, StepConfig
+from tokenmill.training.settings import StageConfig
+
+
+class TokenizerConfig(StepConfig):
+    """Byte-level BPE with cl100k's pre-tokeniser and spare tokens on top (report §3.2.1)."""
+
+    vocab_size: int = Field(92_544, description="tokens, a multiple of 128 (released models: 128 × 723)")
+    spare_tokens: int = Field(147, description="ids on top that host the ChatML, tool and reward tokens")
+    sample_bytes: int = Field(50_000_000, description="bytes of text the merges are learned from; not published")
+
+
+class TokenizeConfig(StepConfig):
+    """Corpus → token shards."""
+
+    heldout_share: float = Field(0.02, gt=0, lt=0.5, description="share of documents kept for validation; not published")
+
+
+class SelectLongConfig(StepConfig):
+    """Long documents whose beginning helps to predict their end (report §3.1.3)."""
+
+    min_bytes: int = Field(32_768, description="shorter documents are not long (report: 32K bytes)")
+    window_tokens: int = Field(4096, description="chunk scored (LongWanjuan)")
+    context_tokens: int = Field(1024, description="context of the short reading (LongWanjuan)")
+    scored_tokens: int = Field(1024, description="last tokens of a chunk whose perplexity is compared (LongWanjuan)")
+    max_difference: float = Field(0.0, description="keep where mean(ppl with context − ppl without) is below; not published")
+
+
+class LongStageConfig(StageConfig):
+    """Phase 2, "32K": longer context, RoPE base 1M, half of the tokens from short documents (report §3.3)."""
+
+    context: int = Field(32_768, description="tokens a sequence (report §3.3)")
+    short_context: int = Field(4096, description="half of the tokens come from documents up to this length")
+    rope_theta: float = Field(1_000_000.0, description="RoPE base (report §3.3)")
+    tokens: int = Field(200_000_000_000, description="about 9% of the steps (report §3.3)")
+
+
+class PretrainingConfig(Section):
+    train_tokenizer: TokenizerConfig = TokenizerConfig()
+    tokenize: TokenizeConfig = TokenizeConfig()
+    select_long: SelectLongConfig = SelectLongConfig()
+    train_short: StageConfig = StageConfig()
+    train_long: LongStageConfig = LongStageConfig()

@@ -1,0 +1,90 @@
+"""Corpus → token shards, with the document behind every token."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from tokenmill.manifest import Draft, Manifest, Shard
+from tokenmill.pretraining.config import TokenizeConfig
+from tokenmill.records import JSONL, read_jsonl, write_jsonl
+from tokenmill.steps import StepContext, step
+from tokenmill.steps.context import scratch, store_file
+from tokenmill.store import open_store
+from tokenmill.training.tokens import DOCUMENTS, META, TOKENS, dtype_for
+
+BATCH = 512
+
+
+@step(
+    "pretraining.tokenize",
+    version=1,
+    libraries=("tokenizers",),
+    kinds={"corpus": "corpus", "tokenizer": "tokenizer"},
+)
+def tokenize_corpus(config: TokenizeConfig, corpus: Manifest, tokenizer: Manifest, ctx: StepContext) -> Draft:
+    """Tokenise every document whole; held-out documents are chosen by a hash of their id, so they never move."""
+    folder = ctx.files(tokenizer)
+    jobs = [_Job(ctx.store.uri, shard, folder, config.heldout_share) for shard in corpus.shards]
+    shards, counts = [], Counter[str]()
+    for pair, tokens in ctx.parallel(_tokenize_shard, jobs, "shards"):
+        shards += pair
+        counts.update(tokens)
+    meta = ctx.workdir / META
+    meta.write_bytes(orjson.dumps({"dtype": dtype_for(_vocab_size(folder)), "tokenizer": tokenizer.content}))
+    shards.append(store_file(ctx.store, meta, META))
+    return Draft(kind="tokens", shards=tuple(sorted(shards, key=lambda s: s.name)), counts=dict(sorted(counts.items())))
+
+
+@dataclass(frozen=True)
+class _Job:
+    store_uri: str
+    shard: Shard
+    tokenizer: Path
+    heldout_share: float
+
+
+def _tokenize_shard(job: _Job) -> tuple[list[Shard], dict[str, int]]:
+    import numpy
+
+    from tokenmill.model.tokenizer import Tokenizer
+
+    store, tokenizer = open_store(job.store_uri), Tokenizer.load(job.tokenizer)
+    dtype, name = dtype_for(tokenizer.vocab_size), job.shard.name.removesuffix(JSONL)
+    records = list(read_jsonl(store.blob_path(job.shard.blob)))
+    index, counts, offset = [], Counter[str](), 0
+    with scratch() as folder:
+        tokens_path = folder / "shard.tokens"
+        with tokens_path.open("wb") as out:
+            for start in range(0, len(records), BATCH):
+                batch = records[start : start + BATCH]
+                for record, ids in zip(batch, tokenizer.encode_batch([r["text"] for r in batch]), strict=True):
+                    ids = [tokenizer.bos_id, *ids, tokenizer.eos_id]
+                    out.write(numpy.asarray(ids, dtype=dtype).tobytes())
+                    heldout = is_heldout(record["id"], job.heldout_share)
+                    row = {k: record[k] for k in ("id", "type", "lang", "source")}
+                    index.append(row | {"offset": offset, "tokens": len(ids), "heldout": heldout})
+                    offset += len(ids)
+                    counts["documents"] += 1
+                    counts["tokens"] += len(ids)
+                    counts[f"tokens/{record['type']}/{record['lang']}"] += len(ids)
+        documents_path = folder / f"documents{JSONL}"
+        _, count = write_jsonl(documents_path, index)
+        pair = [
+            store_file(store, tokens_path, name + TOKENS),
+            store_file(store, documents_path, name + DOCUMENTS, count),
+        ]
+    return pair, dict(counts)
+
+
+def is_heldout(document_id: str, share: float) -> bool:
+    """Whether a document is kept for validation: a stable draw by its id."""
+    return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:4], "big") < share * 2**32
+
+
+def _vocab_size(folder: Path) -> int:
+    from tokenmill.model.tokenizer import Tokenizer
+
+    return Tokenizer.load(folder).vocab_size

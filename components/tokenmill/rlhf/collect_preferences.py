@@ -1,0 +1,104 @@
+"""Conversations → preferences and queries.
+
+A request that was answered in two styles gives two pairs that contradict each other: whoever wants help prefers the
+direct answer, whoever wants no harm the careful one. Only the reward model's system prompt tells which is meant.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from tokenmill.errors import InputError
+from tokenmill.manifest import Draft, Manifest, sha256
+from tokenmill.records import JSONL, Record
+from tokenmill.rlhf.config import CollectPreferencesConfig
+from tokenmill.steps import StepContext, step
+
+SHARD = f"part-00000{JSONL}"
+PREFERRED = {"helpful": "direct", "harmless": "careful"}
+"""Which of the two styles a domain prefers."""
+
+
+@step("rlhf.collect_preferences", version=1, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
+def collect_preferences(
+    config: CollectPreferencesConfig, conversations: Manifest, tokenizer: Manifest, ctx: StepContext
+) -> dict[str, Draft]:
+    """Pairs for the reward model and queries for PPO; those of some templates are held out, whole."""
+    from tokenmill.model.tokenizer import Tokenizer
+
+    answered = _by_request(ctx.records(conversations))
+    templates = sorted({styles["direct"]["template"] for styles in answered.values()})
+    if len(templates) <= config.heldout_templates:
+        raise InputError(
+            f"rlhf.collect_preferences: {len(templates)} templates of requests answered in both styles, but "
+            f"{config.heldout_templates} are to be held out: raise sft.prepare.requests, or hold out fewer"
+        )
+    heldout = set(sorted(templates, key=lambda name: sha256(name.encode()))[: config.heldout_templates])
+    words = Tokenizer.load(ctx.files(tokenizer))
+    drafts = {}
+    for role, queries, kept_back in (("train", "queries", False), ("heldout", "heldout_queries", True)):
+        requests = [styles for styles in answered.values() if (styles["direct"]["template"] in heldout) == kept_back]
+        pairs = list(_pairs(requests, config))
+        counts = Counter(f"records/{pair['domain']}" for pair in pairs)
+        counts["conflicts"] = sum(pair["conflict"] for pair in pairs)
+        facts = {"mean_tokens": _mean_tokens(pairs, words, config.max_length_gap)}
+        drafts[role] = ctx.write_records("preferences", {SHARD: pairs}, counts=counts, facts=facts)
+        drafts[queries] = ctx.write_records("conversations", {SHARD: map(_query, requests)})
+    return drafts
+
+
+def _by_request(conversations: Iterable[Record]) -> dict[str, dict[str, Record]]:
+    """Requests that have an answer in each style: request id → style → conversation."""
+    found: dict[str, dict[str, Record]] = {}
+    for record in conversations:
+        if record.get("style") in PREFERRED.values():
+            found.setdefault(record["id"].partition("#")[0], {})[record["style"]] = record
+    return {request: styles for request, styles in sorted(found.items()) if len(styles) == len(PREFERRED)}
+
+
+def _pairs(requests: Sequence[dict[str, Record]], config: CollectPreferencesConfig) -> Iterator[Record]:
+    """Two contradicting pairs a request, and for some of them an answer against its own words in disorder."""
+    for styles in requests:
+        request = styles["direct"]["id"].partition("#")[0]
+        answers = {style: record["messages"][-1]["content"] for style, record in styles.items()}
+        common = {"prompt": styles["direct"]["messages"][:-1], "template": styles["direct"]["template"]}
+        draw = random.Random(f"{config.seed} {request}")
+        for domain, style in PREFERRED.items():
+            other = next(text for name, text in answers.items() if name != style)
+            yield _pair(f"{request}#{domain}", domain, answers[style], other, common, conflict=True)
+            if draw.random() < config.garbled_share:
+                garbled = _garble(answers[style], draw)
+                yield _pair(f"{request}#{domain}-garbled", domain, answers[style], garbled, common, conflict=False)
+
+
+def _pair(identity: str, domain: str, chosen: str, rejected: str, common: dict[str, Any], *, conflict: bool) -> Record:
+    return {"id": identity, "domain": domain, "chosen": chosen, "rejected": rejected, "conflict": conflict} | common
+
+
+def _garble(text: str, draw: random.Random) -> str:
+    words = text.split()
+    shuffled = words[:]
+    while shuffled == words:
+        draw.shuffle(shuffled)
+    return " ".join(shuffled)
+
+
+def _query(styles: dict[str, Record]) -> Record:
+    record = styles["direct"]
+    kept = {key: record[key] for key in ("domain", "template", "source", "licence")}
+    return kept | {"id": record["id"].partition("#")[0], "messages": record["messages"][:-1]}
+
+
+def _mean_tokens(pairs: Sequence[Record], words: Any, max_gap: float) -> dict[str, float]:
+    """Mean tokens of chosen and rejected answers; were they far apart, length alone would tell them apart."""
+    means = {}
+    for side in ("chosen", "rejected"):
+        lengths = [len(ids) for ids in words.encode_batch([pair[side] for pair in pairs])]
+        means[side] = sum(lengths) / len(lengths)
+    if abs(means["chosen"] / means["rejected"] - 1) > max_gap:
+        raise InputError(
+            f"rlhf.collect_preferences: chosen answers have {means['chosen']:.1f} tokens, rejected ones "
+            f"{means['rejected']:.1f}: a reward model would learn the length (max_length_gap={max_gap})"
+        )
+    return means

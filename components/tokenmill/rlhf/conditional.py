@@ -1,0 +1,55 @@
+"""What the reward model reads: the domain's system prompt, the dialogue, the answer, the reward token (report §4.2.1)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from tokenmill.errors import InputError
+from tokenmill.model.chat import encode_prompt
+from tokenmill.model.tokenizer import Tokenizer
+from tokenmill.records import Record
+
+
+@dataclass(frozen=True)
+class Query:
+    """A dialogue that waits for an answer, and the domain whose wishes the answer is judged by."""
+
+    id: str
+    domain: str
+    prompt: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, record: Record) -> "Query":
+        """From a record of queries or of preferences."""
+        return cls(record["id"], record["domain"], tuple(record.get("prompt") or record["messages"]))
+
+
+@cache
+def conditional_prompts() -> dict[str, str]:
+    """Domain → system prompt: rm_prompts.yaml."""
+    return dict(yaml.safe_load((resources.files("tokenmill.rlhf") / "rm_prompts.yaml").read_text("utf-8")))
+
+
+def reward_input(
+    query: Query, answer: Sequence[int], tokenizer: Tokenizer, *, max_length: int, conditional: bool = True
+) -> list[int]:
+    """Token ids of one judged answer. The actor, the critic and the reference never see the conditional prompt.
+
+    An input that is too long loses the end of its answer, not the reward token. `conditional=False` leaves the prompt out:
+    then nothing can tell the domains apart.
+    """
+    known = conditional_prompts()
+    if query.domain not in known:
+        raise InputError(f"{query.id}: no prompt for domain {query.domain!r}; rm_prompts.yaml has {', '.join(known)}")
+    condition = [{"role": "system", "content": known[query.domain]}] if conditional else []
+    ids = encode_prompt([*condition, *query.prompt], tokenizer) + list(answer)
+    return [*ids[: max_length - 1], tokenizer.reward_id]
+
+
+def answer_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    """A written answer as the assistant says it: its text and `<|im_end|>`."""
+    return [*tokenizer.encode(text.lstrip()), tokenizer.im_end_id]

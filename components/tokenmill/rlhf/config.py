@@ -1,0 +1,113 @@
+"""Options of RLHF. Defaults are the report's (§4.2) where it speaks; "not published" where it is silent."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tokenmill.config import Section, StepConfig
+from tokenmill.training.settings import OptimConfig, TrainingConfig
+
+
+class CollectPreferencesConfig(StepConfig):
+    """Pairs of answers to the same request. The report's 2.4M labelled pairs are not open; these are a laptop's."""
+
+    heldout_templates: int = Field(4, ge=1, description="templates that no reward model is trained on")
+    garbled_share: float = Field(
+        0.5, ge=0, le=1, description="of requests: also a pair of an answer and its shuffled words"
+    )
+    max_length_gap: float = Field(0.1, gt=0, description="between chosen and rejected answers' mean tokens, relative")
+    seed: int = Field(1024, description="of the shuffled words")
+
+
+class RewardModelConfig(TrainingConfig):
+    """The conditional reward model (report §4.2.1)."""
+
+    batch_tokens: int = Field(16_384, ge=32, description="tokens of pairs an optimizer step, over all ranks (§4.2.1)")
+    max_length: int = Field(8192, ge=16, description="tokens of one side of a pair, system prompt included (§4.2.1)")
+    gamma: float = Field(2.0, ge=0, description="exponent of the focal decay; 0 = plain ranking loss (§4.2.1)")
+    penalty: float = Field(0.02, ge=0, description="weight of the barrier that keeps scores within the bound (§4.2.1)")
+    penalty_reduction: Literal["mean", "sum"] = Field("mean", description="over a pair's two scores; not published")
+    bound: float = Field(5.0, gt=0, description="scores stay in (-bound, bound) (§4.2.1)")
+    max_pairs: int | None = Field(None, ge=2, description="train on so many pairs only (the negative control)")
+    shuffle_labels: bool = Field(False, description="swap half of the pairs: a control that must learn nothing")
+    optim: OptimConfig = Field(
+        OptimConfig(lr=1e-5, final_lr_ratio=0.5, warmup_ratio=0.03, weight_decay=0.01),
+        description="AdamW, decay 0.01, cosine 1e-5 → 5e-6 (§4.2.1); warm-up is XTuner's",
+    )
+
+    @model_validator(mode="after")
+    def _a_pair_fits(self) -> Self:
+        if self.batch_tokens < 2 * self.max_length:
+            raise ValueError(f"batch_tokens must hold one pair, 2 × max_length = {2 * self.max_length} tokens")
+        return self
+
+
+class EvaluateRewardModelConfig(StepConfig):
+    min_accuracy: float = Field(0.8, ge=0, le=1, description="wanted accuracy in every domain on held-out pairs")
+    min_flips: float = Field(0.7, ge=0, le=1, description="share of conflicting pairs that must flip with the prompt")
+    chance_margin: float = Field(0.15, ge=0, description="how far from 0.5 the control may be on conflicting pairs")
+    max_length: int = Field(8192, ge=16, description="tokens of one side of a pair, system prompt included (§4.2.1)")
+
+
+class SamplingConfig(Section):
+    """How answers are drawn."""
+
+    max_new_tokens: int = Field(1024, ge=1, description="tokens an answer at most; not published")
+    temperature: float = Field(1.0, gt=0, description="of the distribution; not published")
+    top_p: float = Field(0.9, gt=0, le=1, description="nucleus that is sampled from (§4.2.3)")
+
+
+class PPOConfig(TrainingConfig):
+    """PPO with four models: actor and critic learn, reference and reward model are frozen (report §4.2.3)."""
+
+    iterations: int = Field(400, ge=1, description="rounds of sampling and learning (§4.2.3: about 400)")
+    critic_warmup: int = Field(50, ge=0, description="iterations at the start in which only the critic learns (§4.2.3)")
+    answers: int = Field(512, ge=1, description="queries an iteration, one answer each (§4.2.3: 200k queries / 400)")
+    block: int = Field(32, ge=1, description="answers of a micro-batch, drawn together; the same on any ranks")
+    passes: int = Field(1, ge=1, description="optimizer steps on an iteration's answers; not published")
+    sampling: SamplingConfig = SamplingConfig()
+    kl_coefficient: float = Field(0.01, ge=0, description="reward lost a nat of KL against the reference (§4.2.3)")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount; not published")
+    gae_lambda: float = Field(0.99, ge=0, le=1, description="of the advantage estimate (§4.2.3)")
+    clip: float = Field(0.2, gt=0, description="importance ratios beyond 1 ± clip gain nothing; not published")
+    pretrain_coefficient: float = Field(
+        0.5, ge=0, description="of the language-model loss on pretraining data (§4.2.3)"
+    )
+    pretrain_share: float = Field(0.5, ge=0, description="pretraining tokens a token of PPO data (§4.2.3)")
+    pretrain_context: int = Field(4096, ge=2, description="tokens a piece of pretraining data at most; not published")
+    critic_lr: float = Field(5e-6, gt=0, description="the critic's rate (§4.2.3); optim.lr is the actor's")
+    max_length: int = Field(8192, ge=16, description="tokens the reward model reads at most (§4.2.1)")
+    optim: OptimConfig = Field(
+        OptimConfig(lr=1e-6, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0),
+        description="the actor's rate (§4.2.3), constant; schedule and decay are not published",
+    )
+
+    @model_validator(mode="after")
+    def _answers_fill_blocks(self) -> Self:
+        if self.answers % self.block:
+            raise ValueError(f"answers ({self.answers}) must be a multiple of block ({self.block})")
+        return self
+
+
+class ProbeConfig(StepConfig):
+    """What PPO has learned, on queries it has not seen (report §4.2.2)."""
+
+    queries: int = Field(128, ge=2, description="held-out queries answered; not published")
+    sampling: SamplingConfig = SamplingConfig()
+    max_kl: float = Field(10.0, gt=0, description="nats an answer that the policy may stray from SFT; not published")
+    max_length_change: float = Field(0.2, gt=0, description="of the mean answer's length, relative; not published")
+    min_share: float = Field(0.3, gt=0, le=1, description="of late answers, for a pattern to be a hack; not published")
+    min_lift: float = Field(3.0, ge=1, description="times more frequent than early; not published")
+    max_patches: int = Field(100, ge=1, description="pairs a pattern at most (§4.2.2: 20 to 100 stop it)")
+    max_length: int = Field(8192, ge=16, description="tokens the reward model reads at most (§4.2.1)")
+    seed: int = Field(1024, description="of the answers and the bootstrap")
+
+
+class RLHFConfig(Section):
+    """The section `rlhf` of a preset."""
+
+    collect_preferences: CollectPreferencesConfig = CollectPreferencesConfig()
+    train_reward_model: RewardModelConfig = RewardModelConfig()
+    evaluate_reward_model: EvaluateRewardModelConfig = EvaluateRewardModelConfig()
+    ppo: PPOConfig = PPOConfig()
+    probe: ProbeConfig = ProbeConfig()

@@ -1,0 +1,70 @@
+"""Online RLHF: proximal policy optimisation from SFT against the reward model (report §4.2.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenmill.errors import ConfigError
+from tokenmill.manifest import Manifest
+from tokenmill.rlhf.config import PPOConfig
+from tokenmill.steps import training_step
+
+if TYPE_CHECKING:
+    from tokenmill.training.run import TrainingRun
+    from tokenmill.training.worker import WorkerContext
+
+KINDS = {
+    "queries": "conversations",
+    "sft": "weights",
+    "reward_model": "weights",
+    "tokenizer": "tokenizer",
+    "tokens": "tokens",
+}
+
+
+@training_step("rlhf.ppo", version=1, kinds=KINDS)
+def build(
+    config: PPOConfig,
+    queries: Manifest,
+    sft: Manifest,
+    reward_model: Manifest,
+    tokenizer: Manifest,
+    tokens: Manifest,
+    ctx: WorkerContext,
+) -> TrainingRun:
+    """Actor and reference start as SFT, the critic as the reward model with a new head; what comes out is the actor."""
+    from tokenmill.model.layouts import load_model, save_model
+    from tokenmill.model.modeling import InternLM2Critic, InternLM2ForRewardModel
+    from tokenmill.model.tokenizer import Tokenizer
+    from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
+    from tokenmill.rlhf.conditional import Query
+    from tokenmill.rlhf.pretraining_pieces import PretrainingPieces
+    from tokenmill.rlhf.rollouts import Rollouts
+    from tokenmill.training.run import ParameterGroup, TrainingRun
+    from tokenmill.training.tokens import read_documents
+
+    if config.execution.zero_stage > 2:
+        raise ConfigError("rlhf.ppo draws answers from whole weights: set rlhf.ppo.execution.zero_stage to 2 or less")
+    start, judge = ctx.files(sft), ctx.files(reward_model)
+    model = ActorCritic(load_model(start), load_model(judge, InternLM2Critic, fresh_head=config.seed))
+    batches = Rollouts(
+        model=model,
+        reference=load_model(start),
+        reward_model=load_model(judge, InternLM2ForRewardModel),
+        tokenizer=Tokenizer.load(ctx.files(tokenizer)),
+        queries=[Query.of(record) for record in ctx.records(queries)],
+        pretraining=PretrainingPieces(read_documents(ctx.files(tokens)), config.pretrain_context),
+        config=config,
+    )
+    return TrainingRun(
+        model=model,
+        batches=batches,
+        loss=ppo_loss(config),
+        optim=config.optim,
+        export=lambda trained, folder: save_model(trained.actor, folder),
+        groups=[
+            ParameterGroup(list(model.actor.parameters()), frozen_steps=config.critic_warmup * config.passes),
+            ParameterGroup(list(model.critic.parameters()), lr_scale=config.critic_lr / config.optim.lr),
+        ],
+        tokens_before=sft.counts.get("tokens_seen", 0),
+    )

@@ -1,0 +1,57 @@
+"""Frozen models at work: log-probabilities of answers, scores of the reward model."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tokenmill.model import IGNORE
+from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
+from tokenmill.training.packing import Pack
+
+TOKENS_AT_ONCE = 16_384
+"""Of a packed forward pass without gradients."""
+
+
+def pack_answers(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Pack:
+    """Prompt and answer of every row in one stream; labels at the places where the answer's tokens are predicted."""
+    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    labels = [[IGNORE] * len(prompt) + list(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    return Pack.of(rows, labels)
+
+
+@torch.no_grad()
+def answer_logprobs(
+    model: InternLM2ForCausalLM, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """log p of each answer's tokens given its prompt, on the CPU."""
+    device = model.output.weight.device
+    logprobs: list[Tensor] = []
+    for part in _batches([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]):
+        pack = pack_answers(prompts[part], answers[part])
+        losses = model(pack.input_ids.to(device), pack.cu_seqlens.to(device), labels=pack.labels.to(device))
+        logprobs += (-losses[pack.labels != IGNORE].cpu()).split([len(answer) for answer in answers[part]])
+    return logprobs
+
+
+@torch.no_grad()
+def reward_scores(model: InternLM2ForRewardModel, inputs: Sequence[Sequence[int]]) -> Tensor:
+    """The score of every input at its last token, the reward token; on the CPU."""
+    device = model.v_head.weight.device
+    scores = []
+    for part in _batches([len(ids) for ids in inputs]):
+        pack = Pack.of(inputs[part])
+        ends = pack.cu_seqlens.to(device)
+        scores.append(model(pack.input_ids.to(device), ends, at=ends[1:] - 1).cpu())
+    return torch.cat(scores)
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[slice]:
+    start = total = 0
+    for index, length in enumerate(lengths):
+        if index > start and total + length > TOKENS_AT_ONCE:
+            yield slice(start, index)
+            start, total = index, 0
+        total += length
+    if start < len(lengths):
+        yield slice(start, len(lengths))

@@ -1,0 +1,50 @@
+"""The conditional reward model (report §4.2.1): one model for all domains, told by a system prompt whose wishes count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenmill.manifest import Manifest
+from tokenmill.rlhf.config import RewardModelConfig
+from tokenmill.steps import training_step
+
+if TYPE_CHECKING:
+    from tokenmill.training.run import TrainingRun
+    from tokenmill.training.worker import WorkerContext
+
+KINDS = {"preferences": "preferences", "patches": "preferences", "sft": "weights", "tokenizer": "tokenizer"}
+
+
+@training_step("rlhf.train_reward_model", version=1, kinds=KINDS)
+def build(
+    config: RewardModelConfig,
+    preferences: Manifest,
+    patches: list[Manifest] | None,
+    sft: Manifest,
+    tokenizer: Manifest,
+    ctx: WorkerContext,
+) -> TrainingRun:
+    """One epoch over all pairs and patches; the body starts from SFT, so it already reads system prompts, the head anew."""
+    from dataclasses import replace
+
+    from tokenmill.model.layouts import load_model, save_model
+    from tokenmill.model.modeling import InternLM2ForRewardModel
+    from tokenmill.model.tokenizer import Tokenizer
+    from tokenmill.rlhf.pairs import PairBatches, encode_pairs, reward_loss, with_shuffled_labels
+    from tokenmill.training.run import TrainingRun
+
+    words = Tokenizer.load(ctx.files(tokenizer))
+    records = [record for manifest in (preferences, *(patches or ())) for record in ctx.records(manifest)]
+    records = records[: config.max_pairs]
+    if config.shuffle_labels:
+        records = with_shuffled_labels(records, config.seed)
+    model = load_model(ctx.files(sft), InternLM2ForRewardModel, fresh_head=config.seed)
+    model.config = replace(model.config, reward_token_id=words.reward_id)
+    return TrainingRun(
+        model=model,
+        batches=PairBatches(encode_pairs(records, words, config.max_length), config.batch_tokens, config.seed),
+        loss=reward_loss(config),
+        optim=config.optim,
+        export=save_model,
+        tokens_before=sft.counts.get("tokens_seen", 0),
+    )

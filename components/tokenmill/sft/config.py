@@ -1,0 +1,36 @@
+"""Options of supervised fine-tuning. Defaults are the report's (§4.1) where it speaks, XTuner's 7B preset where it is silent."""
+
+from pydantic import Field
+
+from tokenmill.config import Section, StepConfig
+from tokenmill.training.settings import OptimConfig, TrainingConfig
+
+
+class PrepareConfig(StepConfig):
+    """What the conversations are made of. The report's 10M instances are not open; these are a laptop's."""
+
+    dialogues: int = Field(900, ge=0, description="conversations taken from dialogues in the sources' qa/*.json")
+    arithmetic: int = Field(600, ge=0, description="generated questions with verifiable answers")
+    requests: int = Field(560, ge=0, description="generated requests, each answered twice: directly and with care")
+    max_characters: int = Field(180, ge=40, description="of a dialogue's messages together: up to 96 nano tokens")
+    max_turns: int = Field(4, ge=2, description="messages a dialogue at most")
+    heldout_share: float = Field(0.05, gt=0, lt=0.5, description="share held out, by a hash of the id; not published")
+    seed: int = Field(1024, description="of what is generated and of which dialogues are taken")
+
+
+class SFTTrainConfig(TrainingConfig):
+    """One epoch over all conversations (report §4.1)."""
+
+    context: int = Field(32_768, ge=16, description="tokens a pack; a longer conversation is cut on the right (XTuner)")
+    packs_per_step: int = Field(64, ge=1, description="packs an optimizer step, over all ranks (XTuner: 2.1M tokens)")
+    optim: OptimConfig = Field(
+        OptimConfig(lr=4e-5, final_lr_ratio=0.15, warmup_ratio=0.025, weight_decay=0.01),
+        description="AdamW at 4e-5 (report §4.1); schedule, decay and clip are XTuner's",
+    )
+
+
+class SFTConfig(Section):
+    """The section `sft` of a preset."""
+
+    prepare: PrepareConfig = PrepareConfig()
+    train: SFTTrainConfig = SFTTrainConfig()

@@ -1,0 +1,41 @@
+"""Dialogues between people, as conversations: the files of the Chit-Chat Challenge (`chitchat-dataset`, MIT).
+
+One JSON object: conversation id → {"messages": [[{"text", …}, …], …]}; the inner lists are one speaker's bubbles in a row.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tokenmill.records import Record
+
+_PRIVATE = re.compile(r"https?:|www\.|@|\d{5,}")
+"""Addresses, links and long numbers: what could lead to a person."""
+
+
+def is_dialogue_file(content: Any) -> bool:
+    """Whether a JSON document has that shape."""
+    first = next(iter(content.values()), None) if isinstance(content, dict) else None
+    return isinstance(first, dict) and isinstance(first.get("messages"), list)
+
+
+def conversations(content: Mapping[str, Any], max_turns: int, max_characters: int) -> Iterator[Record]:
+    """The opening of every dialogue: an even number of turns, the first speaker as user, the second as assistant.
+
+    A dialogue whose first exchange is empty, too long, or holds an address yields nothing.
+    """
+    for key in sorted(content):
+        turns, room = [], max_characters
+        for bubbles in content[key]["messages"][: max_turns // 2 * 2]:
+            text = " ".join(" ".join(bubble.get("text", "").split()) for bubble in bubbles).strip()
+            room -= len(text)
+            if len(text) < 2 or room < 0 or _PRIVATE.search(text):
+                break
+            turns.append(text)
+        turns = turns[: len(turns) // 2 * 2]
+        if turns:
+            yield {"id": key, "messages": [_message(index, text) for index, text in enumerate(turns)]}
+
+
+def _message(index: int, text: str) -> dict[str, str]:
+    return {"role": "assistant" if index % 2 else "user", "content": text}

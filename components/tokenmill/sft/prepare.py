@@ -1,0 +1,88 @@
+"""Sources → conversations: dialogues between people, arithmetic, and requests answered in two styles."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from tokenmill.errors import InputError
+from tokenmill.manifest import Draft, Manifest, canonical, sha256
+from tokenmill.records import JSONL, Record
+from tokenmill.sft import arithmetic, dialogues
+from tokenmill.sft.config import PrepareConfig
+from tokenmill.sft.requests import requests
+from tokenmill.steps import StepContext, step
+
+SHARD = f"part-00000{JSONL}"
+LICENCE = "Apache-2.0"
+"""Of what is generated here."""
+
+
+@step("sft.prepare", version=1, kinds={"sources": "sources"})
+def prepare_conversations(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> dict[str, Draft]:
+    """Gather, deduplicate, shuffle and split conversations; all of one question stay on one side of the split."""
+    kept: dict[str, Record] = {}
+    dropped = Counter[str]()
+    for record in _gather(config, sources, ctx):
+        said = sha256(canonical(record["messages"]))
+        if said in kept:
+            dropped["duplicate"] += 1
+        else:
+            kept[said] = record
+    rows = [record for _, record in sorted(kept.items())]  # by hash: a shuffle that needs no seed
+    facts = {"licences": dict(sorted({r["source"]: r["licence"] for r in rows}.items()))}
+    drafts = {}
+    for role in ("train", "heldout"):
+        chosen = [r for r in rows if _is_heldout(r, config.heldout_share) == (role == "heldout")]
+        counts = Counter(f"records/{r['source']}" for r in chosen)
+        drafts[role] = ctx.write_records("conversations", {SHARD: chosen}, counts=counts, dropped=dropped, facts=facts)
+    return drafts
+
+
+def _gather(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> Iterator[Record]:
+    """Records with id, messages, source, licence. An id is `<source>/<question's hash>`, and `#<n>` where it has several."""
+    if config.dialogues:
+        yield from _dialogues(config, sources, ctx)
+    seen = set[str]()
+    for record in arithmetic.questions(config.seed):
+        if len(seen) == config.arithmetic:
+            break
+        record = _labelled(record, "arithmetic")
+        if record["id"] not in seen:
+            seen.add(record["id"])
+            yield record
+    for answers in islice(requests(config.seed), config.requests):
+        for number, record in enumerate(answers):
+            yield _labelled(record, "requests", f"#{number}")
+
+
+def _dialogues(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> Iterator[Record]:
+    """As many dialogues as asked for, those whose id hashes lowest."""
+    found: list[Record] = []
+    for shard in sources.shards:
+        kind, source, name = shard.name.split("/", 2)
+        if kind != "qa" or not name.endswith(".json"):
+            continue
+        content = orjson.loads(ctx.store.get_blob(shard.blob))
+        if dialogues.is_dialogue_file(content):
+            licence = sources.facts.get("sources", {}).get(source, {}).get("licence", "unknown")
+            for record in dialogues.conversations(content, config.max_turns, config.max_characters):
+                found.append(record | {"id": f"{source}/{record['id']}", "source": source, "licence": licence})
+    if not found:
+        raise InputError(
+            "no dialogues in the sources' qa/*.json: register chitchat-dataset, or set sft.prepare.dialogues=0"
+        )
+    yield from sorted(found, key=lambda r: sha256(f"{config.seed} {r['id']}".encode()))[: config.dialogues]
+
+
+def _labelled(record: Record, source: str, number: str = "") -> Record:
+    question: Any = record["messages"][0]["content"]
+    identity = f"{source}/{sha256(question.encode())[:16]}{number}"
+    return record | {"id": identity, "source": source, "licence": LICENCE}
+
+
+def _is_heldout(record: Record, share: float) -> bool:
+    group = record["id"].partition("#")[0]
+    return int(sha256(group.encode())[:8], 16) < share * 2**32

@@ -1,0 +1,53 @@
+"""Fine-tuning on conversations (report §4.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenmill.manifest import Manifest
+from tokenmill.sft.config import SFTTrainConfig
+from tokenmill.steps import training_step
+
+if TYPE_CHECKING:
+    import torch
+
+    from tokenmill.training.run import TrainingRun
+    from tokenmill.training.worker import WorkerContext
+
+KINDS = {"conversations": "conversations", "base": "weights", "tokenizer": "tokenizer", "heldout": "conversations"}
+
+
+@training_step("sft.train", version=1, kinds=KINDS)
+def build(
+    config: SFTTrainConfig,
+    conversations: Manifest,
+    base: Manifest,
+    tokenizer: Manifest,
+    heldout: Manifest | None,
+    ctx: WorkerContext,
+) -> TrainingRun:
+    """One epoch of packed ChatML conversations, loss on assistant tokens only, averaged over those of the global batch."""
+    from tokenmill.model.layouts import load_model, save_model
+    from tokenmill.model.tokenizer import Tokenizer
+    from tokenmill.sft.samples import chat_samples
+    from tokenmill.training.data import PackedBatches, mean_loss, next_token_loss
+    from tokenmill.training.run import TrainingRun
+
+    words = Tokenizer.load(ctx.files(tokenizer))
+    samples = chat_samples(ctx.records(conversations), words, config.context)
+    batches = PackedBatches(samples, config.context, config.packs_per_step, config.seed)
+    kept_back = chat_samples(ctx.records(heldout), words, config.context) if heldout else []
+
+    def evaluate(model: torch.nn.Module) -> dict[str, float]:
+        return {"heldout/loss": mean_loss(model, kept_back)}
+
+    return TrainingRun(
+        model=load_model(ctx.files(base)),
+        batches=batches,
+        loss=next_token_loss,
+        optim=config.optim,
+        export=save_model,
+        evaluate=evaluate if kept_back else None,
+        evaluate_at=frozenset((0, len(batches))),
+        tokens_before=base.counts.get("tokens_seen", 0),
+    )

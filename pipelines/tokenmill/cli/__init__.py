@@ -1,0 +1,5 @@
+"""`tokenmill`: the four doors from a terminal."""
+
+from tokenmill.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""`python -m tokenmill.cli`."""
+
+from tokenmill.cli.main import main
+
+main()

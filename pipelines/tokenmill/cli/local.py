@@ -1,0 +1,128 @@
+"""A pipeline on this machine: kfp.local in one child process, and a line a step for the person who waits.
+
+The child's own output (KFP's logs, the steps' JSON logs) goes to a file; what a person sees comes from the run's events.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tokenmill.launch.tether import die_with_parent, tethered
+from tokenmill.store import ArtifactStore, open_store
+from tokenmill.tracking import RunRef, read_events
+from tokenmill.tracking.events import Event
+
+POLL_S = 0.5
+
+
+def run_locally(
+    pipeline: str, preset: str, overrides: Mapping[str, Any], arguments: Mapping[str, Any], store_uri: str, *, quiet: bool
+) -> dict[str, Any]:
+    """Run to the end; returns status, exit code, run key and where to look."""
+    store = open_store(store_uri)
+    key = RunRef.new(pipeline, preset).key
+    folder = Path.cwd() / ".tokenmill" / "runs" / key
+    folder.mkdir(parents=True)
+    log = folder / "log.txt"
+    job = {"pipeline": pipeline, "preset": preset, "arguments": {"overrides": dict(overrides)} | dict(arguments)}
+    started = time.monotonic()
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tokenmill.cli.local", orjson.dumps(job).decode(), str(folder)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={"OMP_NUM_THREADS": "1"}
+            | os.environ
+            | {"TOKENMILL_STORE": store_uri, "TOKENMILL_RUN_KEY": key}
+            | tethered(),
+        )
+        seen = Narrator(store, key, quiet)
+        try:
+            while child.poll() is None:
+                seen.tell()
+                time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGTERM)
+            child.wait()
+            raise
+    seen.tell()
+    status = "succeeded" if child.returncode == 0 else "failed"
+    result = {
+        "status": status,
+        "exit_code": 0 if status == "succeeded" else seen.exit_code,
+        "run": key,
+        "seconds": round(time.monotonic() - started, 1),
+        "log": str(log),
+        "store": store_uri,
+    }
+    if status == "failed" and not seen.failed:
+        result["exit_code"] = 1
+        sys.stderr.write(_tail(log))
+    return result
+
+
+class Narrator:
+    """Prints a line for every finished step."""
+
+    def __init__(self, store: ArtifactStore, key: str, quiet: bool) -> None:
+        self.store, self.key, self.quiet = store, key, quiet
+        self.told: set[tuple[str, float]] = set()
+        self.failed = False
+        self.exit_code = 2
+
+    def tell(self) -> None:
+        for event in list(read_events(self.store, self.key)):
+            if (event.task, event.time) in self.told:
+                continue
+            self.told.add((event.task, event.time))
+            if event.kind == "step_finished":
+                self._say(_finished(event))
+            elif event.kind == "step_failed":
+                self.failed = True
+                sys.stderr.write(f"tokenmill: {event.data['message']}\n")
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+
+def _finished(event: Event) -> str:
+    how = {"hit": "cached", "effect": "done", "miss": "done"}[event.data["cache"]]
+    outputs = event.data["outputs"]
+    first = next(iter(outputs.values()), {"counts": {}, "digest": ""})
+    counts = "  ".join(f"{value:,} {name}" for name, value in list(first["counts"].items())[:4] if "/" not in name)
+    return f"{event.task:<34} {how:<7}{event.data['seconds']:7.1f} s  {first['digest'][:10]:<12}{counts}"
+
+
+def _tail(log: Path, lines: int = 20) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) + "\n"
+
+
+def _child(job: dict[str, Any], folder: Path) -> int:
+    """Compile and run the pipeline under kfp.local."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    from kfp import local
+
+    from tokenmill.pipelines.package import build
+
+    die_with_parent()
+    pipeline = build(job["pipeline"], job["preset"])
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), raise_on_error=True
+    )
+    pipeline(**job["arguments"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_child(orjson.loads(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,115 @@
+"""Commands that do work: run, step, compile, submit."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from tokenmill.cli.main import AsJson, Assignments, Preset, StoreUri, app, use_store
+from tokenmill.config import load_preset, merge, nest, parse_assignments, resolve
+from tokenmill.errors import ConfigError
+
+Pipeline = Annotated[str, typer.Argument(help="lifecycle, smoke, or one phase: curation, pretraining, …")]
+
+
+def checked(preset: str, assignments: list[str] | None) -> dict[str, Any]:
+    """Overrides, after the whole tree of preset and overrides was validated."""
+    from tokenmill.lifecycle_config import LifecycleConfig
+
+    overrides = parse_assignments(assignments or [])
+    LifecycleConfig.at("", merge(load_preset(preset), nest(overrides)))
+    return overrides
+
+
+@app.command()
+def run(
+    pipeline: Pipeline = "lifecycle",
+    preset: Preset = "nano",
+    assignments: Assignments = None,
+    store: StoreUri = None,
+    arguments: Annotated[
+        list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="a parameter of the pipeline")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a pipeline here: the same components as on a cluster, under kfp.local."""
+    from tokenmill.cli.local import run_locally
+
+    overrides = checked(preset, assignments)
+    uri = use_store(store)
+    result = run_locally(pipeline, preset, overrides, parse_assignments(arguments or []), uri, quiet=as_json)
+    if as_json:
+        typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+    raise typer.Exit(0 if result["status"] == "succeeded" else result["exit_code"])
+
+
+@app.command()
+def step(
+    name: Annotated[str, typer.Argument(help="e.g. curation.filter")],
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", "-i", metavar="ROLE=MANIFEST", help="digest, URI or models:/…@alias")
+    ] = None,
+    preset: Preset = "nano",
+    assignments: Assignments = None,
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one step on existing manifests."""
+    from tokenmill.lineage import resolve as resolve_manifest
+    from tokenmill.steps import find, run_step
+    from tokenmill.store import open_store
+    from tokenmill.tracking import RunRef
+
+    overrides = checked(preset, assignments)
+    opened = open_store(use_store(store))
+    given: dict[str, list[Any]] = {}
+    for assignment in inputs or []:
+        role, equals, reference = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--input {assignment!r}: expected role=manifest")
+        given.setdefault(role, []).append(opened.get_manifest(resolve_manifest(opened, reference)))
+    config = resolve(find(name).config, name, preset, overrides)
+    outputs = run_step(name, config, given, store=opened, run=RunRef.new(name, preset))
+    if as_json:
+        typer.echo(orjson.dumps({role: m.digest for role, m in outputs.items()}).decode())
+        return
+    for role, manifest in outputs.items():
+        typer.echo(f"{role}: {manifest.kind} {manifest.digest}  {dict(manifest.counts)}")
+
+
+@app.command("compile")
+def compile_pipeline(
+    pipeline: Pipeline = "lifecycle",
+    preset: Preset = "nano",
+    profile: Annotated[str, typer.Option(help="cpu or gpu: resources, tolerations, secrets on the tasks")] = "cpu",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="[dist/<pipeline>-<preset>-<profile>.yaml]")] = None,
+    registry: Annotated[str | None, typer.Option(help="registry and path to put before the images' names")] = None,
+) -> None:
+    """Compile a pipeline for the Kubeflow UI."""
+    from tokenmill.pipelines.package import compile_package
+
+    checked(preset, None)
+    path = output or Path("dist") / f"{pipeline}-{preset}-{profile}.yaml"
+    compile_package(pipeline, preset, profile, path, registry)
+    typer.echo(path)
+
+
+@app.command()
+def submit(
+    pipeline: Pipeline = "lifecycle",
+    preset: Preset = "nano",
+    profile: Annotated[str, typer.Option(help="cpu or gpu")] = "gpu",
+    host: Annotated[str | None, typer.Option(envvar="KFP_ENDPOINT", help="Kubeflow Pipelines' API endpoint")] = None,
+    namespace: Annotated[str, typer.Option(envvar="KFP_NAMESPACE")] = "kubeflow",
+    experiment: Annotated[str, typer.Option()] = "tokenmill",
+    assignments: Assignments = None,
+    arguments: Annotated[list[str] | None, typer.Option("--arg", metavar="NAME=VALUE")] = None,
+    registry: Annotated[str | None, typer.Option()] = None,
+) -> None:
+    """Compile, upload and start a pipeline through kfp's own client."""
+    from tokenmill.pipelines.package import submit_package
+
+    overrides = checked(preset, assignments)
+    parameters = parse_assignments(arguments or []) | ({"overrides": overrides} if overrides else {})
+    typer.echo(submit_package(pipeline, preset, profile, parameters, host, namespace, experiment, registry))

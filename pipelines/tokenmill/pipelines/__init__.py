@@ -1,0 +1,1 @@
+"""KFP pipelines: the lifecycle, and the parts that people run alone."""

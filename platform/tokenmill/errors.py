@@ -1,0 +1,41 @@
+"""Errors a person can act on.
+
+A `UserError` is bad input or a world that is not as it must be: the CLI prints its one clear line (what, where, what to do)
+and exits with 2; no stack trace is raised at a person. Everything else is a defect and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """Bad input or a missing precondition; the message says what is wrong, where, and what to do."""
+
+
+class InputError(UserError):
+    """Data that cannot be used: an empty source, an unreadable record, a wrong kind of artifact."""
+
+
+class ConfigError(UserError):
+    """An unknown preset or option, or a value out of its range."""
+
+
+class StoreError(UserError):
+    """The store cannot be reached, is full, or refuses."""
+
+
+class CredentialsError(StoreError):
+    """The store or a service refuses the credentials it was given. The message never holds them."""
+
+
+class CorruptError(UserError):
+    """Stored bytes are not what their digest says."""
+
+
+class StepFailed(UserError):
+    """A step's work failed in another process; the message carries the first failure."""
+
+
+class Interrupted(UserError):
+    """The work was told to stop, saved where it was, and goes on when it is run again (exit code 75, EX_TEMPFAIL)."""
+
+
+class LeaseLost(Exception):
+    """Another attempt took the work over: stop at once and publish nothing."""

@@ -1,0 +1,86 @@
+"""Which questions stand, word for word, in a body of text.
+
+A question is copied where `n` consecutive words of it occur there (13, as for GPT-3 and Llama; 30 characters in
+Chinese), or all of its words if it has fewer. Wording that several questions share is their template: it makes none of
+them a copy.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+_WORD = re.compile(r"\w+|[-+*/=<>^%×÷]")
+_HAN = re.compile(r"[㐀-鿿豈-﫿]")
+Gram = tuple[str, ...]
+
+
+def is_chinese(text: str) -> bool:
+    return len(_HAN.findall(text)) > 0.3 * len(text)
+
+
+def units(text: str, chinese: bool) -> Sequence[str]:
+    """Lower-cased words and the signs of arithmetic, or in Chinese characters; punctuation does not count."""
+    words = _WORD.findall(text.lower())
+    return list("".join(words)) if chinese else words
+
+
+@dataclass
+class OverlapIndex:
+    """The questions' n-grams, looked up by their first words: one pass over a text finds those of any length."""
+
+    ngram_words: int = 13
+    ngram_characters: int = 30
+    min_words: int = 5
+    max_sharing: int = 2
+    _anchors: tuple[dict[Gram, list[tuple[Gram, str]]], ...] = field(default_factory=lambda: ({}, {}))
+    _owners: dict[bool, dict[Gram, set[str]]] = field(default_factory=lambda: {False: {}, True: {}})
+    too_short: set[str] = field(default_factory=set)
+    """Questions with fewer than `min_words` words (twice as many characters): not looked for."""
+
+    def add(self, name: str, text: str) -> None:
+        chinese = is_chinese(text)
+        found = units(text, chinese)
+        n = min(self.ngram_characters if chinese else self.ngram_words, len(found))
+        if n < self._anchor(chinese):
+            self.too_short.add(name)
+            return
+        for gram in _grams(found, n):
+            self._owners[chinese].setdefault(gram, set()).add(name)
+
+    def _anchor(self, chinese: bool) -> int:
+        return 2 * self.min_words if chinese else self.min_words
+
+    def build(self) -> None:
+        """Leave out the templates; call it once, when every question is in."""
+        for chinese in (False, True):
+            anchored: defaultdict[Gram, list[tuple[Gram, str]]] = defaultdict(list)
+            for gram, owners in self._owners[chinese].items():
+                if max(count_by_suite(owners).values()) <= self.max_sharing:
+                    anchored[gram[: self._anchor(chinese)]] += [(gram, owner) for owner in owners]
+            self._anchors[chinese].update(anchored)
+
+    def find(self, text: str) -> set[str]:
+        """Names of the questions that this text holds."""
+        hits = self._find(text, chinese=False)
+        return hits | self._find(text, chinese=True) if _HAN.search(text) else hits
+
+    def _find(self, text: str, chinese: bool) -> set[str]:
+        anchors = self._anchors[chinese]
+        if not anchors:
+            return set()
+        found, hits = units(text, chinese), set[str]()
+        for start, head in enumerate(_grams(found, self._anchor(chinese))):
+            for gram, owner in anchors.get(head, ()):
+                if tuple(found[start : start + len(gram)]) == gram:
+                    hits.add(owner)
+        return hits
+
+
+def _grams(words: Sequence[str], n: int) -> Iterable[Gram]:
+    return zip(*(words[i:] for i in range(n)), strict=False)
+
+
+def count_by_suite(names: Iterable[str]) -> Counter[str]:
+    """`suite#id` names by suite."""
+    return Counter(name.rpartition("#")[0] for name in names)

@@ -1,0 +1,106 @@
+"""The one call in a KFP component's body: artifacts in, step, artifacts out.
+
+A KFP artifact is a *pointer*: its file holds the manifest's digest and its metadata the counts, because KFP's launcher would
+drag a terabyte through pod disks. A report is the exception: KFP shows the file itself.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import Field
+
+from tokenmill.config import Section, resolve
+from tokenmill.errors import InputError, Interrupted, UserError
+from tokenmill.manifest import Manifest
+from tokenmill.steps.registry import find
+from tokenmill.steps.runner import run_step
+from tokenmill.store import ArtifactStore, open_store
+from tokenmill.tracking import RunRef
+
+EXIT_BAD_INPUT = 2
+EXIT_RETRY = 75  # EX_TEMPFAIL: a retry goes on from the checkpoint
+
+
+class RunContext(Section):
+    """What the opening task tells every other: which run, which preset, which overrides."""
+
+    run: RunRef
+    overrides: dict[str, Any] = Field(default_factory=dict, description="dotted identity fields → value")
+
+
+def run_component(
+    step: str,
+    run: str,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    task: str | None = None,
+    go: bool = True,
+    otherwise: Mapping[str, Any] | None = None,
+) -> dict[str, Manifest]:
+    """Run one step for a KFP task; a user's mistake ends the process with one line and exit code 2.
+
+    Args:
+        step: name of the step, e.g. `curation.filter`.
+        run: a `RunContext` as JSON, as the opening task gave it.
+        inputs: role → KFP artifact, or a list of them.
+        outputs: role → KFP artifact to write the pointer into.
+        config: fields of the step's config that the pipeline itself decides (the sources, a round's number).
+        task: name of this task where one step runs more than once in a pipeline.
+        go: False past the stop of an unrolled loop: nothing is done, `otherwise` is handed on.
+        otherwise: output role → input artifact that stands for it when not `go`.
+    """
+    try:
+        store, context = open_store(), RunContext.model_validate_json(run)
+        if not go:
+            for role, artifact in (outputs or {}).items():
+                hand_on((otherwise or {})[role], artifact)
+            return {}
+        settings = context.overrides | {f"{step}.{field}": value for field, value in (config or {}).items()}
+        manifests = run_step(
+            step,
+            resolve(find(step).config, step, context.run.preset, settings),
+            {role: read_pointers(store, artifact) for role, artifact in (inputs or {}).items()},
+            store=store,
+            run=context.run,
+            task=task,
+        )
+        for role, artifact in (outputs or {}).items():
+            if role not in manifests:
+                raise InputError(f"{step} has no output {role!r}; it has {sorted(manifests)}")
+            write_pointer(store, manifests[role], artifact)
+        return manifests
+    except UserError as wrong:
+        sys.stderr.write(f"tokenmill: {wrong}\n")
+        sys.exit(EXIT_RETRY if isinstance(wrong, Interrupted) else EXIT_BAD_INPUT)
+
+
+def read_pointers(store: ArtifactStore, artifact: Any) -> list[Manifest]:
+    """The manifests that one KFP artifact, or a list of them, points to."""
+    if artifact is None:
+        return []
+    if isinstance(artifact, list):
+        return [manifest for one in artifact for manifest in read_pointers(store, one)]
+    return [store.get_manifest(orjson.loads(Path(artifact.path).read_bytes())["digest"])]
+
+
+def write_pointer(store: ArtifactStore, manifest: Manifest, artifact: Any) -> None:
+    """Write the pointer file and the metadata that the KFP UI shows."""
+    page = next((shard for shard in manifest.shards if shard.name.endswith(".html")), None)
+    pointer = {"digest": manifest.digest, "store": store.uri, "kind": manifest.kind}
+    path = Path(artifact.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(store.get_blob(page.blob) if page else orjson.dumps(pointer))
+    artifact.metadata.update(pointer | {f"count.{name}": value for name, value in manifest.counts.items()})
+
+
+def hand_on(given: Any, artifact: Any) -> None:
+    """Let an output be an input."""
+    path = Path(artifact.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(Path(given.path).read_bytes())
+    artifact.metadata.update(given.metadata)

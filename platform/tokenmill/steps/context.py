@@ -1,0 +1,376 @@
+"""What a running step is given: its inputs' records, shard by shard and in parallel, and ways to write artifacts.
+
+A step that opens files, counts by hand or talks to MLflow is doing the platform's work.
+"""
+
+import multiprocessing
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from tokenmill.errors import CorruptError, InputError
+from tokenmill.logs import Log
+from tokenmill.manifest import Draft, Manifest, Shard, sha256
+from tokenmill.progress import progress
+from tokenmill.records import JSONL, Record, content_digest, read_jsonl, write_jsonl
+from tokenmill.store import ArtifactStore, Lease, open_store
+from tokenmill.tracking import EventLog, RunRef
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+SHARD_RECORDS = 5_000
+"""Records a written shard; boundaries depend on the data alone, never on the number of workers."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    record: Record
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A decision: which rule, the value it saw, and its threshold."""
+
+    reason: str
+    record: Record
+    value: Any = None
+    threshold: Any = None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that could not be read or used: what and where."""
+
+    reason: str
+    where: str
+
+
+Outcome = Keep | Drop | Reject
+
+
+@dataclass
+class StepContext:
+    """One attempt at a step's work."""
+
+    store: ArtifactStore
+    workdir: Path
+    run: RunRef
+    events: EventLog
+    log: Log
+    name: str
+    config: Any
+    key: str = ""
+    """Action key; empty for an effect."""
+    lease: Lease | None = None
+    _inputs: dict[str, Path] = field(default_factory=dict)
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    def records(self, manifest: Manifest, shard: Shard | None = None) -> Iterator[Record]:
+        """Records of a JSONL.zst artifact, in shard order, verified as stored."""
+        for one in (shard,) if shard else manifest.shards:
+            if one.name.endswith(JSONL):
+                yield from read_jsonl(self.store.blob_path(one.blob))
+
+    def files(self, manifest: Manifest) -> Path:
+        """A folder that holds an artifact's files under their own names. Read-only by agreement."""
+        if manifest.digest not in self._inputs:
+            folder = self.workdir / "inputs" / manifest.digest[:16]
+            materialise(self.store, manifest, folder)
+            self._inputs[manifest.digest] = folder
+        return self._inputs[manifest.digest]
+
+    # ---- working -------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise `LeaseLost` if another attempt took the work over."""
+        if self.lease:
+            self.lease.check()
+
+    @contextmanager
+    def progress(self, total: int, what: str) -> Iterator[Any]:
+        with progress(total, f"{self.name} {what}") as bar:
+            yield bar
+
+    def parallel(self, function: Callable[[Item], Result], items: Iterable[Item], what: str = "") -> Iterator[Result]:
+        """`map` over a pool of `execution.workers` processes, in order, with progress. `function` must be picklable."""
+        todo = list(items)
+        workers = min(self.config.execution.workers, len(todo))
+        with self.progress(len(todo), what) as bar:
+            if workers <= 1:
+                for item in todo:
+                    self.check()
+                    yield function(item)
+                    bar.advance()
+                return
+            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+                for result in pool.map(function, todo):
+                    self.check()
+                    yield result
+                    bar.advance()
+
+    def map_shards(
+        self,
+        corpus: Manifest,
+        function: Callable[[Record], Outcome | Record],
+        *,
+        kind: str = "corpus",
+        max_rejected: float = 0.01,
+    ) -> Draft:
+        """Apply `function` to every record, shard by shard; keep, drop with a reason, or reject.
+
+        Finished shards are markers: an attempt that was killed goes on from the first unfinished one. The sum
+        kept + dropped + rejected = in is asserted; more than `max_rejected` of unusable records stops the step.
+        """
+        jobs = [_ShardJob(self.store.uri, shard, function, self._marker(shard)) for shard in corpus.shards]
+        results = list(self.parallel(_sift_shard, jobs, "shards"))
+        return _assemble(self.name, kind, results, max_rejected)
+
+    def partition(
+        self,
+        outcomes: Iterable[Outcome],
+        *,
+        kind: str = "corpus",
+        by: Callable[[Record], str] = lambda r: f"type={r['type']}/lang={r['lang']}",
+        max_rejected: float = 0.01,
+        shard_records: int = SHARD_RECORDS,
+    ) -> Draft:
+        """Write a stream of outcomes as shards, partitioned by `by`, each of at most `shard_records` records.
+
+        A partition's records keep their order; drops and rejects are set aside with their reasons.
+        """
+        kept: dict[str, list[Record]] = {}
+        numbers: Counter[str] = Counter()
+        results: list[_Sifted] = []
+
+        def flush(partition: str) -> None:
+            name = f"{partition}/part-{numbers[partition]:05d}{JSONL}"
+            results.append(_Sifted(kept=_store_records(self.store, self.workdir, name, kept.pop(partition))))
+            numbers[partition] += 1
+
+        aside = _Aside()
+        for outcome in outcomes:
+            if isinstance(outcome, Keep):
+                rows = kept.setdefault(partition := by(outcome.record), [])
+                rows.append(outcome.record)
+                if len(rows) >= shard_records:
+                    flush(partition)
+            else:
+                aside.add(outcome)
+        for partition in sorted(kept):
+            flush(partition)
+        results.append(aside.store(self.store, self.workdir, f"part-00000{JSONL}"))
+        return _assemble(self.name, kind, results, max_rejected)
+
+    # ---- writing -------------------------------------------------------------------------------------------------
+
+    def write_records(
+        self,
+        kind: str,
+        shards: dict[str, Iterable[Record]],
+        *,
+        counts: dict[str, int] | None = None,
+        dropped: dict[str, int] | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> Draft:
+        """Store record streams as JSONL.zst shards under the given names."""
+        written = [_store_records(self.store, self.workdir, name, rows) for name, rows in shards.items()]
+        counts = {"records": sum(s.records for s in written)} | (counts or {})
+        return Draft(kind=kind, shards=tuple(written), counts=counts, dropped=dropped or {}, facts=facts or {})
+
+    def write_files(
+        self, kind: str, folder: Path, *, counts: dict[str, int] | None = None, facts: dict[str, Any] | None = None
+    ) -> Draft:
+        """Store every file of a folder, one shard each, named by its path in the folder."""
+        shards = [
+            store_file(self.store, path, path.relative_to(folder).as_posix())
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+        if not shards:
+            raise InputError(f"{self.name}: nothing was written into {folder}")
+        return Draft(kind=kind, shards=tuple(shards), counts=counts or {}, facts=facts or {})
+
+    def write_json(self, kind: str, name: str, value: Any, *, counts: dict[str, int] | None = None) -> Draft:
+        """Store one JSON document as an artifact."""
+        folder = self.workdir / f"json-{kind}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
+        return self.write_files(kind, folder, counts=counts)
+
+    def read_json(self, manifest: Manifest, name: str) -> Any:
+        """A JSON document that an artifact holds."""
+        return orjson.loads(self.store.get_blob(manifest.shard(name).blob))
+
+    # ---- telling -------------------------------------------------------------------------------------------------
+
+    def metric(self, name: str, value: float, step: int | None = None) -> None:
+        self.events.metrics({name: value}, step)
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        self.events.metrics(values, step)
+
+    def _marker(self, shard: Shard) -> str | None:
+        return f"work/{self.key}/shards/{sha256(shard.name.encode())[:16]}-{shard.content}.json" if self.key else None
+
+
+def store_file(store: ArtifactStore, path: Path, name: str, records: int = 0) -> Shard:
+    """Store a file as one shard of an artifact."""
+    content = content_digest(path)
+    blob, size = store.put_blob(path)
+    return Shard(name=name, blob=blob, content=content, size=size, records=records)
+
+
+def materialise(store: ArtifactStore, manifest: Manifest, folder: Path) -> Path:
+    """Lay an artifact's files into `folder` under their own names, verified as stored."""
+    for shard in manifest.shards:
+        target = folder / shard.name
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise CorruptError(f"{manifest.kind} {manifest.digest[:12]}: file name {shard.name!r} leaves its folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(store.blob_path(shard.blob), target)
+    return folder
+
+
+# ---- one shard, in a worker process ------------------------------------------------------------------------------
+
+
+@dataclass
+class _Sifted:
+    """What became of one shard's records."""
+
+    kept: Shard | None = None
+    aside: tuple[Shard, ...] = ()
+    records: int | None = None
+    """Records read; None where the caller streams."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    rejected: int = 0
+    first_reject: str = ""
+
+    def to_json(self) -> bytes:
+        shards = {"kept": self.kept and self.kept.model_dump(), "aside": [s.model_dump() for s in self.aside]}
+        return orjson.dumps(vars(self) | shards)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "_Sifted":
+        fields = orjson.loads(data)
+        fields["kept"] = fields["kept"] and Shard(**fields["kept"])
+        fields["aside"] = tuple(Shard(**s) for s in fields["aside"])
+        return cls(**fields)
+
+
+@dataclass
+class _ShardJob:
+    store_uri: str
+    shard: Shard
+    function: Callable[[Record], Outcome | Record]
+    marker: str | None
+
+
+class _Aside:
+    """Collects what is dropped and rejected, with reasons."""
+
+    def __init__(self) -> None:
+        self.dropped: list[Record] = []
+        self.rejected: list[Record] = []
+
+    def add(self, outcome: Drop | Reject) -> None:
+        if isinstance(outcome, Drop):
+            why = {"reason": outcome.reason, "value": outcome.value, "threshold": outcome.threshold}
+            self.dropped.append(outcome.record | {"dropped": why})
+        else:
+            self.rejected.append({"reason": outcome.reason, "where": outcome.where})
+
+    def store(self, store: ArtifactStore, workdir: Path, name: str) -> _Sifted:
+        reasons = Counter(r["dropped"]["reason"] for r in self.dropped)
+        reasons.update(f"rejected:{_short(r['reason'])}" for r in self.rejected)
+        shards = [
+            _store_records(store, workdir, f"{folder}/{name}", rows)
+            for folder, rows in (("dropped", self.dropped), ("rejected", self.rejected))
+            if rows
+        ]
+        first = f"{self.rejected[0]['where']}: {self.rejected[0]['reason']}" if self.rejected else ""
+        return _Sifted(
+            aside=tuple(shards), reasons=dict(reasons), rejected=len(self.rejected), first_reject=first, records=None
+        )
+
+
+def _short(reason: str) -> str:
+    """A reject's reason without its particulars, to count by."""
+    return re.split(r"[(:]", reason, maxsplit=1)[0].strip()
+
+
+def _sift_shard(job: _ShardJob) -> _Sifted:
+    store = open_store(job.store_uri)
+    if job.marker and store.backend.exists(job.marker):
+        return _Sifted.from_json(store.backend.get(job.marker))
+    kept: list[Record] = []
+    aside, read = _Aside(), 0
+    for record in read_jsonl(store.blob_path(job.shard.blob)):
+        read += 1
+        outcome = job.function(record)
+        if isinstance(outcome, dict):
+            kept.append(outcome)
+        elif isinstance(outcome, Keep):
+            kept.append(outcome.record)
+        else:
+            aside.add(outcome)
+    with scratch() as workdir:
+        sifted = aside.store(store, workdir, job.shard.name)
+        sifted.kept = _store_records(store, workdir, job.shard.name, kept) if kept else None
+    sifted.records = read
+    if job.marker:
+        store.backend.put(job.marker, sifted.to_json())
+    return sifted
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder that is gone afterwards."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
+        yield Path(folder)
+
+
+def _store_records(store: ArtifactStore, workdir: Path, name: str, rows: Iterable[Record]) -> Shard:
+    path = workdir / "shards" / name
+    content, count = write_jsonl(path, rows)
+    blob, size = store.put_blob(path)
+    path.unlink()
+    return Shard(name=name, blob=blob, content=content, size=size, records=count)
+
+
+def _assemble(step: str, kind: str, results: list[_Sifted], max_rejected: float) -> Draft:
+    shards = tuple(r.kept for r in results if r.kept)
+    reasons: Counter[str] = Counter()
+    for result in results:
+        reasons.update(result.reasons)
+    kept, dropped = sum(s.records for s in shards), sum(reasons.values())
+    rejected = sum(r.rejected for r in results)
+    read = sum(r.records for r in results if r.records is not None) or kept + dropped
+    if read != kept + dropped:
+        raise AssertionError(f"{step}: {read} records in, but {kept} kept + {dropped} dropped or rejected")
+    if rejected > max_rejected * read:
+        first = next(r.first_reject for r in results if r.first_reject)
+        raise InputError(
+            f"{first}. {rejected} of {read} records set aside; the step stops above {max_rejected:.0%} "
+            f"({step}.max_rejected). Mend the records, or raise the limit."
+        )
+    if not shards:
+        raise InputError(f"{step}: no record left of {read}; dropped: {dict(reasons.most_common(5)) or 'none was read'}")
+    return Draft(
+        kind=kind,
+        shards=tuple(sorted(shards, key=lambda s: s.name)),
+        counts={"in": read, "records": kept, "dropped": dropped - rejected, "rejected": rejected},
+        dropped=dict(sorted(reasons.items())),
+        aside=tuple(sorted((s for r in results for s in r.aside), key=lambda s: s.name)),
+    )

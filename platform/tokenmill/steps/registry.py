@@ -1,0 +1,150 @@
+"""Steps and effects: typed functions that the platform can find by name.
+
+A step is pure: `(config, inputs: manifests) → outputs: drafts`, cached by what goes in. An effect reads or changes the
+outside world, is never cached, is idempotent and converges to the wanted state. A training step names a `build` that runs in
+every rank; its work is launching them.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Literal, get_type_hints
+
+from tokenmill.config import StepConfig
+from tokenmill.errors import ConfigError
+
+Reproducible = Literal["exact", "same_platform"]
+
+
+@dataclass(frozen=True)
+class Role:
+    """One named input of a step."""
+
+    name: str
+    many: bool = False
+    optional: bool = False
+    kinds: tuple[str, ...] = ()
+    """Kinds of artifact the role takes; empty = any."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A registered step, effect or training step."""
+
+    name: str
+    version: int
+    function: Callable[..., Any]
+    config: type[StepConfig]
+    roles: tuple[Role, ...]
+    nature: Literal["step", "effect", "training"]
+    reproducible: Reproducible = "exact"
+    libraries: tuple[str, ...] = ()
+    """Distributions whose version changes what comes out; their versions are part of `steps.lock`."""
+    needs_registry: bool = False
+    """The model registry must answer before the work starts."""
+
+    @property
+    def phase(self) -> str:
+        return self.name.partition(".")[0]
+
+
+_DEFINITIONS: dict[str, Definition] = {}
+
+
+def step(
+    name: str,
+    *,
+    version: int,
+    reproducible: Reproducible = "exact",
+    libraries: tuple[str, ...] = (),
+    kinds: dict[str, str | tuple[str, ...]] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a pure step. Its version is explicit: a changed comment must not cost three weeks of pretraining."""
+    return _register(name, version, "step", kinds, reproducible=reproducible, libraries=libraries)
+
+
+def effect(
+    name: str,
+    *,
+    version: int,
+    needs_registry: bool = False,
+    kinds: dict[str, str | tuple[str, ...]] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register an effect: never cached, idempotent."""
+    return _register(name, version, "effect", kinds, needs_registry=needs_registry)
+
+
+def training_step(
+    name: str, *, version: int, kinds: dict[str, str | tuple[str, ...]] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a training step: `build(config, inputs…, ctx) -> TrainingRun`, called in every rank of the worker."""
+    return _register(name, version, "training", kinds, reproducible="same_platform", libraries=("torch", "deepspeed"))
+
+
+def _register(
+    name: str, version: int, nature: Any, kinds: dict[str, str | tuple[str, ...]] | None, **traits: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        known = _DEFINITIONS.get(name)
+        if known and known.function.__module__ != function.__module__:
+            raise ConfigError(f"two steps are named {name!r}: {known.function.__module__} and {function.__module__}")
+        config, roles = _signature(name, function, kinds or {})
+        _DEFINITIONS[name] = Definition(name, version, function, config, roles, nature, **traits)
+        return function
+
+    return register
+
+
+def _signature(
+    name: str, function: Callable[..., Any], kinds: dict[str, str | tuple[str, ...]]
+) -> tuple[type[StepConfig], tuple[Role, ...]]:
+    """Read config class and input roles off `(config, role: Manifest | list[Manifest] | None…, ctx)`."""
+    parameters = list(inspect.signature(function).parameters)
+    if len(parameters) < 2 or parameters[0] != "config" or parameters[-1] != "ctx":
+        raise ConfigError(f"step {name!r}: expected (config, inputs…, ctx), got ({', '.join(parameters)})")
+    hints = get_type_hints(function, localns=_lazy_types())
+    roles = []
+    for role in parameters[1:-1]:
+        hint = str(hints[role])
+        accepted = kinds.get(role, ())
+        roles.append(
+            Role(role, "list[" in hint, "None" in hint, (accepted,) if isinstance(accepted, str) else tuple(accepted))
+        )
+    return hints["config"], tuple(roles)
+
+
+def _lazy_types() -> dict[str, Any]:
+    """Types that step modules name only under TYPE_CHECKING, so that finding a step never imports torch."""
+    return {"TrainingRun": Any, "WorkerContext": Any}
+
+
+def find(name: str) -> Definition:
+    """The definition of a step, importing its phase if need be.
+
+    `curation.filter` is looked for in `tokenmill.curation`, whose `STEP_MODULES` names the modules that register steps;
+    other packages announce a phase through the entry-point group `tokenmill.steps`.
+    """
+    if name not in _DEFINITIONS:
+        load_phase(name.partition(".")[0])
+    if name not in _DEFINITIONS:
+        phase = name.partition(".")[0]
+        siblings = ", ".join(sorted(n for n in _DEFINITIONS if n.startswith(phase + ".")))
+        raise ConfigError(f"no step named {name!r}; {phase} has: {siblings}")
+    return _DEFINITIONS[name]
+
+
+def load_phase(phase: str) -> list[Definition]:
+    """Import the modules of a phase that register steps; returns its definitions by name."""
+    announced = {point.name: point.value for point in entry_points(group="tokenmill.steps")}
+    package_name = announced.get(phase, f"tokenmill.{phase}")
+    try:
+        package = importlib.import_module(package_name)
+    except ModuleNotFoundError as missing:
+        if missing.name != package_name:
+            raise
+        raise ConfigError(f"no phase named {phase!r} (looked for {package_name})") from None
+    for module in getattr(package, "STEP_MODULES", ()):
+        importlib.import_module(f"{package_name}.{module}")
+    return [d for n, d in sorted(_DEFINITIONS.items()) if n.startswith(phase + ".")]

@@ -1,0 +1,237 @@
+"""Running a step: preflight, action cache, lease, work, and manifests issued anew.
+
+The action cache's key is step, version, identity config and the inputs' *contents*; its entry holds only the outputs'
+contents. On every call, hit or miss, manifests are issued with the present parents: equal bytes from two sources share the
+work and keep two lineages. So resume is rerun.
+"""
+
+import os
+import platform
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+from tokenmill.config import StepConfig
+from tokenmill.errors import ConfigError, InputError, StoreError
+from tokenmill.logs import Log
+from tokenmill.manifest import Draft, Manifest, canonical, sha256
+from tokenmill.steps.context import StepContext
+from tokenmill.steps.registry import Definition, find
+from tokenmill.store import ArtifactStore, acquire
+from tokenmill.tracking import EventLog, RunRef
+
+Inputs = Mapping[str, Manifest | Sequence[Manifest] | None]
+LEASE_TTL_S = float(os.environ.get("TOKENMILL_LEASE_TTL_S", "30"))
+"""A lease whose heartbeat stood still this long is taken over."""
+MIN_FREE_BYTES = 256 << 20
+
+
+def run_step(
+    name: str, config: StepConfig, inputs: Inputs, *, store: ArtifactStore, run: RunRef, task: str | None = None
+) -> dict[str, Manifest]:
+    """Do a step's work, or find it done; returns its outputs by role.
+
+    Raises:
+        UserError: bad input, config or surroundings; one clear line.
+        LeaseLost: another attempt took the work over.
+    """
+    definition = find(name)
+    events = EventLog(store, run, task or name)
+    log = Log({"run": run.key, "step": name})
+    by_role = _by_role(definition, inputs)
+    started = time.monotonic()
+    try:
+        events.step_started(
+            name,
+            definition.version,
+            config.identity(),
+            {role: [m.digest for m in manifests] for role, manifests in by_role.items()},
+            options=config.model_dump(mode="json"),
+            observed=observed(),
+        )
+        preflight(definition, by_role, store)
+        with _workdir() as workdir:
+            ctx = StepContext(store, workdir, run, events, log, name, config)
+            drafts, cache = _perform(definition, config, by_role, ctx)
+        manifests = {
+            role: _issue(definition, config, by_role, draft, store, time.monotonic() - started)
+            for role, draft in drafts.items()
+        }
+        events.step_finished(name, manifests, cache, time.monotonic() - started)
+    except BaseException as failure:
+        events.step_failed(name, failure)
+        raise
+    finally:
+        events.close()
+    log.info("done", cache=cache, seconds=round(time.monotonic() - started, 2))
+    return manifests
+
+
+def preflight(definition: Definition, inputs: Mapping[str, Sequence[Manifest]], store: ArtifactStore) -> None:
+    """Everything that can be known before work is spent: kinds of input, their blobs, disk, services."""
+    for role in definition.roles:
+        for manifest in inputs[role.name]:
+            if role.kinds and manifest.kind not in role.kinds:
+                raise InputError(
+                    f"{definition.name}: input {role.name!r} must be {' or '.join(role.kinds)}, "
+                    f"but {manifest.digest[:12]} is {manifest.kind}"
+                )
+            if lacking := store.missing(manifest.shards):
+                raise InputError(
+                    f"{definition.name}: {manifest.kind} {manifest.digest[:12]} lacks {lacking[0].name} "
+                    f"({len(lacking)} of {len(manifest.shards)} files) in {store.uri}; rerun {manifest.step}"
+                )
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < MIN_FREE_BYTES:
+        raise StoreError(f"{definition.name}: {free >> 20} MiB free in {tempfile.gettempdir()}; free some or set TMPDIR")
+    if definition.needs_registry:
+        from tokenmill.tracking import registry_ready
+
+        registry_ready(store)
+
+
+def action_key(definition: Definition, config: StepConfig, inputs: Mapping[str, Sequence[Manifest]]) -> str:
+    """The address of a step's result."""
+    contents = {role: [m.content for m in manifests] for role, manifests in inputs.items() if manifests}
+    return sha256(canonical([definition.name, definition.version, config.identity(), contents]))
+
+
+def lookup(store: ArtifactStore, key: str) -> dict[str, Draft] | None:
+    """The outputs recorded under a key, if every blob of theirs is still there."""
+    entry = store.get_action(key)
+    if entry is None:
+        return None
+    drafts = {role: Draft.model_validate(body) for role, body in entry["outputs"].items()}
+    if not store.missing(shard for draft in drafts.values() for shard in (*draft.shards, *draft.aside)):
+        return drafts
+    store.delete_action(key)  # half collected: do the work again
+    return None
+
+
+def _perform(
+    definition: Definition, config: StepConfig, inputs: Mapping[str, Sequence[Manifest]], ctx: StepContext
+) -> tuple[dict[str, Draft], str]:
+    """The outputs, and whether they were a cache `hit`, a `miss`, or an `effect`."""
+    if definition.nature == "effect":
+        return _call(definition, config, inputs, ctx), "effect"
+    key = action_key(definition, config, inputs)
+    if drafts := lookup(ctx.store, key):
+        return drafts, "hit"
+    lease = acquire(
+        ctx.store,
+        key,
+        ttl_s=LEASE_TTL_S,
+        protects=[m.digest for manifests in inputs.values() for m in manifests],
+        done=lambda: lookup(ctx.store, key) is not None,
+        on_wait=lambda holder: ctx.log.info("waiting for another attempt", host=holder.host, pid=holder.pid),
+    )
+    if lease is None:
+        return lookup(ctx.store, key) or {}, "hit"
+    with lease:
+        ctx.key, ctx.lease = key, lease
+        drafts = _call(definition, config, inputs, ctx)
+        lease.check()
+        entry = {
+            "step": definition.name,
+            "version": definition.version,
+            "outputs": {role: draft.body() for role, draft in drafts.items()},
+        }
+        if not ctx.store.create_action(key, entry):  # first wins: adopt what is published
+            drafts = lookup(ctx.store, key) or drafts
+        _clear_work(ctx.store, key)
+    return drafts, "miss"
+
+
+def _clear_work(store: ArtifactStore, key: str) -> None:
+    """Markers, checkpoints and specs have served; the lease itself is released by its holder."""
+    for entry in list(store.backend.list(f"work/{key}/")):
+        if not entry.key.startswith(f"work/{key}/lease/"):
+            store.backend.delete(entry.key)
+
+
+def _call(
+    definition: Definition, config: StepConfig, inputs: Mapping[str, Sequence[Manifest]], ctx: StepContext
+) -> dict[str, Draft]:
+    if definition.nature == "training":
+        from tokenmill.launch import launch_training
+
+        return launch_training(definition, config, inputs, ctx)
+    result = definition.function(config, *arguments(definition, inputs), ctx)
+    return {"output": result} if isinstance(result, Draft) else dict(result)
+
+
+def arguments(definition: Definition, inputs: Mapping[str, Sequence[Any]]) -> list[Any]:
+    """Positional arguments for a step's function: a list where the role takes many, else one manifest or None."""
+    return [
+        list(inputs[role.name]) if role.many else (inputs[role.name][0] if inputs[role.name] else None)
+        for role in definition.roles
+    ]
+
+
+def _by_role(definition: Definition, inputs: Inputs) -> dict[str, list[Manifest]]:
+    roles = {role.name: role for role in definition.roles}
+    if unknown := sorted(set(inputs) - set(roles)):
+        raise ConfigError(f"{definition.name} takes {sorted(roles)}, not {unknown}")
+    by_role: dict[str, list[Manifest]] = {}
+    for name, role in roles.items():
+        given = inputs.get(name)
+        manifests = [given] if isinstance(given, Manifest) else list(given or [])
+        if not manifests and not role.optional:
+            raise InputError(f"{definition.name}: input {name!r} is missing")
+        if len(manifests) > 1 and not role.many:
+            raise InputError(f"{definition.name}: input {name!r} takes one artifact, got {len(manifests)}")
+        by_role[name] = manifests
+    return by_role
+
+
+def _issue(
+    definition: Definition,
+    config: StepConfig,
+    inputs: Mapping[str, Sequence[Manifest]],
+    draft: Draft,
+    store: ArtifactStore,
+    seconds: float,
+) -> Manifest:
+    manifest = Manifest.issue(
+        draft,
+        parents={role: tuple(m.digest for m in manifests) for role, manifests in inputs.items() if manifests},
+        step=definition.name,
+        version=definition.version,
+        config=config.identity(),
+        observed=observed() | {"seconds": round(seconds, 3)},
+    )
+    store.put_manifest(manifest)
+    return manifest
+
+
+def observed() -> dict[str, Any]:
+    """Where and when this happens: recorded, never hashed."""
+    seen = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "image": os.environ.get("TOKENMILL_IMAGE", ""),
+        "commit": os.environ.get("TOKENMILL_COMMIT", ""),
+    }
+    return {name: value for name, value in seen.items() if value}
+
+
+@contextmanager
+def _workdir() -> Iterator[Path]:
+    """A scratch folder. What a killed step leaves in it is never read again."""
+    folder = Path(tempfile.mkdtemp(prefix="tokenmill-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+

@@ -1,0 +1,49 @@
+"""Where things lie in a store.
+
+blobs/<sha[:2]>/<sha>        stored bytes, under their own sha256
+manifests/<digest>           what an artifact is, and where it comes from
+actions/<key>                what a step made of given inputs: the action cache
+children/<parent>/<child>    the way down the lineage; the way up is in the manifests
+work/<key>/lease/<n>         who works on an action; work/<key>/<attempt>/… is that attempt's, and disposable
+runs/<run>/…                 events of a run
+pins/<name>                  a digest that garbage collection keeps, with all its ancestors
+gc/<notice>                  what a running collection is about to delete
+"""
+
+import re
+
+from tokenmill.errors import StoreError
+from tokenmill.store.backend import check_key
+
+AREAS = ("blobs", "manifests", "actions", "children", "work", "runs", "pins", "gc")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _sha256(value: str) -> str:
+    if not _SHA256.fullmatch(value):
+        raise StoreError(f"{value!r} is not a sha256: 64 hexadecimal digits are wanted")
+    return value
+
+
+def blob_key(sha: str) -> str:
+    return f"blobs/{_sha256(sha)[:2]}/{sha}"
+
+
+def manifest_key(digest: str) -> str:
+    return f"manifests/{_sha256(digest)}"
+
+
+def child_key(parent: str, child: str) -> str:
+    return f"children/{_sha256(parent)}/{_sha256(child)}"
+
+
+def action_key(key: str) -> str:
+    return check_key(f"actions/{key}")
+
+
+def work_key(key: str, *rest: str) -> str:
+    return check_key("/".join(("work", key, *rest)))
+
+
+def pin_key(name: str) -> str:
+    return check_key(f"pins/{name}")

@@ -1,0 +1,372 @@
+"""What happened in a run, as small JSON files beside the artifacts.
+
+They lie under `runs/<key>/events/<task>/<attempt>-<sequence>.json`.
+A step writes events and never waits for anybody: a thread of its own batches and stores them, and nothing here imports
+mlflow (3 s, measured). Delivery to MLflow reads the files later (`delivery.py`), so tracking may be away for an hour.
+"""
+
+import atexit
+import math
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from tokenmill.errors import InputError, UserError
+from tokenmill.logs import Log
+from tokenmill.manifest import Manifest, canonical, sha256
+from tokenmill.store import ArtifactStore
+
+Kind = Literal[
+    "run_opened",
+    "step_started",
+    "step_finished",
+    "step_failed",
+    "metrics",
+    "params",
+    "artifact",
+    "model",
+    "run_closed",
+]
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+_FIRST_FLUSH_S, _LAST_FLUSH_S = 2.0, 30.0  # a run of weeks must not leave a file every two seconds
+_MAX_PENDING = 50_000  # events held while the store is away; beyond it the oldest metrics go
+
+
+class RunRef(BaseModel):
+    """Which run this is: handed from task to task as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str = Field(pattern=_NAME, description="the run's identity: KFP's job id, or a generated one")
+    name: str = Field(description="for people, e.g. lifecycle")
+    preset: str = Field("", description="preset the run was made from")
+    tags: dict[str, str] = Field(default_factory=dict, description="kfp.run_id, k8s.namespace, project…")
+
+    @classmethod
+    def new(cls, name: str, preset: str = "", tags: Mapping[str, str] | None = None) -> Self:
+        """A run with a generated key that sorts by time."""
+        key = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        return cls(key=key, name=name, preset=preset, tags=dict(tags or {}))
+
+
+class Event(NamedTuple):
+    kind: Kind
+    time: float  # seconds since 1970
+    task: str
+    data: dict[str, Any]
+
+
+class EventFile(NamedTuple):
+    """One stored batch; `sequence` is dense within an attempt, so a reader knows what it has not seen."""
+
+    key: str
+    attempt: str
+    sequence: int
+
+
+class EventLog:
+    """Appends one task's events; every method returns at once.
+
+    Use it as a context manager, or call `close()`: what is still buffered is written then.
+    """
+
+    def __init__(self, store: ArtifactStore, run: RunRef, task: str):
+        if not re.match(_NAME, task):
+            raise ValueError(f"task name {task!r} cannot be part of a store key")
+        self.run, self.task = run, task
+        self._store = store
+        self._log = Log({"run": run.key, "task": task})
+        self._attempt = f"{time.time_ns():019d}-{uuid.uuid4().hex[:8]}"
+        self._sequence = 0
+        self._pending: list[dict[str, Any]] = []
+        self._queued = self._written = self._lost = 0
+        self._urgent = self._closed = self._given_up = False
+        self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._opened_at = time.monotonic()
+        self._pid = os.getpid()
+
+    # What can happen ------------------------------------------------------------------------------------------------
+
+    def run_opened(self, *, config: Mapping[str, Any] | None = None, **data: Any) -> None:
+        """The run begins; `config` is the resolved tree that its steps take their sections from."""
+        self._append("run_opened", {"config": dict(config or {}), **data}, urgent=True)
+
+    def step_started(
+        self,
+        step: str,
+        version: int,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Sequence[str]],
+        *,
+        options: Mapping[str, Any] | None = None,
+        observed: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        budget_s: float | None = None,
+    ) -> None:
+        """A step begins.
+
+        Args:
+            step: registered name, `phase.step`.
+            version: its version.
+            config: identity config, the hashed part.
+            inputs: digests by role.
+            options: every option, execution and defaults too: what MLflow shows as params.
+            observed: commit, image, host…
+            tags: what to find this step by, e.g. `{"round": "2"}`.
+            budget_s: wall time that the plan allows this step, for the report.
+        """
+        data = {
+            "step": step,
+            "version": version,
+            "config": dict(config),
+            "config_sha256": sha256(canonical(dict(config))),
+            "options": dict(options or config),
+            "inputs": {role: list(digests) for role, digests in inputs.items() if digests},
+            "observed": dict(observed or {}),
+            "tags": dict(tags or {}),
+            "budget_s": budget_s,
+        }
+        self._append("step_started", data, urgent=True)
+
+    def step_finished(
+        self,
+        step: str,
+        outputs: Mapping[str, Manifest],
+        cache: str,
+        seconds: float,
+    ) -> None:
+        """A step is done; its outputs of kind weights become MLflow models.
+
+        Args:
+            step: registered name.
+            outputs: manifests by role.
+            cache: `hit`, `miss`, or `effect`, which is never cached.
+            seconds: wall time.
+        """
+        described = {role: _describe(manifest) for role, manifest in outputs.items()}
+        self._append(
+            "step_finished", {"step": step, "outputs": described, "cache": cache, "seconds": seconds}, urgent=True
+        )
+
+    def step_failed(self, step: str, failure: BaseException | str) -> None:
+        """A step gave up; what a person is told of it."""
+        if isinstance(failure, BaseException) and not isinstance(failure, UserError):
+            failure = f"{type(failure).__name__}: {failure}".rstrip(": ")
+        self._append("step_failed", {"step": step, "message": str(failure)}, urgent=True)
+
+    def metric(self, name: str, value: float, step: int | None = None) -> None:
+        self.metrics({name: value}, step)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers at a point of the work; for training `step` counts the tokens seen."""
+        numbers = {name: _finite_or_name(value) for name, value in values.items()}
+        self._append("metrics", {"values": numbers, "step": step or 0})
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Facts of the work that are no option, e.g. the number of parameters."""
+        self._append("params", {"values": dict(values)})
+
+    def artifact(self, name: str, blob: str, *, on: Literal["step", "run"] = "step") -> None:
+        """A stored file (`blob` is its sha256) to show under `name` in MLflow: a report, a picture."""
+        self._append("artifact", {"name": name, "blob": blob, "on": on}, urgent=True)
+
+    def model(
+        self,
+        name: str,
+        manifest: Manifest,
+        *,
+        uri: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        step: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """A checkpoint to see as an MLflow model before its step is over; `step` counts the tokens seen."""
+        data = {
+            "name": name,
+            "digest": manifest.digest,
+            "uri": uri or manifest_uri(self._store, manifest.digest),
+            "config": dict(config or {}),
+            "step": step or 0,
+            "metrics": {key: _finite_or_name(value) for key, value in (metrics or {}).items()},
+        }
+        self._append("model", data, urgent=True)
+
+    def run_closed(self, status: Literal["succeeded", "failed", "cancelled"], message: str = "") -> None:
+        self._append("run_closed", {"status": status, "message": message}, urgent=True)
+
+    # Writing --------------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout_s: float = 30.0) -> bool:
+        """Wait until everything so far is stored; False when it is not after `timeout_s`."""
+        with self._change:
+            target, self._urgent = self._queued, True
+            self._change.notify_all()
+            return self._change.wait_for(lambda: self._written + self._lost >= target, timeout_s)
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Store what is buffered and end the writer; says so when the store did not take it in time."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        complete = self._thread is None or self.flush(timeout_s)
+        with self._change:
+            self._closed, self._given_up = True, not complete
+            self._change.notify_all()
+        if self._thread is not None:
+            self._thread.join(5.0)
+        atexit.unregister(self.close)
+        if not complete:
+            missing = self._queued - self._written
+            self._log.warning("events lost: the store did not take them in time", events=missing)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(self, kind: Kind, data: dict[str, Any], *, urgent: bool = False) -> None:
+        event = {"kind": kind, "time": time.time(), "data": data}
+        with self._change:
+            if self._closed:
+                raise ValueError(f"event log of task {self.task} is closed")
+            if len(self._pending) >= _MAX_PENDING:
+                self._forget_oldest_metrics()
+            self._pending.append(event)
+            self._queued += 1
+            self._urgent |= urgent
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_loop, name=f"events-{self.task}", daemon=True)
+                self._thread.start()
+                atexit.register(self.close)
+            if urgent:
+                self._change.notify_all()
+
+    def _forget_oldest_metrics(self) -> None:
+        kept = [e for e in self._pending[: _MAX_PENDING // 2] if e["kind"] != "metrics"]
+        forgotten = _MAX_PENDING // 2 - len(kept)
+        self._pending[: _MAX_PENDING // 2] = kept
+        self._lost += forgotten
+        self._log.warning("the store is away and the buffer is full: oldest metrics dropped", metrics=forgotten)
+
+    def _interval_s(self) -> float:
+        """Two seconds at first, half a minute in a step that has run for hours."""
+        return min(_LAST_FLUSH_S, max(_FIRST_FLUSH_S, (time.monotonic() - self._opened_at) / 60))
+
+    def _write_loop(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._urgent or self._closed, self._interval_s())
+                batch, self._pending, self._urgent = self._pending, [], False
+                if not batch and self._closed:
+                    return
+            if batch and not self._store_batch(batch):
+                return
+            with self._change:
+                self._written += len(batch)
+                self._change.notify_all()
+
+    def _store_batch(self, batch: list[dict[str, Any]]) -> bool:
+        """Store one file, for as long as it takes; False when closing gave up on it."""
+        data = orjson.dumps({"events": batch}, option=orjson.OPT_SERIALIZE_NUMPY, default=str)
+        pause_s, away = 0.5, False
+        while True:
+            try:
+                if self._sequence == 0:
+                    self._store.backend.create(_run_key(self.run.key), self.run.model_dump_json().encode())
+                self._store.backend.put(
+                    f"{_events_prefix(self.run.key, self.task)}{self._attempt}-{self._sequence:08d}.json", data
+                )
+                self._sequence += 1
+                return True
+            except Exception as error:  # whatever it is, the work goes on and the events wait
+                if not away:
+                    self._log.warning("events wait for the store, the work goes on", reason=one_line(error))
+                away = True
+                with self._change:
+                    if self._change.wait_for(lambda: self._given_up, pause_s):
+                        return False
+                pause_s = min(pause_s * 2, 30.0)
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+def read_run(store: ArtifactStore, run_key: str) -> RunRef:
+    """The run's reference, or `InputError` when the store has no such run."""
+    if not re.match(_NAME, run_key) or not store.backend.exists(_run_key(run_key)):
+        known = sorted({entry.key.split("/")[1] for entry in store.backend.list("runs/")})
+        raise InputError(f"no run {run_key!r} in {store.uri}; it has {', '.join(known[-5:]) or 'none'}")
+    return RunRef.model_validate_json(store.backend.get(_run_key(run_key)))
+
+
+def list_event_files(store: ArtifactStore, run_key: str, task: str | None = None) -> dict[str, list[EventFile]]:
+    """Task → its event files, oldest attempt first."""
+    prefix = f"runs/{run_key}/events/" if task is None else _events_prefix(run_key, task)
+    files: dict[str, list[EventFile]] = {}
+    for key in sorted(entry.key for entry in store.backend.list(prefix)):
+        task_name, name = key.split("/")[-2:]
+        attempt, _, sequence = name.removesuffix(".json").rpartition("-")
+        files.setdefault(task_name, []).append(EventFile(key, attempt, int(sequence)))
+    return files
+
+
+def read_event_file(store: ArtifactStore, file: EventFile) -> list[Event]:
+    task = file.key.split("/")[-2]
+    stored = orjson.loads(store.backend.get(file.key))["events"]
+    return [Event(e["kind"], float(e["time"]), task, e["data"]) for e in stored]
+
+
+def read_events(store: ArtifactStore, run_key: str, task: str | None = None) -> Iterator[Event]:
+    """Every event of a run (or of one task), in order of time."""
+    events = [
+        event
+        for files in list_event_files(store, run_key, task).values()
+        for file in files
+        for event in read_event_file(store, file)
+    ]
+    yield from sorted(events, key=lambda e: e.time)
+
+
+def manifest_uri(store: ArtifactStore, digest: str) -> str:
+    """Where a manifest lies: what MLflow, KFP and people are given."""
+    return f"{store.uri.rstrip('/')}/manifests/{digest}"
+
+
+def one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _run_key(run: str) -> str:
+    return f"runs/{run}/run.json"
+
+
+def _events_prefix(run: str, task: str) -> str:
+    return f"runs/{run}/events/{task}/"
+
+
+def _describe(manifest: Manifest) -> dict[str, Any]:
+    """What an event keeps of a manifest; the rest is one read away by its digest."""
+    return {
+        "digest": manifest.digest,
+        "content": manifest.content,
+        "kind": manifest.kind,
+        "step": manifest.step,
+        "counts": manifest.counts,
+        "dropped": manifest.dropped,
+    }
+
+
+def _finite_or_name(value: float) -> float | str:
+    """JSON has no NaN: a diverged loss is kept as the word and read back with `float`."""
+    return float(value) if math.isfinite(value) else str(float(value))

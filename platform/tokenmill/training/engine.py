@@ -1,0 +1,107 @@
+"""The DeepSpeed engine: one code path for gloo on CPU and nccl on GPU."""
+
+import logging
+import os
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tokenmill.training.run import ParameterGroup, TrainingRun
+from tokenmill.training.schedule import learning_rate
+from tokenmill.training.settings import OptimConfig, TrainingExecution
+
+
+def default_groups(model: torch.nn.Module) -> list[ParameterGroup]:
+    """Decay on matrices, none on norms and vectors."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups = [ParameterGroup(matrices)] if matrices else []
+    return groups + ([ParameterGroup(vectors, weight_decay=0.0)] if vectors else [])
+
+
+class Engine:
+    """A model under DeepSpeed ZeRO with AdamW; rates are set per step from the schedule."""
+
+    def __init__(self, run: TrainingRun, execution: TrainingExecution, micro_batches: int) -> None:
+        deepspeed = _import_deepspeed()
+        self.run, self.groups = run, run.groups or default_groups(run.model)
+        optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": group.parameters,
+                    "weight_decay": run.optim.weight_decay if group.weight_decay is None else group.weight_decay,
+                }
+                for group in self.groups
+            ],
+            lr=run.optim.lr,
+            betas=run.optim.betas,
+            eps=run.optim.eps,
+        )
+        self.micro_batches = micro_batches
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=run.model, optimizer=optimizer, config=_deepspeed_config(run.optim, execution, micro_batches)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.engine.device)
+
+    def step(self, step: int, micro_batches: list[Any], weight: float) -> dict[str, float]:
+        """One optimizer step; returns this rank's metric sums, `loss` among them."""
+        if len(micro_batches) != self.micro_batches:
+            raise AssertionError(f"expected {self.micro_batches} micro-batches a rank and step, got {len(micro_batches)}")
+        for group, parameters in zip(self.groups, self.optimizer.param_groups, strict=True):
+            rate = learning_rate(self.run.optim, step, len(self.run.batches))
+            parameters["lr"] = 0.0 if step < group.frozen_steps else rate * group.lr_scale
+        sums: dict[str, float] = {}
+        for micro_batch in micro_batches:
+            output = self.run.loss(self.engine, micro_batch)
+            # DeepSpeed averages over ranks and accumulated micro-batches; a sum over the global weight is wanted.
+            self.engine.backward(output.loss * (dist.get_world_size() * self.micro_batches / weight))
+            for name, value in {"loss": float(output.loss.detach()), **output.metrics}.items():
+                sums[name] = sums.get(name, 0.0) + value
+            self.engine.step()
+        return sums
+
+    def grad_norm(self) -> float:
+        norm = self.engine.get_global_grad_norm()
+        return 0.0 if norm is None else float(norm)
+
+
+def _import_deepspeed() -> Any:
+    """DeepSpeed without what costs seconds and is not used: its JIT builds and its autotuner's MLflow.
+
+    A build takes minutes, and a killed one leaves a lock that later runs hang on; importing mlflow doubles a rank's start.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    mlflow = sys.modules.get("mlflow")
+    sys.modules["mlflow"] = None  # type: ignore[assignment] # `import mlflow` fails, as where it is not installed
+    try:
+        import deepspeed
+        import deepspeed.ops
+    finally:
+        if mlflow:
+            sys.modules["mlflow"] = mlflow
+        else:
+            del sys.modules["mlflow"]
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _deepspeed_config(optim: OptimConfig, execution: TrainingExecution, micro_batches: int) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": micro_batches,
+        "gradient_clipping": optim.clip,
+        "steps_per_print": 1_000_000_000,
+        "zero_optimization": {"stage": execution.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": torch.cuda.is_available()},
+    }

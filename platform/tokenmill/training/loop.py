@@ -1,0 +1,135 @@
+"""The one training loop: pretraining, enhancement, SFT, reward model and PPO differ in batches and loss alone."""
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import torch.distributed as dist
+
+from tokenmill.errors import Interrupted, StepFailed
+from tokenmill.training.checkpoint import Checkpoints
+from tokenmill.training.engine import Engine
+from tokenmill.training.run import TrainingRun
+from tokenmill.training.schedule import learning_rate
+from tokenmill.training.settings import TrainingExecution
+
+Report = Callable[[dict[str, float], int], None]
+
+
+class Loop:
+    """Trains a `TrainingRun` to its end, from its newest checkpoint."""
+
+    def __init__(
+        self, run: TrainingRun, execution: TrainingExecution, checkpoints: Checkpoints, report: Report, check: Callable[[], None]
+    ) -> None:
+        self.run, self.execution, self.checkpoints = run, execution, checkpoints
+        self.report, self.check = report, check
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.log: list[dict[str, Any]] = []
+        self.tokens = run.tokens_before
+        self.stop = False
+
+    def train(self) -> torch.nn.Module:
+        """Run all optimizer steps; returns the bare module."""
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        first = self.run.batches.at(0, self.rank, self.world)
+        engine = Engine(self.run, self.execution, len(first.micro_batches))
+        start = self._resume(engine)
+        for step in range(start, len(self.run.batches)):
+            self.check()
+            self._evaluate(engine, step)
+            self._step(engine, step)
+            last = step + 1 == len(self.run.batches)
+            stopping = self._agree_to_stop()
+            if not last and (stopping or (step + 1) % self.execution.checkpoint_every == 0):
+                self._save(engine, step + 1)
+            if stopping and not last:
+                self.checkpoints.wait()
+                raise Interrupted(f"stopped by SIGTERM after step {step + 1}; rerun to go on from there")
+        self._evaluate(engine, len(self.run.batches))
+        self.checkpoints.wait()
+        return self.run.model
+
+    def _step(self, engine: Engine, step: int) -> None:
+        started = time.monotonic()
+        batch = self.run.batches.at(step, self.rank, self.world)
+        waited = time.monotonic() - started
+        sums = engine.step(step, batch.micro_batches, batch.weight)
+        names = sorted(sums)
+        totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=engine.device)
+        dist.all_reduce(totals)
+        values = {name: total / batch.weight for name, total in zip(names, totals.tolist(), strict=True)}
+        if not numpy.isfinite(values["loss"]):
+            raise StepFailed(f"loss is {values['loss']} at step {step}; lower optim.lr or look at the data of that step")
+        seconds = time.monotonic() - started
+        self.tokens += batch.tokens
+        values |= {
+            "lr": learning_rate(self.run.optim, step, len(self.run.batches)),
+            "grad_norm": engine.grad_norm(),
+        }
+        if self.run.on_step:
+            values |= self.run.on_step(step)
+        self.log.append({"step": step, "tokens": self.tokens} | values)
+        speed = {"perf/tokens_per_s": batch.tokens / seconds, "perf/data_wait_ratio": waited / seconds}
+        if step % self.execution.log_every == 0:
+            self.report(values | speed, self.tokens)
+
+    def _evaluate(self, engine: Engine, step: int) -> None:
+        if self.run.evaluate and step in self.run.evaluate_at:
+            self.run.model.eval()
+            with torch.no_grad():
+                values = self.run.evaluate(self.run.model)
+            self.run.model.train()
+            self.log.append({"step": step, "tokens": self.tokens} | values)
+            self.report(values, self.tokens)
+
+    def _save(self, engine: Engine, step: int) -> None:
+        state = {"step": step, "tokens": self.tokens, "log": self.log, "rng": _rng_state()}
+        self.checkpoints.save(engine.engine, step, state)
+        self.checkpoints.prune(keep=step - self.execution.checkpoint_every)
+
+    def _resume(self, engine: Engine) -> int:
+        seed_everything(0)
+        found = self.checkpoints.newest()
+        if not found:
+            return 0
+        state = self.checkpoints.load(engine.engine, found)
+        self.tokens, self.log = state["tokens"], state["log"]
+        _restore_rng(state["rng"])
+        return int(state["step"])
+
+    def _on_sigterm(self, *_: Any) -> None:
+        self.stop = True
+
+    def _agree_to_stop(self) -> bool:
+        """Every rank must stop after the same step."""
+        flag = torch.tensor([int(self.stop)])
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag.item())
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _rng_state() -> dict[str, Any]:
+    return {"python": random.getstate(), "numpy": numpy.random.get_state(), "torch": torch.get_rng_state()}
+
+
+def _restore_rng(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    numpy.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+
+
+def export(run: TrainingRun, folder: Path) -> None:
+    """Write the weights folder on rank 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run.export(run.model, folder)

@@ -1,0 +1,79 @@
+"""What a phase hands to the shared loop: a model, batches and a loss.
+
+Live objects never cross a process. A training step's `build` is called in every rank and returns a `TrainingRun`; the loop
+does the rest: engine, schedule, checkpoints, metrics, export.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from tokenmill.training.settings import OptimConfig
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One rank's share of one optimizer step."""
+
+    micro_batches: list[Any]
+    """The same number on every rank."""
+    weight: float
+    """Total weight over *all* ranks: what the summed loss is divided by (trained tokens, pairs)."""
+    tokens: int
+    """Tokens seen in this step over all ranks."""
+
+
+class Batches(Protocol):
+    """Batches as a function of the global step: any number of ranks or restarts sees the same global order."""
+
+    def __len__(self) -> int:
+        """Optimizer steps."""
+
+    def at(self, step: int, rank: int, world: int) -> StepBatch:
+        """This rank's share of global step `step`."""
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The loss of one micro-batch, summed (the loop divides by the global weight)."""
+
+    loss: torch.Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Sums over the micro-batch; the loop divides them by the global weight too."""
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with a rate of their own."""
+
+    parameters: list[torch.nn.Parameter]
+    lr_scale: float = 1.0
+    frozen_steps: int = 0
+    """Optimizer steps at rate zero at the start (PPO: the critic learns alone first)."""
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Everything the loop needs, built alike in every rank."""
+
+    model: torch.nn.Module
+    batches: Batches
+    loss: Callable[[torch.nn.Module, Any], LossOutput]
+    optim: OptimConfig
+    export: Callable[[torch.nn.Module, Path], None]
+    """Write the weights folder from the bare module; called on rank 0 at the end."""
+    groups: list[ParameterGroup] | None = None
+    """Default: matrices with decay, norms without."""
+    evaluate: Callable[[torch.nn.Module], dict[str, float]] | None = None
+    """Held-out metrics; called on every rank at `evaluate_at` steps, before the step."""
+    evaluate_at: frozenset[int] = frozenset()
+    on_step: Callable[[int], dict[str, float]] | None = None
+    """Extra metrics after a step, from the phase itself."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Facts for the weights' manifest."""
+    tokens_before: int = 0
+    """Tokens the model saw before this run: the origin of the x axis."""

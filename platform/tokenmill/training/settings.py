@@ -1,0 +1,49 @@
+"""Settings that every training step has. No torch here: resolving a config must stay fast."""
+
+from pydantic import Field
+
+from tokenmill.config import Execution, Section, StepConfig
+
+
+class TrainingExecution(Execution):
+    """How training is laid out; never part of what comes out of it."""
+
+    ranks: int = Field(2, ge=1, description="processes; one GPU each where there are GPUs")
+    checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints; not published")
+    zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage (report §2.1 shards optimizer states)")
+    scheduler: str = Field("local_cwd", description="torchx scheduler: local_cwd, kubernetes (Volcano)")
+    log_every: int = Field(1, ge=1, description="optimizer steps between metric events")
+
+
+class OptimConfig(Section):
+    """AdamW and its schedule (report §3.3: cosine to 10% of the peak; betas, decay and clip from InternEvo's configs)."""
+
+    lr: float = Field(3e-4, gt=0, description="peak learning rate (report Table 3)")
+    final_lr_ratio: float = Field(0.1, ge=0, le=1, description="last rate over peak (report §3.3)")
+    warmup_ratio: float = Field(0.01, ge=0, lt=1, description="share of steps with linear warm-up; not published")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW betas (report §3.3)")
+    eps: float = Field(1e-8, description="AdamW epsilon")
+    weight_decay: float = Field(0.1, ge=0, description="on matrices only")
+    clip: float = Field(1.0, gt=0, description="global gradient norm")
+
+
+class TrainingConfig(StepConfig):
+    """Fields that every training step has."""
+
+    seed: int = Field(1024, description="InternEvo's default seed")
+    optim: OptimConfig = OptimConfig()
+    execution: TrainingExecution = TrainingExecution()
+
+
+class StageConfig(TrainingConfig):
+    """One stage of language-model training: a context, a budget, a mixture."""
+
+    model: str = Field("internlm2-7b", description="model preset")
+    context: int = Field(4096, description="tokens a sequence (report §3.3)")
+    short_context: int = Field(0, description="> 0: half of the tokens come from documents up to this length (phase 2)")
+    rope_theta: float = Field(50_000.0, description="RoPE base (report §3.3: 50k, then 1M)")
+    tokens: int = Field(2_000_000_000_000, description="training tokens of the stage (report: 2.0–2.6T in all)")
+    batch_tokens: int = Field(4_194_304, description="tokens an optimizer step (report Table 3: 4M, 5M for 20B)")
+    evaluations: int = Field(4, ge=1, description="times the held-out loss is measured, ends included")
+    heldout_tokens: int = Field(8_192, description="held-out tokens a measurement; not published")
+    optim: OptimConfig = OptimConfig()

@@ -1,0 +1,113 @@
+"""A stage of language-model training: its samples and mixture, held-out loss, ledger and export."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+
+from tokenmill.errors import InputError
+from tokenmill.manifest import Manifest
+from tokenmill.model.layouts import save_model
+from tokenmill.training.settings import StageConfig
+from tokenmill.training.data import PackedBatches, Sample, mean_loss, next_token_loss
+from tokenmill.training.run import TrainingRun
+from tokenmill.training.tokens import Document, read_documents
+from tokenmill.training.worker import WorkerContext
+
+
+def stage_run(
+    config: StageConfig, tokens: Manifest, model: torch.nn.Module, ctx: WorkerContext, *, tokens_before: int
+) -> TrainingRun:
+    """Train `model` on `config.tokens` tokens of the shards, measuring held-out loss along the way."""
+    documents = list(read_documents(ctx.files(tokens)))
+    heldout = _heldout(documents, config)
+    samples = mixture([d for d in documents if not d.heldout], config)
+    packs = max(1, config.batch_tokens // config.context)
+    batches = PackedBatches(samples, config.context, packs, config.seed, steps=max(1, config.tokens // config.batch_tokens))
+    marks = numpy.linspace(0, len(batches), config.evaluations).round().astype(int)
+
+    def evaluate(bare: torch.nn.Module) -> dict[str, float]:
+        losses = {f"heldout/{domain}": mean_loss(bare, rows) for domain, rows in heldout.items()}
+        return losses | {"heldout/loss": mean_loss(bare, [row for rows in heldout.values() for row in rows])}
+
+    return TrainingRun(
+        model=model,
+        batches=batches,
+        loss=next_token_loss,
+        optim=config.optim,
+        export=save_model,
+        evaluate=evaluate,
+        evaluate_at=frozenset(marks.tolist()),
+        facts={"ledger": ledger(batches)},
+        tokens_before=tokens_before,
+    )
+
+
+def mixture(documents: Sequence[Document], config: StageConfig) -> list[Sample]:
+    """The stage's samples, in an order that the seed fixes, repeated until the budget is met.
+
+    Phase 1 draws documents as they come. Phase 2 takes half of its tokens from documents of at most `short_context` tokens
+    and half from longer ones (the report says "50% of the data"; by tokens is our reading).
+    """
+    if not documents:
+        raise InputError("no training documents: the corpus is empty or held out whole")
+    if not config.short_context:
+        return _draw(documents, config.tokens, config.seed)
+    short = [d for d in documents if len(d.tokens) <= config.short_context]
+    long = [d for d in documents if len(d.tokens) > config.short_context]
+    if not short or not long:
+        raise InputError(
+            f"phase 2 mixes documents below and above {config.short_context} tokens, but there are "
+            f"{len(short)} and {len(long)}; change pretraining.train_long.short_context or the corpus"
+        )
+    half = config.tokens // 2
+    return _draw(short, half, config.seed) + _draw(long, half, config.seed + 1)
+
+
+def _draw(documents: Sequence[Document], tokens: int, seed: int) -> list[Sample]:
+    """Documents in seeded order, epoch after epoch, until `tokens` are drawn; the last one is cut to the budget."""
+    drawn: list[Sample] = []
+    left, epoch = tokens, 0
+    while left > 0:
+        for i in numpy.random.default_rng([seed, epoch]).permutation(len(documents)):
+            document = documents[i]
+            drawn.append(Sample(document.tokens[:left], source=f"{document.type}/{document.lang}"))
+            left -= len(drawn[-1])
+            if left <= 1:
+                return drawn
+        epoch += 1
+    return drawn
+
+
+def ledger(batches: PackedBatches) -> dict[str, dict[str, int]]:
+    """Planned and seen tokens a source. They differ by the packs that the last whole step leaves out."""
+    planned, seen = Counter[str](), Counter[str]()
+    for sample in batches.samples:
+        planned[sample.source] += len(sample)
+    for step in range(len(batches)):
+        for piece in batches.pieces(step):
+            seen[batches.samples[piece.document].source] += piece.length
+    return {source: {"planned": planned[source], "seen": seen[source]} for source in sorted(planned)}
+
+
+def _heldout(documents: Sequence[Document], config: StageConfig) -> dict[str, list[Sample]]:
+    """Held-out samples a domain, cut to the context, an equal share of the budget each."""
+    by_domain: dict[str, list[Any]] = {}
+    for document in documents:
+        if document.heldout and len(document.tokens) > 1:
+            by_domain.setdefault(f"{document.type}-{document.lang}", []).append(document.tokens[: config.context])
+    if not by_domain:
+        raise InputError("no held-out documents: raise pretraining.tokenize.heldout_share")
+    share = config.heldout_tokens // len(by_domain)
+    return {domain: _upto(rows, share) for domain, rows in sorted(by_domain.items())}
+
+
+def _upto(rows: list[Any], tokens: int) -> list[Sample]:
+    taken: list[Sample] = []
+    for row in rows:
+        if taken and sum(map(len, taken)) + len(row) > tokens:
+            break
+        taken.append(Sample(row))
+    return taken

@@ -1,0 +1,165 @@
+"""A rank of a training step: `torchrun -m tokenmill.training.worker <spec uri>`.
+
+It needs nothing but that URI, the image and the environment. Rank 0 writes `result.json` last; the first rank to fail writes
+`failure.json` with its traceback; the launcher reads only those.
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tokenmill.errors import Interrupted, LeaseLost, UserError
+from tokenmill.launch.tether import die_with_parent
+from tokenmill.manifest import Draft, Manifest
+from tokenmill.steps.context import materialise, store_file
+from tokenmill.steps.registry import find
+from tokenmill.store import ArtifactStore, open_store, watch_lease
+from tokenmill.tracking import EventLog, RunRef
+
+EXIT_RETRY = 75
+"""EX_TEMPFAIL: a checkpoint is written, run me again."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the launcher writes for its ranks. No secrets."""
+
+    store: str
+    step: str
+    version: int
+    preset_config: dict[str, Any]
+    inputs: dict[str, list[str]]
+    key: str
+    attempt: str
+    run: dict[str, Any]
+    task: str
+
+    @property
+    def folder(self) -> str:
+        return f"work/{self.key}/{self.attempt}"
+
+    @property
+    def uri(self) -> str:
+        return f"{self.store}/{self.folder}/spec.json"
+
+
+def read_spec(uri: str) -> tuple[ArtifactStore, Spec]:
+    """The store and spec that a spec URI names."""
+    root, _, path = uri.rpartition("/work/")
+    store = open_store(root)
+    return store, Spec(**orjson.loads(store.backend.get(f"work/{path}")))
+
+
+@dataclass
+class WorkerContext:
+    """What `build` gets in each rank."""
+
+    store: ArtifactStore
+    workdir: Path
+    rank: int
+    world: int
+    execution: Any
+
+    def files(self, manifest: Manifest) -> Path:
+        """A folder with the artifact's files; each rank has its own copy."""
+        folder = self.workdir / "inputs" / manifest.digest[:16]
+        return folder if folder.exists() else materialise(self.store, manifest, folder)
+
+    def records(self, manifest: Manifest) -> Any:
+        from tokenmill.records import JSONL, read_jsonl
+
+        for shard in manifest.shards:
+            if shard.name.endswith(JSONL):
+                yield from read_jsonl(self.store.blob_path(shard.blob))
+
+
+def main(uri: str) -> int:
+    die_with_parent()
+    store, spec = read_spec(uri)
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        _train(store, spec, rank, int(os.environ.get("WORLD_SIZE", "1")))
+        return 0
+    except LeaseLost as lost:
+        sys.stderr.write(f"rank {rank}: {lost}\n")
+        return 1
+    except BaseException as failure:
+        retry = isinstance(failure, Interrupted)
+        report = {
+            "rank": rank,
+            "message": str(failure) or type(failure).__name__,
+            "expected": retry or isinstance(failure, UserError),
+            "retry": retry,
+            "traceback": traceback.format_exc(),
+        }
+        store.backend.create(f"{spec.folder}/failure.json", orjson.dumps(report))
+        traceback.print_exc()
+        return EXIT_RETRY if retry else 1
+
+
+def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from tokenmill.training.checkpoint import Checkpoints
+    from tokenmill.training.loop import Loop, export, seed_everything
+
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    else:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    dist.init_process_group("nccl" if cuda else "gloo")
+    definition = find(spec.step)
+    config = definition.config.at(spec.step, spec.preset_config)
+    inputs = {role: [store.get_manifest(d) for d in digests] for role, digests in spec.inputs.items()}
+    events = EventLog(store, RunRef.model_validate(spec.run), spec.task) if rank == 0 else None
+    with tempfile.TemporaryDirectory(prefix="tokenmill-rank-") as scratch:
+        workdir = Path(scratch)
+        seed_everything(0)
+        from tokenmill.steps.runner import arguments
+
+        ctx = WorkerContext(store, workdir, rank, world, config.execution)
+        run = definition.function(config, *arguments(definition, inputs), ctx)
+        shared = [str(workdir)]
+        dist.broadcast_object_list(shared, src=0)
+        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints")
+        report = events.metrics if events else lambda values, step: None
+        loop = Loop(run, config.execution, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
+        loop.train()
+        if rank == 0:
+            _publish(store, spec, run, loop, workdir, export)
+        if events:
+            events.close()
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Path, export: Any) -> None:
+    """Store the weights and the training log, then `result.json`, last."""
+    from tokenmill.records import JSONL, write_jsonl
+
+    folder = workdir / "weights"
+    export(run, folder)
+    shards = [store_file(store, p, p.relative_to(folder).as_posix()) for p in sorted(folder.rglob("*")) if p.is_file()]
+    weights = Draft(
+        kind="weights",
+        shards=tuple(shards),
+        counts={"tokens_seen": loop.tokens, "steps": len(run.batches)},
+        facts=run.facts,
+    )
+    log = workdir / f"training-log{JSONL}"
+    _, count = write_jsonl(log, loop.log)
+    training_log = Draft(kind="training_log", shards=(store_file(store, log, log.name, count),), counts={"records": count})
+    outputs = {"weights": weights.body(), "training_log": training_log.body()}
+    store.backend.put(f"{spec.folder}/result.json", orjson.dumps({"outputs": outputs}))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

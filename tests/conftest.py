@@ -1,0 +1,30 @@
+"""What tests of every layer share."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENMILL_LOG", "warning")
+LAYERS = ("unit", "contract", "integration", "containers", "e2e")
+
+
+def pytest_collection_modifyitems(items):
+    """Cheap layers first, so that failures come early."""
+    items.sort(key=lambda item: next((i for i, layer in enumerate(LAYERS) if f"/{layer}/" in str(item.path)), 0))
+
+
+@pytest.fixture
+def run_python():
+    """Run code in a fresh interpreter; returns its output."""
+
+    def run(code, **environment):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,231 @@
+"""Garbage collection: what is in use stays, the rest goes, and a kill at any moment breaks nothing."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tokenmill.errors import CorruptError
+from tokenmill.manifest import Manifest
+from tokenmill.store import ArtifactStore, acquire, collection, du, gc
+from tokenmill.store.collection import _Live
+from tokenmill.store.local import LocalBackend
+
+Publish = Callable[..., Manifest]
+Grown = tuple[Manifest, Manifest, Manifest, Manifest]
+
+
+def keys(store: ArtifactStore, area: str) -> set[str]:
+    return {entry.key.rpartition("/")[2] for entry in store.backend.list(f"{area}/")}
+
+
+def blobs(*manifests: Manifest) -> set[str]:
+    return {shard.blob for manifest in manifests for shard in manifest.shards}
+
+
+def record_action(store: ArtifactStore, key: str, manifest: Manifest) -> None:
+    assert store.create_action(key, {"output": manifest.body()})
+
+
+def assert_whole(store: ArtifactStore) -> None:
+    """The invariant: a manifest or an action that is present has its blobs."""
+    present = keys(store, "blobs")
+    for digest in keys(store, "manifests"):
+        assert store.manifest_and_blobs(digest)[1] <= present
+    for key in keys(store, "actions"):
+        entry = store.get_action(key)
+        assert entry and {shard["blob"] for shard in entry["output"]["shards"]} <= present
+
+
+@pytest.fixture
+def grown(store: ArtifactStore, publish: Publish) -> Grown:
+    """A pinned chain source → corpus → weights; beside it a failed experiment that shares one blob with the corpus."""
+    source = publish(store, b"source", kind="sources")
+    corpus = publish(store, b"shared", b"corpus", parents=(source,))
+    weights = publish(store, b"weights", kind="weights", parents=(corpus,))
+    failed = publish(store, b"shared", b"experiment", kind="weights", parents=(corpus,))
+    store.put_blob(b"orphan")
+    for name, manifest in {"corpus": corpus, "weights": weights, "failed": failed}.items():
+        record_action(store, name, manifest)
+    store.pin("models/base/1", weights.digest)
+    return source, corpus, weights, failed
+
+
+def test_pinned_artifacts_stay_with_their_ancestors_and_the_rest_goes(store: ArtifactStore, grown: Grown) -> None:
+    source, corpus, weights, _ = grown
+    before = {entry.key for entry in store.backend.list()}
+    plan = gc(store, min_age_s=0, dry_run=True)
+    assert {entry.key for entry in store.backend.list()} == before
+    report = gc(store, min_age_s=0)
+    assert report.deleted == plan.deleted
+    assert keys(store, "manifests") == {m.digest for m in (source, corpus, weights)}
+    assert keys(store, "blobs") == blobs(source, corpus, weights)
+    assert keys(store, "actions") == {"corpus", "weights"}
+    assert store.children(corpus.digest) == [weights.digest]
+    assert {area: amount.objects for area, amount in report.deleted.items()} == {
+        "actions": 1, "manifests": 1, "children": 1, "work": 0, "blobs": 2,
+    }  # fmt: skip
+    assert report.deleted["blobs"].bytes == len(b"experiment") + len(b"orphan")
+    assert (report.kept_manifests, report.kept_blobs, report.lost_parents) == (3, 4, [])
+    assert keys(store, "gc") == set()
+    assert_whole(store)
+
+
+def test_what_is_young_stays(store: ArtifactStore, grown: Grown) -> None:
+    before = {entry.key for entry in store.backend.list()}
+    store.unpin("models/base/1")
+    report = gc(store, min_age_s=3600)
+    assert {entry.key for entry in store.backend.list()} == before - {"pins/models/base/1"}
+    assert report.bytes == 0
+
+
+def test_a_young_manifest_keeps_old_ancestors_and_a_young_action_its_blobs(
+    folder_store: ArtifactStore, publish: Publish
+) -> None:
+    old = publish(folder_store, b"old")
+    cached = publish(folder_store, b"cached")
+    publish(folder_store, b"garbage")
+    backend = folder_store.backend
+    assert isinstance(backend, LocalBackend)
+    for entry in backend.list():
+        os.utime(backend.path(entry.key), (0, 0))
+    record_action(folder_store, "young", cached)
+    young = publish(folder_store, b"young", parents=(old,))
+    gc(folder_store, min_age_s=3600)
+    assert keys(folder_store, "manifests") == {old.digest, young.digest}
+    assert keys(folder_store, "blobs") == blobs(old, young, cached)
+    assert_whole(folder_store)
+
+
+def test_a_live_run_keeps_its_inputs_and_its_finished_shards(store: ArtifactStore, publish: Publish) -> None:
+    source = publish(store, b"input")
+    with acquire(store, "live", ttl_s=20, protects=[source.digest]) as lease:  # type: ignore[union-attr]
+        shard, _ = store.put_blob(b"finished shard")
+        store.backend.put(
+            f"work/live/{lease.attempt}/part-00000.json", b'{"shards": [{"blob": "%s"}]}' % shard.encode()
+        )
+        dead, _ = store.put_blob(b"of a dead attempt")
+        store.backend.put("work/dead/000001/part-00000.json", b'{"draft": {"blob": "%s"}}' % dead.encode())
+        gc(store, min_age_s=0)
+        assert keys(store, "manifests") == {source.digest}
+        assert keys(store, "blobs") == {shard} | blobs(source)
+        assert {entry.key.split("/")[1] for entry in store.backend.list("work/")} == {"live"}
+        lease.check()
+    gc(store, min_age_s=0)
+    assert {entry.key for entry in store.backend.list()} == set()
+
+
+def test_a_run_that_publishes_while_gc_is_about_to_delete_is_spared(
+    store: ArtifactStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the notice is posted the collector looks again: it must see the new manifest over the old blob."""
+    manifest = publish(store, b"old")
+    store.backend.delete(f"manifests/{manifest.digest}")
+    run = threading.Thread(target=store.put_manifest, args=[manifest])
+    mark = _Live.mark
+
+    def publish_then_mark(live: _Live) -> None:
+        if keys(store, "gc") and not run.ident:
+            run.start()
+            await_(lambda: keys(store, "manifests"), run)
+        mark(live)
+
+    monkeypatch.setattr(_Live, "mark", publish_then_mark)
+    gc(store, min_age_s=0)
+    run.join()
+    assert keys(store, "manifests") == {manifest.digest}
+    assert keys(store, "blobs") == blobs(manifest)
+
+
+def test_a_run_that_comes_after_that_look_waits_and_stores_again(
+    store: ArtifactStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_blob(b"old")
+    run, published = threading.Thread(target=lambda: published.append(publish(store, b"old"))), list[Manifest]()
+    mark = _Live.mark
+
+    def mark_then_publish(live: _Live) -> None:
+        mark(live)
+        if keys(store, "gc") and not run.ident:
+            run.start()
+            time.sleep(0.3)  # it finds the blob, which is still there, and the notice
+
+    monkeypatch.setattr(_Live, "mark", mark_then_publish)
+    report = gc(store, min_age_s=0)
+    assert report.deleted["blobs"].objects == 1
+    run.join()
+    assert published, "the run came through"
+    assert keys(store, "blobs") == blobs(*published)
+    assert_whole(store)
+
+
+def test_a_kill_at_any_moment_breaks_nothing(
+    folder_store: ArtifactStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = folder_store
+    pinned = publish(store, b"kept")
+    store.pin("kept", pinned.digest)
+    for n in range(4):
+        record_action(store, f"action-{n}", publish(store, b"shared", b"%d" % n, parents=(pinned,)))
+    delete = store.backend.delete
+    monkeypatch.setattr(collection, "BATCH", 3)
+    kills = 0
+    while True:
+        left = 1
+
+        def delete_once(key: str) -> None:
+            nonlocal left
+            if not key.startswith("gc/"):
+                if not left:
+                    raise KeyboardInterrupt
+                left -= 1
+            delete(key)
+
+        monkeypatch.setattr(store.backend, "delete", delete_once)
+        try:
+            gc(store, min_age_s=0)
+            break
+        except KeyboardInterrupt:
+            kills += 1
+        finally:
+            assert_whole(store)
+    assert kills > 10
+    assert keys(store, "blobs") == blobs(pinned)
+
+
+def test_a_root_that_cannot_be_read_stops_everything(store: ArtifactStore, grown: Grown) -> None:
+    weights = grown[2]
+    store.backend.put(f"manifests/{weights.digest}", b"damaged")
+    before = {entry.key for entry in store.backend.list()}
+    with pytest.raises(CorruptError):
+        gc(store, min_age_s=0)
+    assert {entry.key for entry in store.backend.list()} == before
+
+
+def test_a_lost_ancestor_is_reported(store: ArtifactStore, grown: Grown) -> None:
+    source = grown[0]
+    store.backend.delete(f"manifests/{source.digest}")
+    assert gc(store, min_age_s=0).lost_parents == [source.digest]
+
+
+def test_du_adds_up(store: ArtifactStore, grown: Grown) -> None:
+    use = du(store)
+    assert {kind: amount.bytes for kind, amount in use.kinds.items()} == {
+        "sources": len(b"source"), "corpus": len(b"sharedcorpus"), "weights": len(b"weightsexperiment"),
+    }  # fmt: skip
+    assert use.unreferenced.bytes == len(b"orphan")
+    assert use.areas["blobs"].bytes == sum(a.bytes for a in use.kinds.values()) + use.unreferenced.bytes
+    if isinstance(store.backend, LocalBackend):
+        files = [path for path in Path(store.backend.root).rglob("*") if path.is_file()]
+        assert sum(a.bytes for a in use.areas.values()) == sum(path.stat().st_size for path in files)
+
+
+def await_(condition: Callable[[], object], thread: threading.Thread, timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline or not thread.is_alive():
+            raise AssertionError("it did not happen")
+        time.sleep(0.02)

@@ -1,0 +1,210 @@
+"""SFT and RLHF at pico size: every training step on two real ranks, every artifact through the store."""
+
+import orjson
+import pytest
+from pico import Lab
+
+from tokenmill.model.config import InternLM2Config
+from tokenmill.model.layouts import load_model, read_config, save_model
+from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
+from tokenmill.pretraining.config import TokenizeConfig, TokenizerConfig
+from tokenmill.records import read_jsonl
+from tokenmill.rlhf.config import (
+    CollectPreferencesConfig,
+    EvaluateRewardModelConfig,
+    PPOConfig,
+    ProbeConfig,
+    RewardModelConfig,
+    SamplingConfig,
+)
+from tokenmill.sft.config import PrepareConfig, SFTTrainConfig
+from tokenmill.training.settings import OptimConfig, TrainingExecution
+
+pytestmark = pytest.mark.integration
+
+TWO_RANKS = TrainingExecution(ranks=2, checkpoint_every=1000)
+SAMPLING = SamplingConfig(max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("alignment"))
+
+
+@pytest.fixture(scope="module")
+def records(lab):
+    """All records of an artifact."""
+    return lambda manifest: [r for shard in manifest.shards for r in read_jsonl(lab.store.blob_path(shard.blob))]
+
+
+@pytest.fixture(scope="module")
+def document(lab):
+    """The JSON document of an artifact."""
+    return lambda manifest, name: orjson.loads(lab.store.get_blob(manifest.shard(name).blob))
+
+
+@pytest.fixture(scope="module")
+def sources(lab):
+    talk = [[{"text": "Hello there"}, {"text": "how are you?"}], [{"text": "I am fine, thanks"}]]
+    path = lab.folder / "dataset.json"
+    path.write_bytes(orjson.dumps({f"d{i}": {"messages": [*talk, [{"text": f"It is day {i}"}], [{"text": "Yes"}]]} for i in range(9)}))
+    facts = {"sources": {"chitchat": {"licence": "MIT", "origin": "made for tests"}}}
+    return lab.issue("sources", {"qa/chitchat/dataset.json": path}, facts=facts)
+
+
+@pytest.fixture(scope="module")
+def conversations(lab, sources):
+    config = PrepareConfig(dialogues=8, arithmetic=12, requests=40, heldout_share=0.15)
+    return lab.step("sft.prepare", config, sources=sources)
+
+
+@pytest.fixture(scope="module")
+def tokens(lab, conversations, records):
+    """Pretraining tokens and tokenizer, from the words of the conversations."""
+    rows = [
+        {"id": r["id"], "type": "qa", "lang": "en", "source": r["source"], "text": " ".join(m["content"] for m in r["messages"])}
+        for r in records(conversations["train"])
+    ]
+    corpus = lab.issue("corpus", {"type=qa/lang=en/part-00000.jsonl.zst": rows})
+    tokenizer = lab.step("pretraining.train_tokenizer", TokenizerConfig(vocab_size=512, spare_tokens=16), corpus=corpus)
+    made = tokenizer["output"]
+    return lab.step("pretraining.tokenize", TokenizeConfig(), corpus=corpus, tokenizer=made)["output"], made
+
+
+@pytest.fixture(scope="module")
+def base(lab):
+    folder = lab.folder / "base"
+    save_model(InternLM2ForCausalLM(InternLM2Config.preset("pico"), seed=0), folder)
+    return lab.issue_folder("weights", folder, counts={"tokens_seen": 1000})
+
+
+@pytest.fixture(scope="module")
+def sft(lab, conversations, base, tokens):
+    config = SFTTrainConfig(
+        context=128, packs_per_step=4, optim=OptimConfig(lr=3e-3, warmup_ratio=0.1), execution=TWO_RANKS
+    )
+    inputs = {"conversations": conversations["train"], "heldout": conversations["heldout"]}
+    return lab.step("sft.train", config, base=base, tokenizer=tokens[1], **inputs)
+
+
+@pytest.fixture(scope="module")
+def preferences(lab, conversations, tokens):
+    config = CollectPreferencesConfig(heldout_templates=4)
+    return lab.step("rlhf.collect_preferences", config, conversations=conversations["train"], tokenizer=tokens[1])
+
+
+@pytest.fixture(scope="module")
+def reward_model(lab, preferences, sft, tokens):
+    config = RewardModelConfig(batch_tokens=1024, max_length=128, optim=OptimConfig(lr=1e-3), execution=TWO_RANKS)
+    patches = lab.issue("preferences", {"part-00000.jsonl.zst": []})
+    inputs = {"preferences": preferences["train"], "patches": [patches], "sft": sft["weights"], "tokenizer": tokens[1]}
+    return lab.step("rlhf.train_reward_model", config, **inputs)
+
+
+PPO = PPOConfig(
+    iterations=3,
+    critic_warmup=1,
+    answers=8,
+    block=4,
+    sampling=SAMPLING,
+    max_length=128,
+    pretrain_context=32,
+    critic_lr=5e-4,
+    optim=OptimConfig(lr=1e-4, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0),
+    execution=TWO_RANKS,
+)
+
+
+@pytest.fixture(scope="module")
+def ppo_inputs(preferences, sft, reward_model, tokens):
+    return {
+        "queries": preferences["queries"],
+        "sft": sft["weights"],
+        "reward_model": reward_model["weights"],
+        "tokenizer": tokens[1],
+        "tokens": tokens[0],
+    }
+
+
+@pytest.fixture(scope="module")
+def ppo(lab, ppo_inputs):
+    return lab.step("rlhf.ppo", PPO, **ppo_inputs)
+
+
+def test_conversations_are_split_whole_and_keep_their_licence(conversations, records):
+    train, heldout = records(conversations["train"]), records(conversations["heldout"])
+    assert len(train) + len(heldout) == 8 + 12 + 2 * 40
+    groups = [{r["id"].partition("#")[0] for r in rows} for rows in (train, heldout)]
+    assert not groups[0] & groups[1]
+    assert {r["licence"] for r in train if r["source"] == "chitchat"} == {"MIT"}
+    assert conversations["train"].facts["licences"] == {"arithmetic": "Apache-2.0", "chitchat": "MIT", "requests": "Apache-2.0"}
+
+
+def test_fine_tuning_lowers_the_heldout_loss(sft, records):
+    losses = [r["heldout/loss"] for r in records(sft["training_log"]) if "heldout/loss" in r]
+    assert len(losses) == 2
+    assert losses[1] < losses[0] - 0.5
+    assert sft["weights"].counts["tokens_seen"] > 1000  # what the base had seen counts on
+
+
+def test_templates_and_lengths_of_preferences(preferences, records):
+    train, heldout = records(preferences["train"]), records(preferences["heldout"])
+    assert len({r["template"] for r in heldout}) == 4
+    assert not {r["template"] for r in train} & {r["template"] for r in heldout}
+    for manifest in (preferences["train"], preferences["heldout"]):
+        means = manifest.facts["mean_tokens"]
+        assert means["chosen"] == pytest.approx(means["rejected"], rel=0.1)
+    asked = records(preferences["queries"]) + records(preferences["heldout_queries"])
+    assert {r["domain"] for r in asked} == {"helpful", "harmless"}
+    assert all(r["messages"][-1]["role"] == "user" for r in asked)
+
+
+def test_reward_model_is_trained_and_judged(lab, preferences, reward_model, tokens, sft, document, records):
+    folder = lab.folder / "rm"
+    for shard in reward_model["weights"].shards:
+        path = folder / shard.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(lab.store.get_blob(shard.blob))
+    assert read_config(folder).reward_token_id is not None
+    assert orjson.loads((folder / "config.json").read_bytes())["architectures"] == ["InternLM2ForRewardModel"]
+    load_model(folder, InternLM2ForRewardModel)
+    log = records(reward_model["training_log"])
+    assert {"loss", "accuracy", "margin"} <= set(log[0])
+
+    config = EvaluateRewardModelConfig(max_length=128)
+    inputs = {"heldout": preferences["heldout"], "reward_model": reward_model["weights"], "tokenizer": tokens[1]}
+    judged = lab.step("rlhf.evaluate_reward_model", config, control=reward_model["weights"], **inputs)["output"]
+    report = document(judged, "reward_model.json")
+    assert set(report["with_prompts"]["accuracy"]) == {"helpful", "harmless"}
+    assert report["without_prompts"]["flips"] == 0  # nothing tells the domains apart
+    assert report["without_prompts"]["conflict_accuracy"] == pytest.approx(0.5, abs=0.01)
+    assert report["shuffled_labels"] == report["with_prompts"]
+    assert "control_at_chance" in report["checks"]
+
+
+def test_ppo_is_on_policy_and_reports_every_iteration(ppo, sft, records):
+    log = records(ppo["training_log"])
+    assert [r["step"] for r in log] == [0, 1, 2]
+    names = {"reward", "kl", "length", "policy_loss", "value_loss", "pretrain_loss", "ratio_error"}
+    assert names <= set(log[0])
+    assert all(r["ratio_error"] < 1e-3 for r in log)
+    assert log[0]["kl"] == log[1]["kl"] == pytest.approx(0, abs=1e-3)  # the actor moved only after the warm-up
+    assert abs(log[2]["kl"]) > 1e-3
+    assert ppo["weights"].content != sft["weights"].content
+
+
+def test_probe_compares_and_leaves_patches(lab, preferences, sft, ppo, reward_model, tokens, document):
+    config = ProbeConfig(queries=8, sampling=SAMPLING, max_length=128)
+    probed = lab.step(
+        "rlhf.probe",
+        config,
+        queries=preferences["heldout_queries"],
+        sft=sft["weights"],
+        policy=ppo["weights"],
+        reward_model=reward_model["weights"],
+        tokenizer=tokens[1],
+    )
+    report = document(probed["evaluation"], "probe.json")
+    assert set(report["checks"]) == {"reward_grew", "kl_within_limit", "length_kept"}
+    assert report["gain"] == pytest.approx(report["reward_after"] - report["reward_before"], abs=1e-6)
+    assert probed["patches"].kind == "preferences"

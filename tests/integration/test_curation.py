@@ -1,0 +1,205 @@
+"""The whole of curation over a real store: conservation, the published funnel, lineage, resume and determinism."""
+
+import itertools
+import json
+import random
+from collections import Counter
+
+import orjson
+import pytest
+
+from tokenmill.errors import InputError
+from tokenmill.records import read_jsonl
+from tokenmill.steps import find, run_step
+from tokenmill.store import open_store
+from tokenmill.tracking import RunRef
+
+CHAIN = ("ingest", "filter", "deduplicate", "screen", "grade", "order_code")
+
+
+class Curation:
+    """Runs steps in one store and keeps what they made."""
+
+    def __init__(self, folder, workers: int = 1) -> None:
+        self.store = open_store(folder.as_uri())
+        self.run = RunRef(key="test", name="test")
+        self.workers = workers
+
+    def __call__(self, step: str, config: dict | None = None, **inputs):
+        name = f"curation.{step}"
+        values = (config or {}) | {"execution": {"workers": self.workers}}
+        settings = find(name).config.at(name, values)
+        return run_step(name, settings, inputs, store=self.store, run=self.run)["output"]
+
+    def chain(self, sources) -> dict:
+        stages = {"sources": self("register_sources", {"sources": sources})}
+        previous = stages["sources"]
+        for step in CHAIN:
+            role = "sources" if step == "ingest" else "corpus"
+            previous = stages[step] = self(step, **{role: previous})
+        return stages
+
+    def records(self, manifest, aside: bool = False) -> list[dict]:
+        shards = manifest.aside if aside else manifest.shards
+        return [r for s in shards for r in read_jsonl(self.store.blob_path(s.blob))]
+
+
+@pytest.fixture
+def curation(tmp_path):
+    return Curation(tmp_path / "store")
+
+
+def spec(uri, **more) -> dict:
+    return {"name": "mine", "uri": str(uri), "type": "web", "licence": "CC0-1.0", "origin": "me"} | more
+
+
+def test_pico_goes_through_every_stage_and_each_planted_fault_is_dropped_for_its_reason(curation):
+    stages = curation.chain("pico")
+    assert {step: stages[step].dropped for step in CHAIN} == {
+        "ingest": {},
+        "filter": {"length": 1, "placeholder_page": 1},
+        "deduplicate": {"exact_duplicate": 2, "near_duplicate": 1},
+        "screen": {"blocked_domain": 1, "blocked_word": 1},
+        "grade": {"low_not_ad": 1},
+        "order_code": {},
+    }
+    for before, after in zip(("ingest", *CHAIN), CHAIN, strict=False):
+        if after not in ("ingest", "order_code"):
+            counts = stages[after].counts
+            assert counts["in"] == stages[before].counts["records"]
+            assert counts["in"] == counts["records"] + sum(stages[after].dropped.values())
+    kept = curation.records(stages["order_code"])
+    assert {r["dump"] for r in kept if r.get("title") == "Bread"} == {"2023-40"}
+    (repository,) = [r for r in kept if r["type"] == "code"]
+    assert [f["path"] for f in repository["files"]] == [
+        "README.md", "abacus/errors.py", "abacus/rods.py", "abacus/ops/README.md", "abacus/ops/addition.py",
+        "abacus/ops/doubling.py", "abacus/__init__.py", "abacus/ops/__init__.py",
+    ]  # fmt: skip
+    assert stages["order_code"].counts["code_files"] == len(repository["files"]) == 8
+    for record in kept:
+        assert {"id", "text", "type", "lang", "source", "path", "scores"} <= record.keys()
+
+
+def test_the_published_funnel_comes_out_of_a_corpus_with_planted_faults(curation, tmp_path):
+    """WanJuan-CC (spec 1.3): of 1,000 raw documents 526, 328, 32, 28 and 14 are left after each stage."""
+    rng = random.Random(1)
+    syllables = ("sal", "mor", "ten", "vil", "kan"), ("i", "o", "e"), ("den", "ra", "lo", "st")
+    vocabulary = ["".join(parts) for parts in itertools.product(*syllables)]
+
+    def page() -> str:
+        return " ".join(
+            f"The {rng.choice(vocabulary)} of {rng.choice(vocabulary)} and {rng.choice(vocabulary)} "
+            f"{rng.choice(vocabulary)} {rng.choice(vocabulary)}."
+            for _ in range(20)
+        )
+
+    unique = [page() for _ in range(32)]
+    quality = [{"text": t} for t in unique[:14]]
+    ads = [
+        {"text": t + "\n\nBuy now, 50% off! Free shipping, add to cart, hurry: special offer."} for t in unique[14:28]
+    ]
+    unsafe = [{"text": t, "url": "http://win.casino-bonus.example/"} for t in unique[28:]]
+    originals = [*quality, *ads, *unsafe]
+    copies = [dict(originals[i % 32]) for i in range(328 - 32)]
+    dirty = [{"text": page().replace(" ", " #")} for _ in range(526 - 328)]
+    empty = [{"text": "  "}] * (1000 - 526)
+    rows = [*originals, *copies, *dirty, *empty]
+    rng.shuffle(rows)
+    (tmp_path / "crawl.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    stages = curation.chain([spec(tmp_path / "crawl.jsonl")])
+    assert stages["ingest"].counts["in"] == 1000
+    left = [stages[step].counts["records"] for step in ("ingest", "filter", "deduplicate", "screen", "grade")]
+    assert left == [526, 328, 32, 28, 14]
+    funnel = curation("funnel", stages=[stages[step] for step in CHAIN])
+    rows = orjson.loads(curation.store.get_blob(funnel.shard("funnel.json").blob))
+    assert [(row["step"], row["in"], row["kept"]) for row in rows][:3] == [
+        ("curation.ingest", 1000, 526), ("curation.filter", 526, 328), ("curation.deduplicate", 328, 32),
+    ]  # fmt: skip
+    assert all(row["in"] == row["kept"] + sum(row["dropped"].values()) for row in rows)
+    assert all(reason for row in rows for reason in row["dropped"])
+    page_html = curation.store.get_blob(funnel.shard("funnel.html").blob).decode()
+    assert "symbols 198" in page_html and "exact_duplicate 296" in page_html
+
+
+def test_every_drop_carries_reason_value_and_threshold(curation):
+    stages = curation.chain("pico")
+    dropped = [r for step in CHAIN for r in curation.records(stages[step], aside=True)]
+    assert len(dropped) == 8
+    for record in dropped:
+        assert record["dropped"]["reason"] and record["dropped"]["value"] is not None
+    (ad,) = [r for r in dropped if r["dropped"]["reason"] == "low_not_ad"]
+    assert ad["dropped"]["value"] < ad["dropped"]["threshold"] == 0.2
+
+
+def test_equal_bytes_under_another_licence_are_equal_content_with_another_digest_all_the_way_down(curation, tmp_path):
+    (tmp_path / "a.txt").write_text(
+        "The sea rises and falls twice a day. " * 3 + "People of the coast know it. It is so."
+    )
+    free, other = (
+        curation("register_sources", {"sources": [spec(tmp_path / "a.txt", type="math", licence=licence)]})
+        for licence in ("CC0-1.0", "CC-BY-4.0")
+    )
+    assert free.content == other.content and free.digest != other.digest
+    assert free.facts["sources"]["mine"] == {"type": "math", "licence": "CC0-1.0", "origin": "me"}
+    corpora = [curation("ingest", sources=s) for s in (free, other)]
+    assert corpora[0].content == corpora[1].content and corpora[0].digest != corpora[1].digest
+    assert corpora[1].parents == {"sources": (other.digest,)}
+
+
+def test_two_workers_and_one_make_the_same_corpus(tmp_path):
+    alone, together = (Curation(tmp_path / f"store{n}", workers=n).chain("pico") for n in (1, 2))
+    assert {step: m.content for step, m in alone.items()} == {step: m.content for step, m in together.items()}
+    assert alone["order_code"].digest == together["order_code"].digest
+
+
+def test_too_many_bad_lines_stop_the_step_and_say_where(curation, tmp_path):
+    lines = [json.dumps({"text": f"Document number {n}."}) for n in range(50)]
+    lines[17] = '{"text": broken'
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    sources = curation("register_sources", {"sources": [spec(tmp_path / "x.jsonl")]})
+    with pytest.raises(InputError, match=r"mine/x\.jsonl line 18: not JSON"):
+        curation("ingest", sources=sources)
+    corpus = curation("ingest", {"max_rejected": 0.05}, sources=sources)
+    assert corpus.counts == {"in": 50, "records": 49, "dropped": 0, "rejected": 1}
+    assert corpus.dropped == {"rejected:not JSON": 1}
+
+
+def test_shard_boundaries_follow_the_configured_size_only(curation, tmp_path):
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps({"text": f"Document number {n}."}) for n in range(25)))
+    sources = curation("register_sources", {"sources": [spec(tmp_path / "x.jsonl")]})
+    corpus = curation("ingest", {"shard_records": 10}, sources=sources)
+    assert [(s.name, s.records) for s in corpus.shards] == [
+        (f"type=web/lang=en/part-{i:05d}.jsonl.zst", n) for i, n in enumerate((10, 10, 5))
+    ]
+
+
+def test_an_empty_folder_is_one_clear_line(curation, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="source 'mine': no file at"):
+        curation("register_sources", {"sources": [spec(tmp_path / "empty")]})
+
+
+def test_merging_does_not_hang_on_the_order_of_the_corpora_and_loses_nothing(curation, tmp_path):
+    corpora = []
+    for n in range(3):
+        (tmp_path / f"{n}.jsonl").write_text("\n".join(json.dumps({"text": f"Text {n}.{i}"}) for i in range(n + 2)))
+        sources = curation("register_sources", {"sources": [spec(tmp_path / f"{n}.jsonl", name=f"s{n}")]})
+        corpora.append(curation("ingest", sources=sources))
+    forward, backward = curation("merge", corpora=corpora), curation("merge", corpora=corpora[::-1])
+    assert forward.content == backward.content
+    assert forward.counts["records"] == 9
+    assert Counter(r["source"] for r in curation.records(forward)) == {"s0": 2, "s1": 3, "s2": 4}
+    assert curation("merge", corpora=[*corpora, corpora[0]]).content == forward.content
+
+
+def test_code_passes_file_level_deduplication_before_it_is_joined(curation, tmp_path):
+    body = "def total(sides):\n{i}result = 0\n{i}for side in sides:\n{i}{i}result += side * side\n{i}return result\n"
+    for name, indent in (("two.py", "  "), ("four.py", "    ")):
+        (tmp_path / "repo").mkdir(exist_ok=True)
+        (tmp_path / "repo" / name).write_text(body.format(i=indent))
+    (tmp_path / "repo" / "main.py").write_text("import two\nimport four\nprint(two.total([1, 2]), four.total([3]))\n")
+    stages = curation.chain([spec(tmp_path / "repo", type="code", name="repo")])
+    assert stages["deduplicate"].dropped == {"near_duplicate": 1}
+    (document,) = curation.records(stages["order_code"])
+    assert [f["path"] for f in document["files"]] in (["four.py", "main.py"], ["two.py", "main.py"])

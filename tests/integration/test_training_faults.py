@@ -1,0 +1,152 @@
+"""A killed training loses nothing: rerun, and it ends with the digests of an undisturbed run."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import orjson
+import psutil
+import pytest
+import toy
+
+from tokenmill.store import open_store
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+STEPS, EVERY = 24, 4
+SETTINGS = [f"pretraining.train_short.tokens={512 * STEPS}", f"pretraining.train_short.execution.checkpoint_every={EVERY}"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A store with tokens, and what an undisturbed training of them gives."""
+    root = tmp_path_factory.mktemp("faults")
+    store = open_store(f"file://{root}/store")
+    tokens, tokenizer = toy.tokens(store)
+    inputs = [f"tokens={tokens.digest}", f"tokenizer={tokenizer.digest}"]
+    shutil.copytree(root / "store", root / "calm")
+    calm = start(root / "calm", inputs)
+    digests = finish(calm)
+    return root, inputs, digests
+
+
+def start(folder, inputs):
+    command = [sys.executable, "-m", "tokenmill.cli", "step", "pretraining.train_short", "--preset", "pico", "--json"]
+    command += [part for one in inputs for part in ("--input", one)] + [part for one in SETTINGS for part in ("--set", one)]
+    env = os.environ | {"TOKENMILL_STORE": f"file://{folder}", "TOKENMILL_LEASE_TTL_S": "4"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-2000:]
+    return orjson.loads(out.splitlines()[-1])
+
+
+def complete_checkpoints(folder):
+    """Steps whose both ranks have written their marker."""
+    markers = [path for path in folder.glob("work/*/checkpoints/*/rank-*-of-2.json")]
+    steps = [int(path.parent.name) for path in markers]
+    return {step for step in steps if steps.count(step) == 2}
+
+
+def ranks_of(folder):
+    """Live processes that train in this store."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if "tokenmill.training.worker" in line and str(folder) in line and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def wait_for(condition, what, timeout_s=120):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.005)
+
+
+def kill_and_rerun(prepared, tmp_path, when):
+    root, inputs, expected = prepared
+    folder = tmp_path / "store"
+    shutil.copytree(root / "store", folder)
+    process = start(folder, inputs)
+    when(folder, process)
+    assert process.poll() is None, "it was over before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not ranks_of(folder), "the ranks to die with their launcher", 10)
+    resumed_from = max(complete_checkpoints(folder), default=0)
+    assert finish(start(folder, inputs)) == expected
+    return folder, resumed_from
+
+
+@pytest.mark.parametrize("step", [EVERY, 3 * EVERY])
+def test_kill_after_a_checkpoint_resumes_from_it_to_the_same_digests(prepared, tmp_path, step):
+    def when(folder, process):
+        wait_for(lambda: step in complete_checkpoints(folder) or process.poll() is not None, f"checkpoint {step}")
+
+    _, resumed_from = kill_and_rerun(prepared, tmp_path, when)
+    assert resumed_from >= step
+
+
+def test_kill_before_any_checkpoint_starts_anew_to_the_same_digests(prepared, tmp_path):
+    _, resumed_from = kill_and_rerun(prepared, tmp_path, lambda folder, process: wait_for(lambda: len(ranks_of(folder)) >= 2, "two ranks"))
+    assert resumed_from == 0
+
+
+def random_kill(prepared, tmp_path, seed):
+    print(f"seed {seed}")
+    delay = random.Random(seed).uniform(0.0, 2.0)
+
+    def when(folder, process):
+        wait_for(lambda: len(ranks_of(folder)) >= 2, "two ranks")
+        time.sleep(delay)
+
+    kill_and_rerun(prepared, tmp_path, when)
+
+
+def test_random_kill_ends_with_the_same_digests(prepared, tmp_path):
+    random_kill(prepared, tmp_path, int(time.time()))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", range(20))
+def test_soak_of_random_kills(prepared, tmp_path, number):
+    random_kill(prepared, tmp_path, int(time.time()) + number)
+
+
+def test_a_checkpoint_without_every_marker_is_not_taken_for_whole(prepared, tmp_path):
+    root, inputs, expected = prepared
+    folder = tmp_path / "store"
+    shutil.copytree(root / "store", folder)
+    process = start(folder, inputs)
+    wait_for(lambda: 2 * EVERY in complete_checkpoints(folder) or process.poll() is not None, "two checkpoints")
+    process.kill()
+    process.wait()
+    wait_for(lambda: not ranks_of(folder), "the ranks to die", 10)
+    newest = max(complete_checkpoints(folder))
+    next(folder.glob(f"work/*/checkpoints/{newest}/rank-1-of-2.json")).unlink()
+    for file in folder.glob(f"work/*/checkpoints/{newest}/*.pt"):
+        file.write_bytes(b"torn")
+    assert finish(start(folder, inputs)) == expected
+
+
+def test_sigterm_writes_a_checkpoint_and_a_rerun_goes_on_from_it(prepared, tmp_path):
+    root, inputs, expected = prepared
+    folder = tmp_path / "store"
+    shutil.copytree(root / "store", folder)
+    process = start(folder, inputs)
+    wait_for(lambda: complete_checkpoints(folder) or process.poll() is not None, "a checkpoint")
+    for rank in ranks_of(folder):
+        if "torch.distributed.run" not in " ".join(rank.cmdline()):
+            rank.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err[-1500:]
+    assert "stopped by SIGTERM after step" in err
+    assert finish(start(folder, inputs)) == expected

@@ -1,0 +1,132 @@
+"""Artifacts at pico size, made by hand: a store with a corpus, tokens, tokenizer, weights and conversations in seconds."""
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenmill.manifest import Draft, Manifest
+from tokenmill.records import JSONL, write_jsonl
+from tokenmill.steps import run_step
+from tokenmill.steps.context import store_file
+from tokenmill.store import ArtifactStore, open_store
+from tokenmill.tracking import RunRef
+
+Record = dict[str, Any]
+WORDS = (
+    "the old king rode over hills and saw a bright river where many ships came home with corn wine and silver".split()
+)
+
+
+@dataclass
+class Lab:
+    """A store and a run; `issue` publishes what a step would have made."""
+
+    folder: Path
+    run: RunRef = field(default_factory=lambda: RunRef.new("test", "pico"))
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        return open_store((self.folder / "store").as_uri())
+
+    def issue(
+        self,
+        kind: str,
+        files: Mapping[str, Iterable[Record] | Path],
+        step: str = "test.made",
+        facts: Mapping[str, Any] | None = None,
+        counts: Mapping[str, int] | None = None,
+        **parents: Manifest | list[Manifest],
+    ) -> Manifest:
+        shards = []
+        for name, content in files.items():
+            path, records = content, 0
+            if not isinstance(content, Path):
+                path = self.folder / "records" / name
+                _, records = write_jsonl(path, content)
+            shards.append(store_file(self.store, path, name, records))
+        listed = {role: given if isinstance(given, list) else [given] for role, given in parents.items()}
+        draft = Draft(kind=kind, shards=tuple(shards), facts=dict(facts or {}), counts=dict(counts or {}))
+        digests = {role: tuple(m.digest for m in manifests) for role, manifests in listed.items()}
+        manifest = Manifest.issue(draft, parents=digests, step=step, version=1, config={})
+        self.store.put_manifest(manifest)
+        return manifest
+
+    def issue_folder(self, kind: str, folder: Path, **more: Any) -> Manifest:
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        return self.issue(kind, files, **more)
+
+    def step(self, name: str, config: Any, **inputs: Any) -> dict[str, Manifest]:
+        return run_step(name, config, inputs, store=self.store, run=self.run)
+
+    # ---- the usual artifacts -------------------------------------------------------------------------------------
+
+    @cached_property
+    def sources(self) -> Manifest:
+        facts = {"sources": {"tales": {"licence": "CC0-1.0", "origin": "made for tests"}}}
+        return self.issue("sources", {"web/tales/raw.jsonl.zst": [{"id": "raw"}]}, facts=facts)
+
+    @cached_property
+    def corpus(self) -> Manifest:
+        return self.issue("corpus", {f"type=web/lang=en/part-00000{JSONL}": documents()}, sources=self.sources)
+
+    @cached_property
+    def tokens(self) -> Manifest:
+        """Only the index: which documents are held out (every fourth)."""
+        rows = [{"id": r["id"], "heldout": number % 4 == 0} for number, r in enumerate(documents())]
+        return self.issue("tokens", {f"type=web/lang=en/part-00000.documents{JSONL}": rows}, corpus=self.corpus)
+
+    @cached_property
+    def conversations(self) -> Manifest:
+        rows = [
+            {"id": f"c{i}", "messages": chat(f"What is {i} + {i}?", f"{i} + {i} = {2 * i}."), "answer": str(2 * i)}
+            for i in range(20)
+        ]
+        return self.issue("conversations", {f"part-00000{JSONL}": rows})
+
+    @cached_property
+    def tokenizer(self) -> Manifest:
+        from tokenmill.model.tokenizer import Tokenizer
+
+        folder = self.folder / "tokenizer"
+        Tokenizer.train((r["text"] for r in documents()), vocab_size=512).save(folder)
+        return self.issue_folder("tokenizer", folder, corpus=self.corpus)
+
+    def weights(self, seed: int = 0, **more: Any) -> Manifest:
+        from tokenmill.model.config import InternLM2Config
+        from tokenmill.model.layouts import save_model
+        from tokenmill.model.modeling import InternLM2ForCausalLM
+
+        folder = self.folder / f"weights-{seed}"
+        save_model(InternLM2ForCausalLM(InternLM2Config.preset("pico"), seed=seed), folder)
+        return self.issue_folder("weights", folder, **({"tokens": self.tokens, "tokenizer": self.tokenizer} | more))
+
+
+def chat(question: str, answer: str) -> list[Record]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def documents(n: int = 80, seed: int = 3) -> list[Record]:
+    """Tales, a bit of code, and sums with answers; the same for one seed."""
+    draw = random.Random(seed)
+
+    def line(length: int = 9) -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(length)).capitalize() + "."
+
+    def record(number: int, kind: str, lang: str, text: str, **more: str) -> Record:
+        known = {"id": f"{kind}-{number:04d}", "text": text, "type": kind, "lang": lang, "source": "tales"}
+        return known | {"path": f"{number}.txt", "scores": {}} | more
+
+    made = [record(i, "web", "en", "\n".join(line() for _ in range(8))) for i in range(n // 2)]
+    for i in range(n // 4):
+        made.append(
+            record(i, "code", "python", "\n".join(f"def {draw.choice(WORDS)}_{j}(x): return x" for j in range(8)))
+        )
+    for i in range(n // 4):
+        a, b = draw.randrange(10, 90), draw.randrange(10, 90)
+        question, answer = f"Please add the numbers {a} and {b} for me now", str(a + b)
+        text = f"Question: {question}\nAnswer: {answer}"
+        made.append(record(i, "math", "en", text, question=question, answer=answer))
+    return made

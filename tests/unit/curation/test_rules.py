@@ -1,0 +1,150 @@
+"""Rules and rule sets. Oracles: hand-counted texts, the thresholds of the papers, and a second count of repetition."""
+
+import random
+import re
+
+import pytest
+
+from tokenmill.curation.config import FilterConfig
+from tokenmill.curation.document import Document
+from tokenmill.curation.filter import Clean
+from tokenmill.curation.rules import NORMALISERS, RULES, RuleSet, built_in
+from tokenmill.errors import ConfigError
+from tokenmill.steps import Drop, Keep
+
+PROSE = (
+    "The sea rises and falls twice a day because the moon pulls on the water. When sun and moon pull in one line, at "
+    "full and at new moon, the tides are highest, and they are called spring tides. A week later they are lowest. The "
+    "shape of a bay can make the difference between high and low water many metres, and people who walk there have to "
+    "know the hour."
+)
+CHINESE = (
+    "海水每天涨落两次，是因为月亮吸引着海水。满月和新月的时候，太阳和月亮在一条线上，潮水最高；"
+    "一个星期以后，潮水最低。海湾的形状可以使高潮和低潮相差许多米。在沙滩上散步的人，应该知道涨潮的时间。"
+    "渔民的孩子从小就会看潮水。"
+)
+
+
+def record(text: str, kind: str = "web", lang: str = "en") -> dict:
+    return {"id": "0", "text": text, "type": kind, "lang": lang, "source": "s", "path": "p", "scores": {}}
+
+
+def test_clean_prose_passes_in_both_languages():
+    clean = Clean({})
+    assert isinstance(clean(record(PROSE)), Keep)
+    assert isinstance(clean(record(CHINESE, lang="zh")), Keep)
+
+
+DEFECTS = {
+    "length": "Too short to be a page. It has two sentences. Or three.",
+    "mean_word_length": PROSE + " " + "x" * 900,
+    "alphabetic_words": PROSE + " 1234" * 40,
+    "symbols": PROSE + " # # # # # # # # # # # #",
+    "stop_words": re.sub(r"\b(the|be|to|of|and|that|have)\b", "so", PROSE, flags=re.IGNORECASE),
+    "sentences": PROSE.replace(". ", ", "),
+    "ellipsis_lines": PROSE.replace(". ", "...\n"),
+    "bullet_lines": "- " + PROSE.replace(". ", ".\n- "),
+    "replacement_characters": PROSE + "\ufffd" * 3,
+    "mojibake": PROSE.replace("moon", "mâ€™oon"),
+    "placeholder_page": PROSE + " Please enable JavaScript.",
+    "duplicate_lines": "\n".join([PROSE, "Read more here, please do.", PROSE]),
+    "duplicate_paragraphs": "\n\n".join([PROSE, *["One thing more."] * 4]),
+    "short_lines": PROSE + "\n" + "\n".join(f"word{i}" for i in range(9)),
+    "top_ngrams": PROSE + " very long indeed" * 20,
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_planted_defect_is_dropped_for_that_reason_with_value_and_threshold(name):
+    outcome = Clean({})(record(DEFECTS[name]))
+    assert isinstance(outcome, Drop)
+    assert outcome.reason == {"duplicate_paragraphs": "duplicate_lines"}.get(name, name)  # paragraphs are lines too
+    assert outcome.value is not None
+    assert outcome.threshold
+
+
+def test_each_threshold_is_inclusive():
+    words = [f"word{i}" for i in range(50)]
+    assert RULES["length"](Document(" ".join(words))).keep
+    assert not RULES["length"](Document(" ".join(words[:49]))).keep
+    assert RULES["stop_words"](Document("Read the list of names")).keep
+    assert not RULES["stop_words"](Document("Read the list, the names, the dates")).keep
+
+
+def test_chinese_is_counted_in_characters_and_needs_half_of_them_han():
+    assert RULES["length"](Document("好" * 60, "zh"), low=60).keep
+    assert not RULES["length"](Document("好" * 59, "zh"), low=60).keep
+    outcome = Clean({})(record(CHINESE + " lorem dolor sit amet" * 12, lang="zh"))
+    assert isinstance(outcome, Drop) and outcome.reason == "han_share"
+
+
+def test_duplicate_ngram_share_against_a_character_mask():
+    """Oracle: mark every token that lies in a repeated n-gram of the greedy scan, then count characters."""
+    rng = random.Random(7)
+    for _ in range(50):
+        words = [rng.choice(("ab", "ccc", "dd", "eeee", "f")) for _ in range(60)]
+        for n in (5, 7):
+            seen, mask = set(), [False] * len(words)
+            for i in range(len(words) - n + 1):
+                gram = tuple(words[i : i + n])
+                if gram in seen:
+                    mask[i : i + n] = [True] * n
+                seen.add(gram)
+            expected = sum(len(w) for w, m in zip(words, mask, strict=True) if m) / sum(map(len, words))
+            assert Document(" ".join(words)).duplicate_ngram_share(n) == pytest.approx(expected)
+
+
+def test_normalisers_do_one_thing_each():
+    assert NORMALISERS["newlines"]("a \r\nb\rc") == "a\nb\nc"
+    assert NORMALISERS["zero_width"]("a\u200bb\ufeffc\td") == "abc\td"
+    assert NORMALISERS["blank_lines"]("a\n\n\n\n\n\nb") == "a\n\n\nb"
+    assert NORMALISERS["wide_spaces"]("a\u3000b\xa0c") == "a b c"
+    assert NORMALISERS["cjk_punctuation"]("好,吗? a, b") == "好，吗？ a, b"
+
+
+def test_a_kept_document_is_the_normalised_one_and_a_dropped_one_is_as_it_came():
+    kept = Clean({})(record("\u200b" + PROSE + "\r\n"))
+    assert isinstance(kept, Keep) and kept.record["text"] == PROSE
+    dropped = Clean({})(record("\u200bshort"))
+    assert isinstance(dropped, Drop) and dropped.record["text"] == "\u200bshort"
+
+
+def test_code_is_not_normalised_beyond_line_ends():
+    code = "def f():\r\n\treturn 'ﬁ，\u3000'  \r\n"
+    kept = Clean({})(record(code, "code", "python"))
+    assert isinstance(kept, Keep) and kept.record["text"] == "def f():\n\treturn 'ﬁ，\u3000'"
+
+
+def test_minified_code_goes():
+    outcome = Clean({})(record("var a=1;" * 200, "code", "javascript"))
+    assert isinstance(outcome, Drop) and outcome.reason == "longest_line"
+
+
+def test_every_built_in_rule_set_loads_and_every_rule_and_document_type_is_covered():
+    used = {name for text in built_in() for name, _ in RuleSet.load(text).rules}
+    assert used == set(RULES)
+    assert {name.partition("_")[2] for name in built_in()} == {"web", "book", "techlit", "code", "math", "qa"}
+
+
+def test_overrides_change_add_and_remove_rules():
+    rules = FilterConfig.model_validate({"rules": {"en_web": {"length": {"low": 5}, "stop_words": False}}}).rules
+    text = "Cats nap. Dogs bark at night. Birds sing."
+    assert isinstance(Clean(rules)(record(text)), Keep)
+    added = {"en_math": {}, "any_math": {"sentences": {"low": 2}}}
+    with pytest.raises(ConfigError, match="unknown rule set 'en_math'"):
+        Clean(added)
+    assert isinstance(Clean({"any_math": {"sentences": {"low": 2}}})(record("1 + 1 = 2", "math")), Drop)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"mean_word_lenght": {}}, "unknown rule 'mean_word_lenght'. Did you mean 'mean_word_length'?"),
+        ({"length": {"min": 3}}, "length has no threshold 'min'"),
+        ({"length": {"low": "many"}}, "length.low must be a number, not 'many'"),
+    ],
+)
+def test_a_wrong_rule_set_says_what_and_where(overrides, message):
+    with pytest.raises(ConfigError, match="en_web") as refused:
+        RuleSet.load("en_web", overrides)
+    assert message in str(refused.value)

@@ -1,0 +1,153 @@
+"""Losses and answers, against computations that share no code with them."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from pico import Lab, chat
+from tokenmill.errors import InputError
+from tokenmill.evaluation import scoring
+from tokenmill.evaluation.config import EvaluateConfig, EvaluateExecution
+from tokenmill.evaluation.scoring import Subject
+from tokenmill.model.generation import Generation
+from tokenmill.steps.context import materialise
+
+CONFIG = EvaluateConfig(answer_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def module_lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def subject(module_lab: Lab) -> Subject:
+    lab = module_lab
+    weights = materialise(lab.store, lab.weights(), lab.folder / "w")
+    tokenizer = materialise(lab.store, lab.tokenizer, lab.folder / "t")
+    made = Subject.load(weights, tokenizer, CONFIG)
+    with torch.no_grad():
+        made.model.output.weight.mul_(20)  # an untrained model has hardly a preference; this one has
+    return made
+
+
+def loss_by_hand(subject: Subject, ids: list[int], begin: int = 1) -> float:
+    """Mean −log p of tokens `begin`… of one sequence, from the logits."""
+    with torch.no_grad():
+        logprobs = subject.model(torch.tensor(ids)).double().log_softmax(-1)
+    return -sum(float(logprobs[i - 1, ids[i]]) for i in range(begin, len(ids))) / (len(ids) - begin)
+
+
+def test_perplexity_counts_every_token_of_a_document_after_the_first(subject: Subject) -> None:
+    text = "The old king rode over hills"
+    ids = [subject.tokenizer.bos_id, *subject.tokenizer.encode(text)]
+    (found,) = scoring.perplexity(subject, [{"id": "a", "text": text}])
+    assert found["tokens"] == len(ids) - 1
+    assert math.isclose(found["loss"] / found["tokens"], loss_by_hand(subject, ids), rel_tol=1e-5)
+
+
+def test_perplexity_of_a_conversation_counts_the_assistant_only(subject: Subject) -> None:
+    (found,) = scoring.perplexity(subject, [{"id": "a", "messages": chat("corn?", "wine and silver")}])
+    said = subject.tokenizer.encode("wine and silver")
+    assert found["tokens"] == len(said) + 1  # and <|im_end|>
+    prompt = scoring.encode_prompt([{"role": "user", "content": "corn?"}], subject.tokenizer)
+    ids = [*prompt, *said, subject.tokenizer.im_end_id]
+    assert math.isclose(found["loss"] / found["tokens"], loss_by_hand(subject, ids, len(prompt)), rel_tol=1e-5)
+
+
+def test_choice_is_the_lowest_mean_loss_not_the_lowest_sum(subject: Subject) -> None:
+    """A long option has the higher sum; what is compared is the mean over the whole filled template."""
+    texts = ["home", "home with corn wine and silver and a bright river", "over", "many ships came home"]
+    records = [{"id": str(i), "choices": [f"ships came {text}" for text in texts], "answer": i} for i in range(4)]
+    means = [
+        loss_by_hand(subject, [subject.tokenizer.bos_id, *subject.tokenizer.encode(text)])
+        for text in records[0]["choices"]
+    ]
+    best = means.index(min(means))
+    found = scoring.choice(subject, records)
+    assert all(prediction["chosen"] == best for prediction in found)
+    assert [prediction["score"] for prediction in found] == [float(i == best) for i in range(4)]
+    assert all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(found[0]["losses"], means, strict=True))
+
+
+def test_losses_do_not_depend_on_who_shares_a_pass(subject: Subject) -> None:
+    records = [{"id": str(i), "text": f"the king saw {i} ships and {i * 7} hills"} for i in range(20)]
+    alone = [scoring.perplexity(subject, [record])[0]["loss"] for record in records]
+    together = [found["loss"] for found in scoring.perplexity(subject, records)]
+    assert all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(alone, together, strict=True))
+
+
+def says(monkeypatch: pytest.MonkeyPatch, answers: list[Generation]) -> list[list[int]]:
+    """Let the model answer so; returns what it is asked."""
+    asked: list[list[int]] = []
+
+    def generate(model: Any, prompts: list[list[int]], **sampling: Any) -> list[Generation]:
+        asked.extend(prompts)
+        assert sampling["temperature"] == 0
+        return answers
+
+    monkeypatch.setattr(scoring, "generate", generate)
+    return asked
+
+
+def test_generated_answers_are_read_and_compared(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = subject.tokenizer.im_end_id
+    texts = ["2 + 3 = 5.", "I think\n#### 6"]
+    says(monkeypatch, [Generation([*subject.tokenizer.encode(t), end], finish="stop") for t in texts])
+    found = scoring.generated(subject, [{"id": str(i), "question": "What is 2 + 3?", "answer": "5"} for i in range(2)])
+    assert [(p["found"], p["score"]) for p in found] == [("5.", 1.0), ("6", 0.0)]
+
+
+def test_a_base_model_is_asked_in_its_own_form_and_read_up_to_the_line_end(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Subject(subject.model, subject.tokenizer, subject.special, EvaluateConfig(form="plain", answer_tokens=8))
+    said = Generation(subject.tokenizer.encode(" 5\nQuestion: what is 1 + 1?\nAnswer: 2"))
+    asked = says(monkeypatch, [said])
+    (found,) = scoring.generated(plain, [{"id": "a", "question": "What is 2 + 3?", "answer": "5"}])
+    assert subject.tokenizer.decode(asked[0][1:]) == "Question: What is 2 + 3?\nAnswer:"
+    assert (found["found"], found["score"]) == ("5", 1.0)
+
+
+def test_well_formed_share(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, end = subject.tokenizer.encode("fine"), subject.tokenizer.im_end_id
+    reward = subject.tokenizer.reward_id
+    said = [
+        Generation([*words, end], finish="stop"),
+        Generation(words),
+        Generation([*words, reward, end], finish="stop"),
+        Generation([3 + 0xC3, end], finish="stop"),  # the byte C3 alone is no UTF-8
+        Generation([*words, subject.tokenizer.eos_id], finish="stop"),
+    ]
+    says(monkeypatch, said)
+    prompts = [{"id": str(i), "messages": [{"role": "user", "content": "hi"}]} for i in range(5)]
+    found = scoring.well_formed(subject, prompts)
+    assert [prediction["score"] for prediction in found] == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert found[2]["faults"] == ["special token inside"]
+    assert found[3]["faults"] == ["not UTF-8"]
+
+
+def test_a_long_prompt_keeps_its_end(subject: Subject) -> None:
+    long = [subject.tokenizer.bos_id, *range(300, 300 + 200)]
+    (answer,) = subject.answer([long])
+    assert 1 <= len(answer.tokens) <= CONFIG.answer_tokens
+
+
+def test_another_models_tokenizer_is_refused(module_lab: Lab) -> None:
+    lab = module_lab
+    from tokenmill.model.tokenizer import Tokenizer
+
+    other = lab.folder / "other"
+    Tokenizer.train(["some text"], vocab_size=384).save(other)
+    with pytest.raises(InputError, match="512 token ids, the tokenizer 384"):
+        Subject.load(lab.folder / "w", other, CONFIG)
+
+
+def test_batching_changes_no_answer(subject: Subject) -> None:
+    prompts = [[subject.tokenizer.bos_id, *subject.tokenizer.encode(f"the king {i}")] for i in range(6)]
+    small = Subject(
+        subject.model, subject.tokenizer, subject.special,
+        EvaluateConfig(answer_tokens=8, execution=EvaluateExecution(batch_rows=2)),
+    )  # fmt: skip
+    assert [a.tokens for a in subject.answer(prompts)] == [a.tokens for a in small.answer(prompts)]

@@ -1,0 +1,84 @@
+"""Batches of preference pairs: whole pairs, the budget kept, the same loss on any number of ranks."""
+
+import pytest
+import torch
+
+from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input
+from tokenmill.rlhf.config import RewardModelConfig
+from tokenmill.rlhf.pairs import PairBatches, encode_pairs, reward_loss, with_shuffled_labels
+from tokenmill.rlhf.reward import pair_loss
+from tokenmill.rlhf.scoring import reward_scores
+
+
+@pytest.fixture
+def records(written):
+    direct, careful = written
+    made = []
+    for number in range(24):
+        helpful = number % 2 == 0
+        made.append(
+            {
+                "id": f"r{number // 2}#{'helpful' if helpful else 'harmless'}",
+                "domain": "helpful" if helpful else "harmless",
+                "prompt": [{"role": "user", "content": f"How do I paint the wall at home?{' please' * (number % 5)}"}],
+                "chosen": direct if helpful else careful,
+                "rejected": careful if helpful else direct,
+                "template": "ask",
+                "conflict": True,
+            }
+        )
+    return made
+
+
+def test_the_reward_model_reads_condition_dialogue_answer_and_reward_token(records, tokenizer):
+    query = Query.of(records[0])
+    answer = answer_ids(records[0]["chosen"], tokenizer)
+    ids = reward_input(query, answer, tokenizer, max_length=512)
+    text = tokenizer.decode(ids)
+    assert ids[0] == tokenizer.bos_id and ids[-2:] == [tokenizer.im_end_id, tokenizer.reward_id]
+    assert text.startswith(f"<s><|im_start|>system\n{conditional_prompts()['helpful']}<|im_end|>\n<|im_start|>user\n")
+    assert ids.count(tokenizer.reward_id) == 1
+    without = reward_input(query, answer, tokenizer, max_length=512, conditional=False)
+    assert conditional_prompts()["helpful"] not in tokenizer.decode(without)
+    assert reward_input(query, answer, tokenizer, max_length=20)[-1] == tokenizer.reward_id
+
+
+def test_every_pair_once_and_no_batch_over_its_budget(records, tokenizer):
+    pairs = encode_pairs(records, tokenizer, max_length=128)
+    batches = PairBatches(pairs, batch_tokens=300, seed=5)
+    assert sorted(index for step in batches.bins for index in step) == list(range(len(pairs)))
+    assert all(batches.at(step, 0, 1).tokens <= 300 for step in range(len(batches)))
+    assert len({tuple(step) for step in (batches.bins[0], PairBatches(pairs, 300, seed=6).bins[0])}) == 2
+
+
+def test_the_mean_over_pairs_does_not_depend_on_the_ranks(records, tokenizer, judge):
+    config = RewardModelConfig(batch_tokens=4096, max_length=128)
+    batches, loss = PairBatches(encode_pairs(records, tokenizer, 128), 700, seed=0), reward_loss(config)
+
+    def gradient(world):
+        judge.zero_grad()
+        total = 0.0
+        for rank in range(world):
+            share = batches.at(0, rank, world)
+            for micro_batch in share.micro_batches:
+                output = loss(judge, micro_batch)
+                (output.loss / share.weight).backward()
+                total += float(output.loss.detach()) / share.weight
+        return total, judge.v_head.weight.grad.clone()
+
+    alone, together = gradient(1), gradient(5)
+    assert alone[0] == pytest.approx(together[0], abs=1e-6)
+    torch.testing.assert_close(alone[1], together[1], atol=1e-6, rtol=1e-4)
+
+    sides = [batches.pairs[index] for index in batches.bins[0]]
+    chosen, rejected = (reward_scores(judge, [pair[side] for pair in sides]) for side in (0, 1))
+    assert alone[0] == pytest.approx(float(pair_loss(chosen, rejected).mean()), abs=1e-5)
+
+
+def test_shuffled_labels_leave_nothing_to_learn(records, written):
+    shuffled = with_shuffled_labels(records, seed=1)
+    swapped = [a["chosen"] != b["chosen"] for a, b in zip(records, shuffled, strict=True)]
+    for domain in ("helpful", "harmless"):
+        members = [s for s, r in zip(swapped, records, strict=True) if r["domain"] == domain]
+        assert sum(members) == len(members) / 2
+    assert {(r["chosen"], r["rejected"]) for r in shuffled} == {written, written[::-1]}

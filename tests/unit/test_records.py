@@ -1,0 +1,37 @@
+"""Content digests look inside files."""
+
+import numpy
+import pytest
+import zstandard
+from safetensors.numpy import save_file
+
+from tokenmill.errors import CorruptError
+from tokenmill.records import content_digest, read_jsonl, write_jsonl
+
+ROWS = [{"id": str(i), "text": "词" * i} for i in range(50)]
+
+
+def test_the_same_records_through_another_compressor_have_the_same_content(tmp_path):
+    digest, count = write_jsonl(tmp_path / "a.jsonl.zst", ROWS)
+    raw = zstandard.ZstdDecompressor().stream_reader((tmp_path / "a.jsonl.zst").open("rb")).read()
+    (tmp_path / "b.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=19).compress(raw))
+    assert count == 50 and (tmp_path / "a.jsonl.zst").read_bytes() != (tmp_path / "b.jsonl.zst").read_bytes()
+    assert content_digest(tmp_path / "a.jsonl.zst") == content_digest(tmp_path / "b.jsonl.zst") == digest
+    assert list(read_jsonl(tmp_path / "b.jsonl.zst")) == ROWS
+
+
+def test_tensors_are_what_a_weights_file_is(tmp_path):
+    a, b = numpy.arange(6, dtype="f4").reshape(2, 3), numpy.ones(4, dtype="f4")
+    save_file({"a": a, "b": b}, tmp_path / "x.safetensors", metadata={"format": "pt", "when": "now"})
+    save_file({"b": b, "a": a}, tmp_path / "y.safetensors", metadata={"format": "pt"})
+    save_file({"a": a.reshape(3, 2), "b": b}, tmp_path / "z.safetensors")
+    x, y, z = (content_digest(tmp_path / f"{n}.safetensors") for n in "xyz")
+    assert x == y != z
+
+
+def test_a_torn_shard_is_one_clear_error(tmp_path):
+    path = tmp_path / "a.jsonl.zst"
+    write_jsonl(path, ROWS)
+    path.write_bytes(b"not zstd at all")
+    with pytest.raises(CorruptError, match="not a readable zstd stream"):
+        list(read_jsonl(path))
