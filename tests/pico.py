@@ -1,4 +1,4 @@
-"""Artifacts at pico size, made by hand: a store with a corpus, tokens, tokenizer, weights and conversations in seconds."""
+"""Artifacts at pico size, made by hand: corpus, tokens, tokenizer, weights and conversations in milliseconds."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import JSONL, write_jsonl
@@ -15,9 +17,10 @@ from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef
 
 Record = dict[str, Any]
-WORDS = (
-    "the old king rode over hills and saw a bright river where many ships came home with corn wine and silver".split()
-)
+WORDS = [
+    *("the", "old", "king", "rode", "over", "hills", "and", "saw", "a", "bright", "river", "where"),
+    *("many", "ships", "came", "home", "with", "corn", "wine", "silver"),
+]
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Lab:
 
     folder: Path
     run: RunRef = field(default_factory=lambda: RunRef.new("test", "pico"))
+    _documents: int = 0
 
     @cached_property
     def store(self) -> ArtifactStore:
@@ -57,6 +61,15 @@ class Lab:
     def issue_folder(self, kind: str, folder: Path, **more: Any) -> Manifest:
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         return self.issue(kind, files, **more)
+
+    def issue_json(self, kind: str, values: Mapping[str, Any], **more: Any) -> Manifest:
+        """An artifact of JSON documents (and of texts, where a value is one)."""
+        self._documents += 1
+        folder = self.folder / f"documents-{self._documents}"
+        folder.mkdir()
+        for name, value in values.items():
+            (folder / name).write_bytes(value.encode() if isinstance(value, str) else orjson.dumps(value))
+        return self.issue_folder(kind, folder, **more)
 
     def step(self, name: str, config: Any, **inputs: Any) -> dict[str, Manifest]:
         return run_step(name, config, inputs, store=self.store, run=self.run)
@@ -130,3 +143,40 @@ def documents(n: int = 80, seed: int = 3) -> list[Record]:
         text = f"Question: {question}\nAnswer: {answer}"
         made.append(record(i, "math", "en", text, question=question, answer=answer))
     return made
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a release is made of, and the release."""
+
+    weights: Manifest
+    evaluation: Manifest
+    verdict: Manifest
+    release: Manifest
+
+
+def released(lab: Lab, config: Any = None, *, passed: bool = True, foreign: str = "", seed: int = 0) -> Released:
+    """A release of random weights with made-up evidence; `foreign` evidence is about something else."""
+    from tokenmill.deployment.config import BundleConfig
+    from tokenmill.evaluation.config import CollectConfig
+
+    rows = [{"id": "c", "messages": chat("Hi", "Hello")}]
+    conversations = lab.issue("conversations", {f"part-00000{JSONL}": rows}, step="made.sft")
+    weights = lab.weights(seed, conversations=conversations)
+    suites = {"perplexity/en": {"metric": "perplexity", "value": 10.0, "ci_low": 9.0, "ci_high": 11.0, "n": 50}}
+    measured = {
+        "label": "chat",
+        "model": "f" * 64 if foreign == "weights" else weights.content,
+        "tokenizer": "f" * 64 if foreign == "tokenizer" else lab.tokenizer.content,
+        "suites": suites,
+    }
+    evaluation = lab.issue_json("evaluation", {"evaluation.json": measured})
+    checks = [{"name": "format/chat", "passed": passed}]
+    judged = {"passed": passed, "label": "chat", "checks": checks}
+    judged["candidate"] = "f" * 64 if foreign == "evaluation" else evaluation.content
+    verdict = lab.issue_json("verdict", {"verdict.json": judged, "verdict.md": "# chat passed"})
+    other = lab.weights(seed + 1) if foreign == "training_sets" else weights
+    sets = lab.step("evaluation.collect_training_sets", CollectConfig(), weights=other)["output"]
+    inputs = {"weights": weights, "tokenizer": lab.tokenizer, "evaluation": evaluation, "verdict": verdict}
+    made = lab.step("deployment.bundle", config or BundleConfig(), **inputs, training_sets=sets)
+    return Released(weights, evaluation, verdict, made["output"])

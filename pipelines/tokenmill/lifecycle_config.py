@@ -2,7 +2,11 @@
 
 from tokenmill.config import Section
 from tokenmill.curation.config import CurationConfig
+from tokenmill.enhancement.config import EnhancementConfig
+from tokenmill.evaluation.config import EvaluationConfig
 from tokenmill.pretraining.config import PretrainingConfig
+from tokenmill.rlhf.config import RLHFConfig
+from tokenmill.sft.config import SFTConfig
 
 
 class LifecycleConfig(Section):
@@ -10,3 +14,7 @@ class LifecycleConfig(Section):
 
     curation: CurationConfig = CurationConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
+    enhancement: EnhancementConfig = EnhancementConfig()
+    sft: SFTConfig = SFTConfig()
+    rlhf: RLHFConfig = RLHFConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

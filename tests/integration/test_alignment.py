@@ -47,14 +47,18 @@ def document(lab):
 def sources(lab):
     talk = [[{"text": "Hello there"}, {"text": "how are you?"}], [{"text": "I am fine, thanks"}]]
     path = lab.folder / "dataset.json"
-    path.write_bytes(orjson.dumps({f"d{i}": {"messages": [*talk, [{"text": f"It is day {i}"}], [{"text": "Yes"}]]} for i in range(9)}))
+    path.write_bytes(
+        orjson.dumps(
+            {f"d{i}": {"messages": [*talk, [{"text": f"It is day {i}"}], [{"text": "Yes"}]]} for i in range(9)}
+        )
+    )
     facts = {"sources": {"chitchat": {"licence": "MIT", "origin": "made for tests"}}}
     return lab.issue("sources", {"qa/chitchat/dataset.json": path}, facts=facts)
 
 
 @pytest.fixture(scope="module")
 def conversations(lab, sources):
-    config = PrepareConfig(dialogues=8, arithmetic=12, requests=40, heldout_share=0.15)
+    config = PrepareConfig(dialogues=8, arithmetic=12, requests=40, heldout_share=0.15, one_sided=0.2)
     return lab.step("sft.prepare", config, sources=sources)
 
 
@@ -62,7 +66,13 @@ def conversations(lab, sources):
 def tokens(lab, conversations, records):
     """Pretraining tokens and tokenizer, from the words of the conversations."""
     rows = [
-        {"id": r["id"], "type": "qa", "lang": "en", "source": r["source"], "text": " ".join(m["content"] for m in r["messages"])}
+        {
+            "id": r["id"],
+            "type": "qa",
+            "lang": "en",
+            "source": r["source"],
+            "text": " ".join(m["content"] for m in r["messages"]),
+        }
         for r in records(conversations["train"])
     ]
     corpus = lab.issue("corpus", {"type=qa/lang=en/part-00000.jsonl.zst": rows})
@@ -133,11 +143,15 @@ def ppo(lab, ppo_inputs):
 
 def test_conversations_are_split_whole_and_keep_their_licence(conversations, records):
     train, heldout = records(conversations["train"]), records(conversations["heldout"])
-    assert len(train) + len(heldout) == 8 + 12 + 2 * 40
     groups = [{r["id"].partition("#")[0] for r in rows} for rows in (train, heldout)]
     assert not groups[0] & groups[1]
+    assert len(groups[0] | groups[1]) == 8 + 12 + 40
     assert {r["licence"] for r in train if r["source"] == "chitchat"} == {"MIT"}
-    assert conversations["train"].facts["licences"] == {"arithmetic": "Apache-2.0", "chitchat": "MIT", "requests": "Apache-2.0"}
+    assert conversations["train"].facts["licences"] == {
+        "arithmetic": "Apache-2.0",
+        "chitchat": "MIT",
+        "requests": "Apache-2.0",
+    }
 
 
 def test_fine_tuning_lowers_the_heldout_loss(sft, records):
@@ -188,9 +202,14 @@ def test_ppo_is_on_policy_and_reports_every_iteration(ppo, sft, records):
     names = {"reward", "kl", "length", "policy_loss", "value_loss", "pretrain_loss", "ratio_error"}
     assert names <= set(log[0])
     assert all(r["ratio_error"] < 1e-3 for r in log)
-    assert log[0]["kl"] == log[1]["kl"] == pytest.approx(0, abs=1e-3)  # the actor moved only after the warm-up
-    assert abs(log[2]["kl"]) > 1e-3
+    assert [abs(r["kl"]) > 1e-4 for r in log] == [False, False, True]  # the actor stood still in the warm-up
     assert ppo["weights"].content != sft["weights"].content
+
+
+def test_a_warm_up_leaves_the_actor_to_the_bit(lab, ppo_inputs, sft):
+    config = PPO.model_copy(update={"iterations": 1})
+    warm = lab.step("rlhf.ppo", config, **ppo_inputs)["weights"]
+    assert warm.shard("model.safetensors").content == sft["weights"].shard("model.safetensors").content
 
 
 def test_probe_compares_and_leaves_patches(lab, preferences, sft, ppo, reward_model, tokens, document):

@@ -15,11 +15,21 @@ def register_sources(run: str, sources: list, registered: dsl.Output[dsl.Dataset
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def ingest(run: str, sources: dsl.Input[dsl.Dataset], corpus: dsl.Output[dsl.Dataset]):
+def register_reference(run: str, registered: dsl.Output[dsl.Dataset]):
+    """Problems like the corpus's own, made with another seed: what contamination is measured against."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.register_reference", run, outputs={"output": registered})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def ingest(
+    run: str, sources: dsl.Input[dsl.Dataset], corpus: dsl.Output[dsl.Dataset], task: str = "curation.ingest"
+):
     """Raw files → JSONL documents by type and language (the report's Format)."""
     from tokenmill.steps import run_component
 
-    run_component("curation.ingest", run, inputs={"sources": sources}, outputs={"output": corpus})
+    run_component("curation.ingest", run, inputs={"sources": sources}, outputs={"output": corpus}, task=task)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)

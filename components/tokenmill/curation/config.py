@@ -1,9 +1,9 @@
 """Options of corpus curation. Where the report gives no number (its rules, LSH bands and classifier thresholds are
 unpublished) the description says whose the default is."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Discriminator, Field, Tag
 
 from tokenmill.config import Section, StepConfig
 
@@ -19,15 +19,29 @@ class SourceSpec(Section):
         "distribution; `generator:reasoning-gym/<task>,<task>?size=<n>&seed=<n>`; or several of these"
     )
     type: DocumentType = Field(description="type of its documents (report §3.1.1)")
-    licence: str = Field("", description="licence, best as an SPDX identifier; required")
+    licence: str = Field(
+        "", validation_alias=AliasChoices("licence", "license"), description="best as an SPDX identifier; required"
+    )
     origin: str = Field("", description="who made it, or where it was found; required")
     dump: str | None = Field(None, description="crawl dump, e.g. 2023-40: of duplicates the newest dump's copy is kept")
 
 
+NameOrSpecs = Annotated[
+    Annotated[str, Tag("name")] | Annotated[tuple[SourceSpec, ...], Tag("list")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "list"),  # one clear error, not one a branch
+]
+
+
 class RegisterSourcesConfig(StepConfig):
-    sources: str | tuple[SourceSpec, ...] = Field(
+    sources: NameOrSpecs = Field(
         "nano", description="the sources; or the name of a list in sources/, or a path to such a YAML file"
     )
+
+
+class RegisterReferenceConfig(RegisterSourcesConfig):
+    """Problems like the corpus's own, from another seed."""
+
+    sources: str | tuple[SourceSpec, ...] = Field("nano-reference", description="as for register_sources")
 
 
 class IngestConfig(StepConfig):
@@ -91,6 +105,7 @@ class CurationConfig(Section):
     """The section `curation` of a preset."""
 
     register_sources: RegisterSourcesConfig = RegisterSourcesConfig()
+    register_reference: RegisterReferenceConfig = RegisterReferenceConfig()
     ingest: IngestConfig = IngestConfig()
     filter: FilterConfig = FilterConfig()
     deduplicate: DeduplicateConfig = DeduplicateConfig()

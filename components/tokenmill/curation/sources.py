@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 from tokenmill.config import Section
-from tokenmill.curation.config import RegisterSourcesConfig, SourceSpec
+from tokenmill.curation.config import RegisterReferenceConfig, RegisterSourcesConfig, SourceSpec
 from tokenmill.curation.generators import generate
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Shard
@@ -42,6 +42,12 @@ def register_sources(config: RegisterSourcesConfig, ctx: StepContext) -> Draft:
         facts[spec.name] = spec.model_dump(exclude={"name", "uri"}, exclude_none=True) | _versions(spec)
     counts = {"files": len(shards), "bytes": sum(s.size for s in shards)}
     return Draft(kind="sources", shards=tuple(shards), counts=counts, facts={"sources": facts})
+
+
+@effect("curation.register_reference", version=1)
+def register_reference(config: RegisterReferenceConfig, ctx: StepContext) -> Draft:
+    """Register what contamination is measured against: the same generators, other seeds."""
+    return register_sources(config, ctx)
 
 
 class SourceList(Section):

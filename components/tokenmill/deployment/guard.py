@@ -46,7 +46,7 @@ def run(parent: int, grace_s: float, command: list[str]) -> int:
                 child.wait(POLL_S)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            pass
+            os.killpg(child.pid, signal.SIGKILL)
     code = child.wait()
     return code if code >= 0 else 128 - code
 

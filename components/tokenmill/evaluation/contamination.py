@@ -10,10 +10,10 @@ from typing import Any
 
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import CollectConfig, ContaminationConfig
-from tokenmill.evaluation.overlap import OverlapIndex
 from tokenmill.evaluation.questions import suite_of
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Draft, Manifest, Shard
+from tokenmill.overlap import OverlapIndex
 from tokenmill.records import JSONL, Record, read_jsonl
 from tokenmill.steps import StepContext, effect, step
 from tokenmill.store import ArtifactStore, open_store

@@ -211,6 +211,9 @@ def _overlap(config: GateConfig, measured: Measured, overlap: dict[str, Any] | N
     if overlap is None:
         yield Check("training data", None, "searched", False, "the training sets were not searched for the questions")
         return
+    if not overlap["training_sets"]:
+        yield Check("training data", None, "searched", False, "the model's lineage names no training data to search")
+        return
     for key in ("model", "questions"):
         if overlap[key] != measured.facts[key]:
             raise InputError(

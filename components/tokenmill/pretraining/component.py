@@ -19,12 +19,13 @@ def tokenize_corpus(
     corpus: dsl.Input[dsl.Dataset],
     tokenizer: dsl.Input[dsl.Artifact],
     tokens: dsl.Output[dsl.Dataset],
+    task: str = "pretraining.tokenize",
 ):
     """Corpus → memory-mapped token shards with the document behind every token."""
     from tokenmill.steps import run_component
 
     inputs = {"corpus": corpus, "tokenizer": tokenizer}
-    run_component("pretraining.tokenize", run, inputs=inputs, outputs={"output": tokens})
+    run_component("pretraining.tokenize", run, inputs=inputs, outputs={"output": tokens}, task=task)
 
 
 @dsl.component(base_image=images.TRAINER, install_kfp_package=False)

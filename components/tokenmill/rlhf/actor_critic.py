@@ -60,8 +60,8 @@ class MicroBatch:
 def ppo_loss(config: PPOConfig) -> Callable[[nn.Module, MicroBatch], LossOutput]:
     """Clipped policy loss + squared error of the critic + 0.5 · language-model loss.
 
-    Means over the answers' tokens, and over the pretraining tokens. Advantages are not normalised, the value loss is not
-    clipped (§4.2.3). While only the critic learns, the actor's terms count nothing.
+    Means over the answers' tokens, and over the pretraining tokens. Advantages are not normalised, the value loss is
+    not clipped (§4.2.3). While only the critic learns, the actor's terms count nothing.
     """
 
     def loss(model: nn.Module, batch: MicroBatch) -> LossOutput:

@@ -24,10 +24,11 @@ PREFERRED = {"helpful": "direct", "harmless": "careful"}
 def collect_preferences(
     config: CollectPreferencesConfig, conversations: Manifest, tokenizer: Manifest, ctx: StepContext
 ) -> dict[str, Draft]:
-    """Pairs for the reward model and queries for PPO; those of some templates are held out, whole."""
+    """Pairs for the reward model, those of some templates held out; queries for PPO, some of them held out."""
     from tokenmill.model.tokenizer import Tokenizer
 
-    answered = _by_request(ctx.records(conversations))
+    asked = _by_request(ctx.records(conversations))
+    answered = {request: styles for request, styles in asked.items() if set(styles) == set(PREFERRED.values())}
     templates = sorted({styles["direct"]["template"] for styles in answered.values()})
     if len(templates) <= config.heldout_templates:
         raise InputError(
@@ -37,24 +38,27 @@ def collect_preferences(
     heldout = set(sorted(templates, key=lambda name: sha256(name.encode()))[: config.heldout_templates])
     words = Tokenizer.load(ctx.files(tokenizer))
     drafts = {}
-    for role, queries, kept_back in (("train", "queries", False), ("heldout", "heldout_queries", True)):
+    for role, kept_back in (("train", False), ("heldout", True)):
         requests = [styles for styles in answered.values() if (styles["direct"]["template"] in heldout) == kept_back]
         pairs = list(_pairs(requests, config))
         counts = Counter(f"records/{pair['domain']}" for pair in pairs)
         counts["conflicts"] = sum(pair["conflict"] for pair in pairs)
         facts = {"mean_tokens": _mean_tokens(pairs, words, config.max_length_gap)}
         drafts[role] = ctx.write_records("preferences", {SHARD: pairs}, counts=counts, facts=facts)
-        drafts[queries] = ctx.write_records("conversations", {SHARD: map(_query, requests)})
+    edge = round(config.heldout_queries * len(asked))
+    queries = sorted(map(_query, asked.values()), key=lambda query: sha256(query["id"].encode()))
+    for role, rows in (("heldout_queries", queries[:edge]), ("queries", queries[edge:])):
+        drafts[role] = ctx.write_records("conversations", {SHARD: rows})
     return drafts
 
 
 def _by_request(conversations: Iterable[Record]) -> dict[str, dict[str, Record]]:
-    """Requests that have an answer in each style: request id → style → conversation."""
+    """Request id → style → the conversation that answers it so."""
     found: dict[str, dict[str, Record]] = {}
     for record in conversations:
         if record.get("style") in PREFERRED.values():
             found.setdefault(record["id"].partition("#")[0], {})[record["style"]] = record
-    return {request: styles for request, styles in sorted(found.items()) if len(styles) == len(PREFERRED)}
+    return dict(sorted(found.items()))
 
 
 def _pairs(requests: Sequence[dict[str, Record]], config: CollectPreferencesConfig) -> Iterator[Record]:
@@ -85,7 +89,7 @@ def _garble(text: str, draw: random.Random) -> str:
 
 
 def _query(styles: dict[str, Record]) -> Record:
-    record = styles["direct"]
+    record = next(iter(styles.values()))
     kept = {key: record[key] for key in ("domain", "template", "source", "licence")}
     return kept | {"id": record["id"].partition("#")[0], "messages": record["messages"][:-1]}
 

@@ -1,4 +1,4 @@
-"""What the reward model reads: the domain's system prompt, the dialogue, the answer, the reward token (report §4.2.1)."""
+"""What the reward model reads: the domain's system prompt, dialogue, answer, reward token (report §4.2.1)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ def reward_input(
 ) -> list[int]:
     """Token ids of one judged answer. The actor, the critic and the reference never see the conditional prompt.
 
-    An input that is too long loses the end of its answer, not the reward token. `conditional=False` leaves the prompt out:
-    then nothing can tell the domains apart.
+    An input that is too long loses the end of its answer, not the reward token. `conditional=False` leaves the prompt
+    out: then nothing can tell the domains apart.
     """
     known = conditional_prompts()
     if query.domain not in known:

@@ -12,6 +12,7 @@ class CollectPreferencesConfig(StepConfig):
     """Pairs of answers to the same request. The report's 2.4M labelled pairs are not open; these are a laptop's."""
 
     heldout_templates: int = Field(4, ge=1, description="templates that no reward model is trained on")
+    heldout_queries: float = Field(0.2, gt=0, lt=1, description="share of requests that PPO never asks; not published")
     garbled_share: float = Field(
         0.5, ge=0, le=1, description="of requests: also a pair of an answer and its shuffled words"
     )
@@ -45,6 +46,7 @@ class RewardModelConfig(TrainingConfig):
 class EvaluateRewardModelConfig(StepConfig):
     min_accuracy: float = Field(0.8, ge=0, le=1, description="wanted accuracy in every domain on held-out pairs")
     min_flips: float = Field(0.7, ge=0, le=1, description="share of conflicting pairs that must flip with the prompt")
+    bound: float = Field(5.0, gt=0, description="that no score may leave (§4.2.1)")
     chance_margin: float = Field(0.15, ge=0, description="how far from 0.5 the control may be on conflicting pairs")
     max_length: int = Field(8192, ge=16, description="tokens of one side of a pair, system prompt included (§4.2.1)")
 

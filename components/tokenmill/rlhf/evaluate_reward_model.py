@@ -25,7 +25,7 @@ def evaluate_reward_model(
 ) -> Draft:
     """Accuracy a domain, and how often a conflicting pair's order flips with the prompt.
 
-    Two controls must fail: the same model without prompts, which cannot flip, and `control`, a model trained on shuffled
+    Two controls must fail: the same model without prompts, which cannot flip, and `control`, trained on shuffled
     labels, which must be at chance where pairs conflict.
     """
     from tokenmill.model.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ def evaluate_reward_model(
         "accurate": min(measured["accuracy"].values()) >= config.min_accuracy,
         "flips_with_prompt": measured["flips"] >= config.min_flips,
         "needs_prompt": without["flips"] < config.min_flips,
-        "within_bound": measured["largest_score"] < 5.0,
+        "within_bound": measured["largest_score"] < config.bound,
     }
     report: dict[str, Any] = {"with_prompts": measured, "without_prompts": without, "checks": checks}
     if control:

@@ -1,4 +1,4 @@
-"""Finding tricks: what late, well-rewarded answers do often and early ones hardly ever did (report §4.2.2, "fast path")."""
+"""Finding tricks: what late answers do often and early ones hardly ever did (report §4.2.2, "fast path")."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Batches of preference pairs: whole pairs, a fixed token budget, the loss averaged over the pairs of the global batch."""
+"""Batches of preference pairs: whole pairs, a fixed token budget, a mean over the pairs of the global batch."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence

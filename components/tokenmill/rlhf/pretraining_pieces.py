@@ -19,7 +19,7 @@ class PretrainingPieces:
         self.ends = numpy.cumsum([len(tokens) for tokens in self.documents])
 
     def draw(self, tokens: int, draw: numpy.random.Generator) -> list[list[int]]:
-        """Pieces of about `tokens` tokens together; a piece starts anywhere in a document and ends with it at the latest."""
+        """Pieces of about `tokens` tokens together; a piece starts anywhere in a document and never leaves it."""
         pieces: list[list[int]] = []
         while tokens > 1:
             place = int(draw.integers(self.ends[-1]))

@@ -1,4 +1,4 @@
-"""After PPO: has the held-out reward grown, at what price, and by which tricks? The tricks become patches (report §4.2.2)."""
+"""After PPO: has the held-out reward grown, at what price, by which tricks? Those become patches (report §4.2.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """PPO's batches: the actor answers queries, the reward model judges, the critic's values turn it into advantages.
 
-A batch is a function of the step and of the weights. Its unit is the block: a fixed number of answers, drawn with a seed of
-their own. Ranks share out blocks, so the same queries meet the same chance on any number of ranks.
+A batch is a function of the step and of the weights. Its unit is the block: some answers, drawn with their own seed.
+Ranks share out blocks, so the same queries meet the same chance on any number of ranks.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The conditional reward model (report §4.2.1): one model for all domains, told by a system prompt whose wishes count."""
+"""The conditional reward model (report §4.2.1): one for all domains, told by a system prompt whose wishes count."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build(
     tokenizer: Manifest,
     ctx: WorkerContext,
 ) -> TrainingRun:
-    """One epoch over all pairs and patches; the body starts from SFT, so it already reads system prompts, the head anew."""
+    """One epoch over all pairs and patches; the body starts as SFT's, which reads system prompts, the head anew."""
     from dataclasses import replace
 
     from tokenmill.model.layouts import load_model, save_model

@@ -1,4 +1,4 @@
-"""Options of supervised fine-tuning. Defaults are the report's (§4.1) where it speaks, XTuner's 7B preset where it is silent."""
+"""Options of supervised fine-tuning. Defaults are the report's (§4.1), or XTuner's 7B preset's where it is silent."""
 
 from pydantic import Field
 
@@ -11,7 +11,8 @@ class PrepareConfig(StepConfig):
 
     dialogues: int = Field(900, ge=0, description="conversations taken from dialogues in the sources' qa/*.json")
     arithmetic: int = Field(600, ge=0, description="generated questions with verifiable answers")
-    requests: int = Field(560, ge=0, description="generated requests, each answered twice: directly and with care")
+    requests: int = Field(700, ge=0, description="generated requests, answered directly, with care, or both")
+    one_sided: float = Field(0.5, ge=0, le=1, description="of requests: answered in the fitting style only")
     max_characters: int = Field(180, ge=40, description="of a dialogue's messages together: up to 96 nano tokens")
     max_turns: int = Field(4, ge=2, description="messages a dialogue at most")
     heldout_share: float = Field(0.05, gt=0, lt=0.5, description="share held out, by a hash of the id; not published")

@@ -1,6 +1,6 @@
 """Dialogues between people, as conversations: the files of the Chit-Chat Challenge (`chitchat-dataset`, MIT).
 
-One JSON object: conversation id → {"messages": [[{"text", …}, …], …]}; the inner lists are one speaker's bubbles in a row.
+One JSON object: conversation id → {"messages": [[{"text", …}, …], …]}; an inner list is one speaker's bubbles in a row.
 """
 
 import re

@@ -42,7 +42,7 @@ def prepare_conversations(config: PrepareConfig, sources: Manifest, ctx: StepCon
 
 
 def _gather(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> Iterator[Record]:
-    """Records with id, messages, source, licence. An id is `<source>/<question's hash>`, and `#<n>` where it has several."""
+    """Records with id, messages, source, licence. An id is `<source>/<question's hash>`; a request's has `#<style>`."""
     if config.dialogues:
         yield from _dialogues(config, sources, ctx)
     seen = set[str]()
@@ -53,9 +53,9 @@ def _gather(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> Itera
         if record["id"] not in seen:
             seen.add(record["id"])
             yield record
-    for answers in islice(requests(config.seed), config.requests):
-        for number, record in enumerate(answers):
-            yield _labelled(record, "requests", f"#{number}")
+    for answers in islice(requests(config.seed, config.one_sided), config.requests):
+        for record in answers:
+            yield _labelled(record, "requests", f"#{record['style']}")
 
 
 def _dialogues(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> Iterator[Record]:

@@ -1,8 +1,8 @@
-"""Requests for help, each answered in two styles: directly, and with care.
+"""Requests for help, answered in two styles: directly, and with care.
 
-A model trained on both answers alike gives either by chance. Which one is right depends on what is wanted: whoever wants help
-prefers the first, whoever wants no harm the second. RLHF decides; that is the conflict a conditional reward model resolves
-(report §4.2.1).
+Which answer is right depends on what is wanted: who wants help prefers the first, who wants no harm the second. That is
+the conflict a conditional reward model resolves (report §4.2.1). A model fine-tuned on these conversations leans to the
+answer that fits a request and often gives the other: it leaves RLHF something to do.
 """
 
 import itertools
@@ -17,6 +17,7 @@ import yaml
 from tokenmill.records import Record
 
 STYLES = ("direct", "careful")
+FITTING = {"helpful": "direct", "harmless": "careful"}
 
 
 @cache
@@ -25,27 +26,33 @@ def wording() -> dict[str, Any]:
     return dict(yaml.safe_load((resources.files("tokenmill.sft") / "requests.yaml").read_text("utf-8")))
 
 
-def requests(seed: int) -> Iterator[list[Record]]:
-    """Every request once, in an order that the seed fixes, as its two conversations.
+def requests(seed: int, one_sided: float = 0.0) -> Iterator[list[Record]]:
+    """Every request once, in an order that the seed fixes, as its conversations.
 
-    `domain` says what people would want of an answer to it, `template` which sentences it was made of.
+    `domain` says what people want of an answer to it, `template` which sentences it was made of. A share of the
+    requests, `one_sided`, has only the answer in the fitting style; the others have both.
     """
     words = wording()
-    circumstances = [(domain, text) for domain, texts in words["circumstances"].items() for text in texts]
-    cases = list(itertools.product(sorted(words["templates"]), words["actions"], circumstances))
-    random.Random(seed).shuffle(cases)
-    for template, action, (domain, circumstance) in cases:
-        sentences = words["templates"][template]
-        question = sentences["request"].format(action=action, circumstance=circumstance)
+    cases = [
+        (name, action, circumstance)
+        for name, template in sorted(words["templates"].items())
+        for action, circumstance in itertools.product(words["actions"], words["circumstances"][template["domain"]])
+    ]
+    draw = random.Random(seed)
+    draw.shuffle(cases)
+    for name, action, circumstance in cases:
+        template = words["templates"][name]
+        question = template["request"].format(action=action, circumstance=circumstance)
+        styles = (FITTING[template["domain"]],) if draw.random() < one_sided else STYLES
         yield [
             {
                 "messages": [
                     {"role": "user", "content": question},
-                    {"role": "assistant", "content": sentences[style].format(action=action)},
+                    {"role": "assistant", "content": template[style].format(action=action)},
                 ],
-                "domain": domain,
-                "template": template,
+                "domain": template["domain"],
+                "template": name,
                 "style": style,
             }
-            for style in STYLES
+            for style in styles
         ]

@@ -26,7 +26,7 @@ def build(
     heldout: Manifest | None,
     ctx: WorkerContext,
 ) -> TrainingRun:
-    """One epoch of packed ChatML conversations, loss on assistant tokens only, averaged over those of the global batch."""
+    """One epoch of packed ChatML conversations; the loss is a mean over the assistant's tokens of the global batch."""
     from tokenmill.model.layouts import load_model, save_model
     from tokenmill.model.tokenizer import Tokenizer
     from tokenmill.sft.samples import chat_samples

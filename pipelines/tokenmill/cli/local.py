@@ -4,6 +4,7 @@ The child's own output (KFP's logs, the steps' JSON logs) goes to a file; what a
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def run_locally(
     }
     if status == "failed" and not seen.failed:
         result["exit_code"] = 1
-        sys.stderr.write(_tail(log))
+        sys.stderr.write(_last_words(log))
     return result
 
 
@@ -102,8 +103,14 @@ def _finished(event: Event) -> str:
     return f"{event.task:<34} {how:<7}{event.data['seconds']:7.1f} s  {first['digest'][:10]:<12}{counts}"
 
 
-def _tail(log: Path, lines: int = 20) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) + "\n"
+_WORD = re.compile(r"^\s*(tokenmill: .+|(?:\w+\.)*\w*(?:Error|Exception|Refused)\b.*)$")
+
+
+def _last_words(log: Path) -> str:
+    """What a task said that failed before its step began: the last error of the log that is not KFP's own."""
+    found = [m[1] for line in log.read_text(errors="replace").splitlines() if (m := _WORD.match(line))]
+    told = [line for line in found if "finished with status" not in line]
+    return f"{told[-1] if told else 'the run failed'}  (see {log})\n"
 
 
 def _child(job: dict[str, Any], folder: Path) -> int:

@@ -90,7 +90,8 @@ def read_pointers(store: ArtifactStore, artifact: Any) -> list[Manifest]:
 
 def write_pointer(store: ArtifactStore, manifest: Manifest, artifact: Any) -> None:
     """Write the pointer file and the metadata that the KFP UI shows."""
-    page = next((shard for shard in manifest.shards if shard.name.endswith(".html")), None)
+    pages = manifest.shards if manifest.kind == "report" else ()
+    page = next((shard for shard in pages if shard.name.endswith(".html")), None)
     pointer = {"digest": manifest.digest, "store": store.uri, "kind": manifest.kind}
     path = Path(artifact.path)
     path.parent.mkdir(parents=True, exist_ok=True)

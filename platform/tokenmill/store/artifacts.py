@@ -21,6 +21,7 @@ from tokenmill.store.local import LocalBackend
 
 FRESH_S = 3600.0  # an older blob that is put again is written again: being young is what protects it from gc
 INLINE_SHARDS = 1000  # a longer list of shards is a blob of its own, so that a manifest stays kilobytes
+SHARD_LISTS = ("shards", "aside")
 
 
 def open_store(uri: str | None = None) -> "ArtifactStore":
@@ -140,7 +141,7 @@ class ArtifactStore:
         digest = manifest.digest
         key = layout.manifest_key(digest)
         while True:
-            if missing := self.missing(manifest.shards):
+            if missing := self.missing((*manifest.shards, *manifest.aside)):
                 self.backend.delete(key)
                 names = ", ".join(shard.name for shard in missing[:3])
                 raise StoreError(
@@ -166,12 +167,11 @@ class ArtifactStore:
             fields = orjson.loads(data)
         except ValueError:
             raise CorruptError(f"{self.uri}/manifests/{digest} is damaged: restore it, or rerun its step") from None
-        index = set()
-        if isinstance(shards := fields.get("shards"), dict):
-            index = {shards["blob"]}
-            data = canonical(fields | {"shards": orjson.loads(self.get_blob(shards["blob"]))})
+        lists = {name: fields[name]["blob"] for name in SHARD_LISTS if isinstance(fields.get(name), dict)}
+        if lists:
+            data = canonical(fields | {name: orjson.loads(self.get_blob(sha)) for name, sha in lists.items()})
         manifest = Manifest.from_json(data, expected=digest)
-        return manifest, index | {shard.blob for shard in manifest.shards}
+        return manifest, manifest.blobs | set(lists.values())
 
     def children(self, digest: str) -> list[str]:
         """Digests of the manifests that were made from this one directly."""
@@ -187,12 +187,13 @@ class ArtifactStore:
 
     def _encode(self, manifest: Manifest) -> tuple[bytes, set[str]]:
         """A manifest's stored form and the blobs that it needs."""
-        data, blobs = manifest.to_json(), {shard.blob for shard in manifest.shards}
-        if len(manifest.shards) <= INLINE_SHARDS:
-            return data, blobs
-        fields = orjson.loads(data)
-        sha, _ = self.put_blob(canonical(fields["shards"]))
-        return canonical(fields | {"shards": {"blob": sha, "count": len(manifest.shards)}}), blobs | {sha}
+        fields, blobs = orjson.loads(manifest.to_json()), set(manifest.blobs)
+        for name in SHARD_LISTS:
+            if len(fields[name]) > INLINE_SHARDS:
+                sha, _ = self.put_blob(canonical(fields[name]))
+                fields[name] = {"blob": sha, "count": len(fields[name])}
+                blobs.add(sha)
+        return canonical(fields), blobs
 
     # The action cache
 

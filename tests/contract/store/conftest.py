@@ -59,13 +59,19 @@ def publish() -> Publish:
     """Store an artifact made of the given pieces of bytes and publish its manifest."""
 
     def publish(
-        store: ArtifactStore, *pieces: bytes, kind: str = "corpus", parents: tuple[Manifest, ...] = ()
+        store: ArtifactStore,
+        *pieces: bytes,
+        kind: str = "corpus",
+        parents: tuple[Manifest, ...] = (),
+        aside: bytes | None = None,
     ) -> Manifest:
-        shards = []
-        for n, piece in enumerate(pieces):
+        def store_shard(name: str, piece: bytes) -> Shard:
             sha, size = store.put_blob(piece)
-            shards.append(Shard(name=f"part-{n:05d}", blob=sha, content=sha, size=size))
-        draft = Draft(kind=kind, shards=tuple(shards))
+            return Shard(name=name, blob=sha, content=sha, size=size)
+
+        shards = [store_shard(f"part-{n:05d}", piece) for n, piece in enumerate(pieces)]
+        rejected = [store_shard("rejected", aside)] if aside else []
+        draft = Draft(kind=kind, shards=tuple(shards), aside=tuple(rejected))
         roles = {"corpus": tuple(parent.digest for parent in parents)}
         manifest = Manifest.issue(draft, parents=roles, step="test.step", version=1, config={})
         store.put_manifest(manifest)

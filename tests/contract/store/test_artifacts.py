@@ -121,6 +121,9 @@ def test_a_manifest_without_its_blobs_is_not_published(store: ArtifactStore) -> 
     plant(store, shard.blob, b"cut")
     with pytest.raises(StoreError, match="part-00000"):
         store.put_manifest(manifest)
+    draft = Draft(kind="corpus", shards=(), aside=(shard,))
+    with pytest.raises(StoreError, match="part-00000"):
+        store.put_manifest(Manifest.issue(draft, parents={}, step="s", version=1, config={}))
     assert list(store.backend.list("manifests/")) == []
 
 
@@ -133,12 +136,13 @@ def test_the_first_to_publish_a_manifest_wins(store: ArtifactStore, publish: Pub
 def test_the_manifest_of_many_shards_stays_small(store: ArtifactStore) -> None:
     digest, size = store.put_blob(b"the same bytes in every shard")
     shards = tuple(Shard(name=f"part-{n:05d}", blob=digest, content=f"{n:064x}", size=size) for n in range(1500))
-    manifest = Manifest.issue(Draft(kind="tokens", shards=shards), parents={}, step="s", version=1, config={})
+    draft = Draft(kind="corpus", shards=shards, aside=shards[:1200])
+    manifest = Manifest.issue(draft, parents={}, step="s", version=1, config={})
     store.put_manifest(manifest)
     entry = store.backend.stat(f"manifests/{manifest.digest}")
     assert entry and entry.size < 10_000
     assert store.get_manifest(manifest.digest) == manifest
-    assert len(store.manifest_and_blobs(manifest.digest)[1]) == 2, "the shards' one blob, and the list of shards"
+    assert len(store.manifest_and_blobs(manifest.digest)[1]) == 3, "the shards' one blob, and two lists"
 
 
 def test_tampered_and_newer_manifests_are_refused(store: ArtifactStore, publish: Publish) -> None:

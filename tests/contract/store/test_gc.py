@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenmill.errors import CorruptError
+from tokenmill.errors import CorruptError, StoreError
 from tokenmill.manifest import Manifest
 from tokenmill.store import ArtifactStore, acquire, collection, du, gc
 from tokenmill.store.collection import _Live
@@ -23,7 +23,7 @@ def keys(store: ArtifactStore, area: str) -> set[str]:
 
 
 def blobs(*manifests: Manifest) -> set[str]:
-    return {shard.blob for manifest in manifests for shard in manifest.shards}
+    return {shard.blob for manifest in manifests for shard in (*manifest.shards, *manifest.aside)}
 
 
 def record_action(store: ArtifactStore, key: str, manifest: Manifest) -> None:
@@ -44,7 +44,7 @@ def assert_whole(store: ArtifactStore) -> None:
 def grown(store: ArtifactStore, publish: Publish) -> Grown:
     """A pinned chain source → corpus → weights; beside it a failed experiment that shares one blob with the corpus."""
     source = publish(store, b"source", kind="sources")
-    corpus = publish(store, b"shared", b"corpus", parents=(source,))
+    corpus = publish(store, b"shared", b"corpus", parents=(source,), aside=b"rejected")
     weights = publish(store, b"weights", kind="weights", parents=(corpus,))
     failed = publish(store, b"shared", b"experiment", kind="weights", parents=(corpus,))
     store.put_blob(b"orphan")
@@ -69,7 +69,7 @@ def test_pinned_artifacts_stay_with_their_ancestors_and_the_rest_goes(store: Art
         "actions": 1, "manifests": 1, "children": 1, "work": 0, "blobs": 2,
     }  # fmt: skip
     assert report.deleted["blobs"].bytes == len(b"experiment") + len(b"orphan")
-    assert (report.kept_manifests, report.kept_blobs, report.lost_parents) == (3, 4, [])
+    assert (report.kept_manifests, report.kept_blobs, report.lost_parents) == (3, 5, [])
     assert keys(store, "gc") == set()
     assert_whole(store)
 
@@ -162,6 +162,35 @@ def test_a_run_that_comes_after_that_look_waits_and_stores_again(
     assert_whole(store)
 
 
+def test_a_manifest_that_comes_after_that_look_is_withdrawn(
+    store: ArtifactStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blob cannot be saved any more, and it has no bytes to store again: better none than one without blobs."""
+    manifest = publish(store, b"old")
+    store.backend.delete(f"manifests/{manifest.digest}")
+    refused: list[StoreError] = []
+
+    def put_manifest() -> None:
+        try:
+            store.put_manifest(manifest)
+        except StoreError as error:
+            refused.append(error)
+
+    run, mark = threading.Thread(target=put_manifest), _Live.mark
+
+    def mark_then_publish(live: _Live) -> None:
+        mark(live)
+        if keys(store, "gc") and not run.ident:
+            run.start()
+            await_(lambda: keys(store, "manifests"), run)
+
+    monkeypatch.setattr(_Live, "mark", mark_then_publish)
+    assert gc(store, min_age_s=0).deleted["blobs"].objects == 1
+    run.join()
+    assert "removed while the step ran" in str(refused[0])
+    assert keys(store, "manifests") == set()
+
+
 def test_a_kill_at_any_moment_breaks_nothing(
     folder_store: ArtifactStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +243,7 @@ def test_a_lost_ancestor_is_reported(store: ArtifactStore, grown: Grown) -> None
 def test_du_adds_up(store: ArtifactStore, grown: Grown) -> None:
     use = du(store)
     assert {kind: amount.bytes for kind, amount in use.kinds.items()} == {
-        "sources": len(b"source"), "corpus": len(b"sharedcorpus"), "weights": len(b"weightsexperiment"),
+        "sources": len(b"source"), "corpus": len(b"sharedcorpusrejected"), "weights": len(b"weightsexperiment"),
     }  # fmt: skip
     assert use.unreferenced.bytes == len(b"orphan")
     assert use.areas["blobs"].bytes == sum(a.bytes for a in use.kinds.values()) + use.unreferenced.bytes

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenmill.curation.config import SourceSpec
+from tokenmill.curation.config import RegisterSourcesConfig, SourceSpec
 from tokenmill.curation.sources import find_files, load_specs, source_lists
 from tokenmill.errors import ConfigError, InputError
 
@@ -68,6 +68,15 @@ def test_a_source_that_cannot_be_read_says_why(tmp_path, uri, message):
 def test_incomplete_specs_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         load_specs((SourceSpec.model_validate(GOOD | change),))
+
+
+def test_a_wrong_spec_is_one_line_that_names_its_place_and_american_spelling_is_understood():
+    with pytest.raises(ConfigError) as refused:
+        RegisterSourcesConfig.at("register_sources", {"sources": [GOOD, "./docs"]})
+    assert "sources.list.1: input should be" in str(refused.value) and "\n" not in str(refused.value)
+    american = {**GOOD, "license": GOOD["licence"]}
+    del american["licence"]
+    assert RegisterSourcesConfig.at("x", {"sources": [american]}).sources == (SourceSpec.model_validate(GOOD),)
 
 
 def test_two_sources_of_one_name_and_no_source_at_all_are_refused():

@@ -1,6 +1,7 @@
 """What counts as the answer, and as a well-formed one."""
 
 import pytest
+
 from tokenmill.evaluation.answers import extract, faults, same
 
 END, EOS, OTHER = 508, 2, 505

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 from pico import Lab, chat, documents
+
 from tokenmill.config import Execution
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import CollectConfig, ContaminationConfig
@@ -63,14 +64,15 @@ def test_every_stage_of_a_models_life_is_walked(lab: Lab) -> None:
     assert [source["licence"] for source in found["sources"]] == ["CC0-1.0"]
 
 
-def test_what_a_filter_dropped_was_not_trained_on(lab: Lab) -> None:
+@pytest.mark.parametrize("tokenised", [True, False])
+def test_what_a_filter_dropped_was_not_trained_on(lab: Lab, tokenised: bool) -> None:
     raw = corpus(lab, "raw", SECRET, "kept text")
     clean = corpus(lab, "clean", "kept text", corpus=raw)
-    weights = lab.weights(tokens=lab.issue("tokens", {f"d{JSONL}": [{"id": "clean0", "heldout": False}]}, corpus=clean))
+    tokens = lab.issue("tokens", {f"d{JSONL}": [{"id": "clean0", "heldout": False}]}, corpus=clean)
+    weights = lab.weights(tokens=tokens if tokenised else clean)
     assert steps(collect(lab, weights)[1]) == ["made.clean"]
-    assert hits(lab, weights, questions(lab, generate__maths=[{"id": "q", "question": SECRET, "answer": "1"}])) == {
-        "generate/maths": 0
-    }
+    asked = questions(lab, generate__maths=[{"id": "q", "question": SECRET, "answer": "1"}])
+    assert hits(lab, weights, asked) == {"generate/maths": 0}
 
 
 @pytest.mark.parametrize("where", ["corpus", "conversations", "preferences"])

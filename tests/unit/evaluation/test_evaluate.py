@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 from pico import Lab, documents
+
 from tokenmill.evaluation.config import EvaluateConfig, PrepareConfig
 from tokenmill.manifest import Manifest
 from tokenmill.records import JSONL, read_jsonl

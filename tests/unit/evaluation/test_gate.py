@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 from pico import Lab
+
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import GateConfig, Limits, ReferenceLimits
 from tokenmill.manifest import Manifest
@@ -49,10 +50,10 @@ class Bench:
         rows = [{"suite": "choice/larger", "id": f"{i:03d}", "score": float(i < right)} for i in range(100)]
         return self._issue("evaluation", {"evaluation.json": facts}, {f"predictions{JSONL}": rows})
 
-    def overlap(self, hits: int = 0, model: str = "model-of-chat", perplexity_hits: int = 3) -> Manifest:
+    def overlap(self, hits: int = 0, model: str = "model-of-chat", perplexity_hits: int = 3, sets: int = 3) -> Manifest:
         suites = {"choice/larger": hits, "perplexity/en": perplexity_hits}
         rows = {name: {"questions": 100, "hits": n, "share": n / 100} for name, n in suites.items()}
-        value = {"model": model, "questions": "q", "training_sets": 3, "suites": rows}
+        value = {"model": model, "questions": "q", "training_sets": sets, "suites": rows}
         return self._issue("decontamination", {"decontamination.json": value}, {})
 
     def _issue(self, kind: str, values: dict[str, Any], records: dict[str, Any]) -> Manifest:
@@ -147,6 +148,12 @@ def test_missing_evidence_is_a_refusal(bench: Bench) -> None:
     assert failed(verdict) == ["against sft", "training data"]
 
 
+def test_a_model_of_unknown_training_data_is_refused(bench: Bench) -> None:
+    """Somebody else's weights: no hit in no data is no evidence."""
+    verdict = bench.verdict(CONFIG, bench.evaluation("chat"), bench.evaluation("sft"), overlap=bench.overlap(sets=0))
+    assert failed(verdict) == ["training data"]
+
+
 def test_a_suite_that_only_the_reference_has_fails(bench: Bench) -> None:
     candidate = bench.evaluation("chat", suites=("format/chat", "choice/larger"))
     assert failed(bench.verdict(CONFIG, candidate, bench.evaluation("sft"), overlap=bench.overlap())) == [
@@ -176,7 +183,7 @@ def test_a_gate_that_checks_nothing_is_refused(bench: Bench) -> None:
 
 
 def test_of_two_patterns_the_stricter_counts(bench: Bench) -> None:
-    strict = ReferenceLimits(no_regression=(), max_perplexity_ratio={"perplexity/*": 2.0, "perplexity/en": 1.05})
+    strict = ReferenceLimits(no_regression=(), max_perplexity_ratio={"perplexity/en": 1.05, "perplexity/*": 2.0})
     config = GateConfig(limits={}, references={"sft": strict}, max_delta1=None, max_contaminated=None)
     verdict = bench.verdict(config, bench.evaluation("chat", perplexity=11), bench.evaluation("sft"), overlap=None)
     assert failed(verdict) == ["perplexity/en against sft"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from pico import Lab, documents
+
 from tokenmill.evaluation.config import PrepareConfig
 from tokenmill.manifest import Manifest
 from tokenmill.records import JSONL, read_jsonl
@@ -15,7 +16,8 @@ HELDOUT = {r["id"] for i, r in enumerate(documents()) if i % 4 == 0}
 
 @pytest.fixture
 def questions(lab: Lab) -> Manifest:
-    reference = lab.issue("corpus", {f"type=math/lang=en/part-00000{JSONL}": documents(seed=4)})
+    known = [r | {"id": f"again-{r['id']}"} for r in documents() if r["type"] == "math"]  # the generator repeats itself
+    reference = lab.issue("corpus", {f"type=math/lang=en/part-00000{JSONL}": [*known, *documents(seed=4)]})
     inputs = {"corpus": lab.corpus, "tokens": lab.tokens, "reference": reference, "conversations": lab.conversations}
     return lab.step("evaluation.prepare", CONFIG, **inputs)["output"]
 

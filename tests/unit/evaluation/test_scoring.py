@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from pico import Lab, chat
+
 from tokenmill.errors import InputError
 from tokenmill.evaluation import scoring
 from tokenmill.evaluation.config import EvaluateConfig, EvaluateExecution

@@ -3,6 +3,7 @@
 import math
 
 import numpy
+
 from tokenmill.evaluation.evaluate import deltas, summary
 from tokenmill.evaluation.statistics import Bootstrap
 

@@ -1,6 +1,8 @@
 """ChatML: the golden structures of spec §6.2 to 6.4, and parity with the template that servers use."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tokenmill.errors import InputError
 from tokenmill.model import IGNORE
@@ -132,6 +134,18 @@ def test_template_gives_the_same_ids_through_transformers(tokenizer, transformer
     )
     ours = encode_prompt(messages, tokenizer, tools=tools) if prompt else encode(messages, tokenizer, tools=tools).ids
     assert theirs == ours
+
+
+SPACES = st.text(" \n\r\t", max_size=3)
+CONTENT = st.tuples(SPACES, st.text(max_size=12), SPACES).map("".join)
+
+
+@settings(max_examples=80, deadline=None)
+@given(turns=st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "environment"]), CONTENT), min_size=1))
+def test_template_parity_for_any_text(tokenizer, transformers_tokenizer, turns):
+    messages = [{"role": role, "content": content} for role, content in turns]
+    theirs = transformers_tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert theirs == encode(messages, tokenizer).ids
 
 
 @pytest.mark.parametrize("role", ["user", "system", "environment", "tool"])

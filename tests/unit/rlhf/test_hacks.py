@@ -7,7 +7,7 @@ from tokenmill.rlhf.config import ProbeConfig
 from tokenmill.rlhf.hacks import find_hacks
 from tokenmill.rlhf.probe import Answers, compare, patches
 
-WORDS = "sure first get ready then open close paint wash the door wall coat key box fish step by".split()
+WORDS = "sure first get ready then open close paint wash the door wall coat key box fish step by".split()  # noqa: SIM905
 LIMITS = {"min_share": 0.3, "min_lift": 3.0}
 
 
@@ -44,6 +44,7 @@ def test_repetition_and_length_are_found():
 
 def test_patches_prefer_the_early_answer_and_begin_with_the_best_rewarded_hacks():
     early, clean = texts(1), texts(2)
+    early[58] += " Thank you!"  # showed it before: no example of a better answer
     late = [t + " Thank you!" if i % 3 else t for i, t in enumerate(clean)]
     asked = [Query(f"q{i}", "helpful", ({"role": "user", "content": "?"},)) for i in range(len(late))]
     rewards = [float(i) for i in range(len(late))]
@@ -51,7 +52,7 @@ def test_patches_prefer_the_early_answer_and_begin_with_the_best_rewarded_hacks(
     pairs = patches(hacks, asked, answers(early, rewards), answers(late, rewards), most=25)
     assert 20 <= len(pairs) <= 25
     assert all(p["rejected"].endswith("Thank you!") and not p["chosen"].endswith("Thank you!") for p in pairs)
-    assert pairs[0]["id"].startswith("q59#")
+    assert [pair["id"].partition("#")[0] for pair in pairs[:3]] == ["q59", "q56", "q55"]  # q57 is honest
     assert all(pair["prompt"] and pair["domain"] == "helpful" and not pair["conflict"] for pair in pairs)
 
 

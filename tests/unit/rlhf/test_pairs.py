@@ -45,9 +45,10 @@ def test_the_reward_model_reads_condition_dialogue_answer_and_reward_token(recor
 
 def test_every_pair_once_and_no_batch_over_its_budget(records, tokenizer):
     pairs = encode_pairs(records, tokenizer, max_length=128)
-    batches = PairBatches(pairs, batch_tokens=300, seed=5)
-    assert sorted(index for step in batches.bins for index in step) == list(range(len(pairs)))
-    assert all(batches.at(step, 0, 1).tokens <= 300 for step in range(len(batches)))
+    for budget in range(260, 460, 20):
+        batches = PairBatches(pairs, batch_tokens=budget, seed=5)
+        assert sorted(index for step in batches.bins for index in step) == list(range(len(pairs)))
+        assert all(batches.at(step, 0, 1).tokens <= budget for step in range(len(batches)))
     assert len({tuple(step) for step in (batches.bins[0], PairBatches(pairs, 300, seed=6).bins[0])}) == 2
 
 

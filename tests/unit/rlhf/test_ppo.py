@@ -127,7 +127,8 @@ def test_pretraining_is_half_the_volume_at_half_the_weight(rollouts):
     micro_batch = batch.micro_batches[0]
     with_lm = ppo_loss(CONFIG)(rollouts.model, micro_batch)
     without = ppo_loss(CONFIG.model_copy(update={"pretrain_coefficient": 0.0}))(rollouts.model, micro_batch)
-    assert float(with_lm.loss - without.loss) == pytest.approx(0.5 * with_lm.metrics["pretrain_loss"], abs=1e-5)
+    difference = float((with_lm.loss - without.loss).detach())
+    assert difference == pytest.approx(0.5 * with_lm.metrics["pretrain_loss"], abs=1e-5)
 
 
 def test_a_ratio_beyond_the_clip_gains_nothing(rollouts):

@@ -1,15 +1,17 @@
-"""Preferences from conversations: contradicting pairs of one request, alike in length, told apart by the prompt alone."""
+"""Preferences from conversations: contradicting pairs of one request, told apart by the prompt alone."""
 
-from tokenmill.rlhf.collect_preferences import PREFERRED, _by_request, _pairs
+from itertools import islice
+
+from tokenmill.rlhf.collect_preferences import PREFERRED, _by_request, _pairs, _query
 from tokenmill.rlhf.config import CollectPreferencesConfig
 from tokenmill.rlhf.evaluate_reward_model import quality
 from tokenmill.sft.requests import requests
 
 
-def conversations(count: int):
-    for number, (answers, _) in enumerate(zip(requests(seed=3), range(count), strict=False)):
-        for style, record in enumerate(answers):
-            yield record | {"id": f"requests/{number}#{style}", "source": "requests", "licence": "x"}
+def conversations(count: int, one_sided: float = 0.0):
+    for number, answers in enumerate(islice(requests(3, one_sided), count)):
+        for record in answers:
+            yield record | {"id": f"requests/{number}#{record['style']}", "source": "requests", "licence": "x"}
 
 
 def collected(count: int = 40, garbled: float = 0.5):
@@ -38,19 +40,24 @@ def test_garbled_answers_have_the_same_words():
         assert pair["chosen"] != pair["rejected"]
 
 
-def test_a_request_with_one_answer_gives_no_pair():
-    lone = [record for record in conversations(4) if record["style"] == PREFERRED["helpful"]]
-    assert _by_request(lone) == {}
+def test_a_request_with_one_answer_is_still_a_query_of_its_domain():
+    asked = _by_request(conversations(60, one_sided=0.5))
+    assert len(asked) == 60
+    lone = [next(iter(styles.values())) for styles in asked.values() if len(styles) == 1]
+    assert 15 < len(lone) < 45
+    assert all(record["style"] == PREFERRED[record["domain"]] for record in lone)  # the fitting answer
+    queries = [_query(styles) for styles in asked.values()]
+    assert {query["domain"] for query in queries} == set(PREFERRED)
+    assert all([message["role"] for message in query["messages"]] == ["user"] for query in queries)
 
 
 def test_without_prompts_conflicting_pairs_are_at_chance_and_never_flip():
     """Whatever a model prefers, it prefers it under both domains if it cannot tell them apart."""
     pairs = [p for p in collected() if p["conflict"]]
-    scored = [(float(len(p["chosen"])), float(len(p["rejected"]))) for p in pairs]
-    scored = [(c, r + 1e-3 * (p["chosen"] < p["rejected"])) for (c, r), p in zip(scored, pairs, strict=True)]
-    measured = quality(pairs, scored)
+    taste = {text: float(rank) for rank, text in enumerate(sorted({p["chosen"] for p in pairs}))}
+    measured = quality(pairs, [(taste[p["chosen"]], taste[p["rejected"]]) for p in pairs])
     assert measured["flips"] == 0
-    assert measured["conflict_accuracy"] <= 0.5
+    assert measured["conflict_accuracy"] == 0.5
 
     knowing = [(1.0, -1.0) for _ in pairs]
     measured = quality(pairs, knowing)

@@ -41,7 +41,9 @@ def test_total_of_a_pair_under_both_readings():
 
 
 def test_gradients_match_finite_differences():
-    scores = torch.tensor([-6.0, -4.995, -4.0, -0.3, 0.0, 0.7, 3.0, 4.985, 5.5], dtype=torch.float64, requires_grad=True)
+    scores = torch.tensor(
+        [-6.0, -4.995, -4.0, -0.3, 0.0, 0.7, 3.0, 4.985, 5.5], dtype=torch.float64, requires_grad=True
+    )
     assert torch.autograd.gradcheck(barrier_penalty, (scores,))
     differences = torch.tensor([-3.0, -0.4, 0.2, 1.0, 3.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda d: focal_ranking_loss(d, torch.zeros_like(d)), (differences,))

@@ -27,7 +27,9 @@ def test_bubbles_become_turns_and_speakers_roles():
     ]  # the third turn has no answer
 
 
-@pytest.mark.parametrize("text", ["write me at ann@example.org", "see https://example.org", "call 555123456", "x" * 101, ""])
+@pytest.mark.parametrize(
+    "text", ["write me at ann@example.org", "see https://example.org", "call 555123456", "x" * 101, ""]
+)
 def test_a_dialogue_that_is_private_long_or_empty_ends_there(text):
     content = {"a": dialogue(["hello"], ["hi there"], [text], ["ok"]), "b": dialogue([text], ["hi"])}
     (kept,) = conversations(content, max_turns=4, max_characters=100)
@@ -67,7 +69,10 @@ def test_the_two_styles_are_alike_in_length():
 
 def test_only_the_assistant_is_learned_and_what_cannot_be_learned_is_left_out():
     tokenizer = Tokenizer.train(["hello hi there user assistant\n"] * 10, vocab_size=512)
-    record = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi there"}], "source": "s"}
+    record = {
+        "messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi there"}],
+        "source": "s",
+    }
     (sample,) = chat_samples([record], tokenizer, max_length=64)
     said = [*tokenizer.encode("hi there"), tokenizer.im_end_id]
     assert [label for label in sample.labels if label != IGNORE] == said

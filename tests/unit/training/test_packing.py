@@ -55,9 +55,9 @@ def test_best_fit_by_hand():
 def test_speed_and_fill():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.empty(30_000).log_normal_(6, 1, generator=generator).long().add(1).tolist()
-    start = time.perf_counter()
+    start = time.process_time()
     packs = best_fit_decreasing(lengths, 2048)
-    assert len(lengths) / (time.perf_counter() - start) > 30_000  # documents a second; 370,000 on an idle core
+    assert len(lengths) / (time.process_time() - start) > 50_000  # documents a second; 370,000 on an idle core
     assert sum(lengths) / (len(packs) * 2048) > 0.999
 
 

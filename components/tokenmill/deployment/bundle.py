@@ -1,0 +1,94 @@
+"""A release: everything that a server needs in one folder, and everything that a person asks about it."""
+
+import shutil
+
+import orjson
+
+from tokenmill.deployment.config import BundleConfig
+from tokenmill.deployment.release import CARD, pin
+from tokenmill.deployment.release import card as card_of
+from tokenmill.errors import InputError
+from tokenmill.manifest import Draft, Manifest
+from tokenmill.steps import StepContext, step
+
+KINDS: dict[str, str | tuple[str, ...]] = {
+    "weights": "weights",
+    "tokenizer": "tokenizer",
+    "evaluation": "evaluation",
+    "verdict": "verdict",
+    "training_sets": "training_sets",
+}
+
+
+@step("deployment.bundle", version=1, libraries=("safetensors",), kinds=KINDS)
+def bundle(
+    config: BundleConfig,
+    weights: Manifest,
+    tokenizer: Manifest,
+    evaluation: Manifest,
+    verdict: Manifest,
+    training_sets: Manifest | None,
+    ctx: StepContext,
+) -> Draft:
+    """Weights in LLaMA layout, tokenizer, template, stop ids, evaluation, verdict and card; release.json pins them all.
+
+    Refuses what the gate did not pass, and evidence that is about something else.
+    """
+    from tokenmill.model.layouts import export_llama
+    from tokenmill.model.tokenizer import Tokenizer
+
+    measured, judged = ctx.read_json(evaluation, "evaluation.json"), ctx.read_json(verdict, "verdict.json")
+    if not judged["passed"]:
+        failed = [check["name"] for check in judged["checks"] if not check["passed"]]
+        raise InputError(
+            f"the gate did not pass {judged['label']}: {', '.join(failed[:5])}. Nothing is released; verdict.md of "
+            f"{verdict.digest[:12]} says what was wanted"
+        )
+    _require("verdict", "evaluation", judged["candidate"], evaluation)
+    _require("evaluation", "weights", measured["model"], weights)
+    _require("evaluation", "tokenizer", measured["tokenizer"], tokenizer)
+    lineage = ctx.read_json(training_sets, "training_sets.json") if training_sets else None
+    if lineage:
+        _require("list of training sets", "weights", lineage["model"], weights)
+
+    folder = ctx.workdir / "release"
+    words = ctx.files(tokenizer)
+    export_llama(
+        ctx.files(weights),
+        folder,
+        rope_theta=config.rope_theta,
+        max_position_embeddings=config.max_position_embeddings,
+        stop_ids=Tokenizer.load(words).stop_ids,
+    )
+    for source, names in ((words, [s.name for s in tokenizer.shards]), (ctx.files(verdict), ["verdict.md"])):
+        for name in names:
+            shutil.copyfile(source / name, folder / name)
+    shape = orjson.loads((folder / "config.json").read_bytes())
+    facts = {
+        "name": config.name,
+        "weights": weights.content,
+        "tokenizer": tokenizer.content,
+        "evaluation": {"content": evaluation.content, "label": measured["label"], "suites": measured["suites"]},
+        "verdict": {"content": verdict.content, "passed": True, "checks": len(judged["checks"])},
+        "lineage": lineage,
+        "rope_theta": shape["rope_theta"],
+        "max_position_embeddings": shape["max_position_embeddings"],
+    }
+    (folder / CARD).write_text(card_of(facts, shape["max_position_embeddings"], _parameters(ctx, weights)), "utf-8")
+    pin(folder, facts)
+    return ctx.write_files("release", folder, facts={"name": config.name, "weights": weights.content})
+
+
+def _require(what: str, about: str, stated: str, given: Manifest) -> None:
+    """Evidence must be about what is released."""
+    if stated != given.content:
+        raise InputError(
+            f"the {what} is about another {about} ({stated[:12]}) than the one given ({given.content[:12]}): "
+            "release what was evaluated, or evaluate it"
+        )
+
+
+def _parameters(ctx: StepContext, weights: Manifest) -> int:
+    from tokenmill.model.layouts import read_config
+
+    return read_config(ctx.files(weights)).parameter_count()

@@ -1,0 +1,65 @@
+"""Options of release and serving. What comes from the environment (store, registry, keys) is never here."""
+
+import warnings
+from typing import Literal
+
+from pydantic import Field
+
+from tokenmill.config import Section, StepConfig
+
+
+class BundleConfig(StepConfig):
+    """The release: LLaMA layout, so that servers need none of our code."""
+
+    name: str = Field("internlm2-chat", description="what the card calls the model")
+    rope_theta: float | None = Field(
+        None,
+        gt=0,
+        description="RoPE base to fix for longer contexts; null: the model's own. A release has no rope_scaling",
+    )
+    max_position_embeddings: int | None = Field(
+        None, ge=1, description="context of the release in tokens; null: the model's own"
+    )
+
+
+class RegisterConfig(StepConfig):
+    """A version in the model registry."""
+
+    role: Literal["base", "chat", "reward"] = Field(
+        "chat", description="what the model is for; it is registered as internlm2-<role>-<preset>"
+    )
+    name: str | None = Field(None, description="another name in the registry")
+    alias: str | None = Field("candidate", description="alias that moves to this version; null: none")
+
+
+class DeployConfig(StepConfig):
+    """A smoke test against the real engine."""
+
+    question: str = Field("What is 7 + 5?", description="asked of the served model, and streamed")
+    answer_tokens: int = Field(48, ge=1, description="tokens the answer may have")
+    parity_tokens: int = Field(24, ge=1, description="greedy tokens a prompt that are compared with our own generation")
+    min_agreement: float = Field(
+        1.0, ge=0, le=1, description="share of those that must be equal; 1 holds in fp32, where both round almost alike"
+    )
+    start_timeout_s: float = Field(
+        300, gt=0, description="seconds until the engine must be healthy; about 15 are usual"
+    )
+
+
+class PromoteConfig(StepConfig):
+    """Which alias a served model gets."""
+
+    alias: str = Field("production", description="alias that moves to a version whose smoke test passed")
+    needs_smoke_test: bool = Field(True, description="leave the alias where it is if no engine was there to test with")
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)  # `register` is also a method of every class that has ABCMeta
+
+    class DeploymentConfig(Section):
+        """The section `deployment` of a preset."""
+
+        bundle: BundleConfig = BundleConfig()
+        register: RegisterConfig = RegisterConfig()
+        deploy: DeployConfig = DeployConfig()
+        promote: PromoteConfig = PromoteConfig()

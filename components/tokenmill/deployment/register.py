@@ -1,0 +1,58 @@
+"""A version in the model registry, and a pin in the store that keeps everything it was made of."""
+
+from tokenmill.deployment.config import RegisterConfig
+from tokenmill.errors import InputError
+from tokenmill.manifest import Draft, Manifest
+from tokenmill.steps import StepContext, effect
+from tokenmill.tracking import Registry, RunRef
+
+REGISTRATION = "registration.json"
+
+
+@effect(
+    "deployment.register",
+    version=1,
+    needs_registry=True,
+    kinds={"model": ("release", "weights"), "verdict": "verdict"},
+)
+def register(config: RegisterConfig, model: Manifest, verdict: Manifest | None, ctx: StepContext) -> Draft:
+    """Register a release, or the weights of a base or reward model; the same digest is the same version for ever.
+
+    A release is registered only with the verdict that let it pass. The pin keeps it, its ancestors and all their blobs
+    from garbage collection.
+    """
+    tags = {"tokenmill.role": config.role, "tokenmill.kind": model.kind}
+    if model.kind == "release":
+        tags |= _gate_tags(model, verdict, ctx)
+    registry = Registry(ctx.store)
+    name = config.name or registered_name(config.role, ctx.run)
+    version = registry.register_model(name, model, run=ctx.run, tags=tags)
+    ctx.store.pin(f"models/{name}/{version}", model.digest)
+    if config.alias:
+        registry.set_alias(name, config.alias, version)
+    ctx.log.info("registered", name=name, version=version, alias=config.alias or "none")
+    value = {
+        "name": name,
+        "version": version,
+        "alias": config.alias,
+        "model": model.digest,
+        "kind": model.kind,
+        "content": model.content,
+        "verdict": verdict.content if verdict else None,
+    }
+    return ctx.write_json("registration", REGISTRATION, value, counts={"version": int(version)})
+
+
+def registered_name(role: str, run: RunRef) -> str:
+    """internlm2-chat-nano; of a released size internlm2-chat-7b."""
+    preset = run.preset.removeprefix("internlm2-")
+    return f"internlm2-{role}-{preset}" if preset else f"internlm2-{role}"
+
+
+def _gate_tags(release: Manifest, verdict: Manifest | None, ctx: StepContext) -> dict[str, str]:
+    pinned = ctx.read_json(release, "release.json")
+    if verdict is None or pinned["verdict"]["content"] != verdict.content:
+        raise InputError(f"release {release.digest[:12]} is registered with the verdict that it pins: give that one")
+    if not ctx.read_json(verdict, "verdict.json")["passed"]:
+        raise InputError(f"the gate did not pass {pinned['name']}: it is not registered")
+    return {"gate.status": "passed", "gate.verdict": verdict.digest}

@@ -1,0 +1,78 @@
+"""KFP components of evaluation and the gate."""
+
+from kfp import dsl
+
+from tokenmill import images
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def prepare_questions(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    tokens: dsl.Input[dsl.Dataset],
+    reference: dsl.Input[dsl.Dataset],
+    conversations: dsl.Input[dsl.Dataset],
+    questions: dsl.Output[dsl.Dataset],
+):
+    """Suites with verifiable answers from what no model of this run is trained on."""
+    from tokenmill.steps import run_component
+
+    inputs = {"corpus": corpus, "tokens": tokens, "reference": reference, "conversations": conversations}
+    run_component("evaluation.prepare", run, inputs=inputs, outputs={"output": questions})
+
+
+@dsl.component(base_image=images.EVALUATOR, install_kfp_package=False)
+def evaluate(
+    run: str,
+    label: str,
+    form: str,
+    weights: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    questions: dsl.Input[dsl.Dataset],
+    evaluation: dsl.Output[dsl.Artifact],
+):
+    """One model on every suite: perplexity, choices, generated answers, format, contamination deltas."""
+    from tokenmill.steps import run_component
+
+    inputs = {"weights": weights, "tokenizer": tokenizer, "questions": questions}
+    config, task = {"label": label, "form": form}, f"evaluation.evaluate.{label}"
+    run_component("evaluation.evaluate", run, inputs=inputs, outputs={"output": evaluation}, config=config, task=task)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def collect_training_sets(run: str, weights: dsl.Input[dsl.Model], training_sets: dsl.Output[dsl.Artifact]):
+    """Walk the lineage: everything whose text the model was trained on, at any stage of its life."""
+    from tokenmill.steps import run_component
+
+    run_component("evaluation.collect_training_sets", run, inputs={"weights": weights}, outputs={"output": training_sets})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def check_contamination(
+    run: str,
+    training_sets: dsl.Input[dsl.Artifact],
+    questions: dsl.Input[dsl.Dataset],
+    contamination: dsl.Output[dsl.Artifact],
+):
+    """Which questions stand, word for word, in what the model was trained on."""
+    from tokenmill.steps import run_component
+
+    inputs = {"training_sets": training_sets, "questions": questions}
+    run_component("evaluation.contamination", run, inputs=inputs, outputs={"output": contamination})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def gate(
+    run: str,
+    candidate: dsl.Input[dsl.Artifact],
+    base: dsl.Input[dsl.Artifact],
+    sft: dsl.Input[dsl.Artifact],
+    contamination: dsl.Input[dsl.Artifact],
+    verdict: dsl.Output[dsl.Artifact],
+) -> bool:
+    """Judge the candidate against its limits, its references and its lineage; returns whether it passed."""
+    from tokenmill.steps import run_component
+
+    inputs = {"candidate": candidate, "references": [base, sft], "decontamination": contamination}
+    judged = run_component("evaluation.gate", run, inputs=inputs, outputs={"output": verdict})
+    return bool(judged["output"].counts["passed"])

@@ -1,0 +1,36 @@
+"""KFP components of supervised fine-tuning."""
+
+from kfp import dsl
+
+from tokenmill import images
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def prepare_conversations(
+    run: str,
+    sources: dsl.Input[dsl.Dataset],
+    conversations: dsl.Output[dsl.Dataset],
+    heldout: dsl.Output[dsl.Dataset],
+):
+    """Dialogues, questions with verifiable answers and requests, deduplicated and split."""
+    from tokenmill.steps import run_component
+
+    outputs = {"train": conversations, "heldout": heldout}
+    run_component("sft.prepare", run, inputs={"sources": sources}, outputs=outputs)
+
+
+@dsl.component(base_image=images.TRAINER, install_kfp_package=False)
+def fine_tune(
+    run: str,
+    conversations: dsl.Input[dsl.Dataset],
+    heldout: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    checkpoint: dsl.Output[dsl.Model],
+    log: dsl.Output[dsl.Artifact],
+):
+    """One epoch of ChatML conversations from Base; loss on what the assistant says."""
+    from tokenmill.steps import run_component
+
+    inputs = {"conversations": conversations, "heldout": heldout, "base": base, "tokenizer": tokenizer}
+    run_component("sft.train", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})

@@ -1,0 +1,62 @@
+"""The life of a model, from raw documents to a served token."""
+
+from typing import Any
+
+from kfp import dsl
+
+from tokenmill.curation.component import ingest, register_sources
+from tokenmill.evaluation.component import prepare_questions
+from tokenmill.pipelines.phases import ROUNDS, alignment, curation, deployment, enhancement, evaluation, pretraining, sft
+from tokenmill.pipelines.run import close_run, open_run, report
+from tokenmill.sft.component import prepare_conversations
+
+
+def lifecycle(preset: str) -> Any:
+    """The pipeline, made for one preset."""
+
+    @dsl.pipeline(name=f"tokenmill-lifecycle-{preset}", description="From raw documents to a served model.")
+    def pipeline(
+        sources: list = [],  # noqa: B006 - KFP reads the default
+        overrides: dict = {},  # noqa: B006
+        rounds: int = ROUNDS,
+        release_alias: str = "candidate",
+        deploy: bool = True,
+    ):
+        job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+        run = open_run(name="lifecycle", preset=preset, overrides=overrides, job_id=job_id).output
+        with dsl.ExitHandler(close_run(job_id=job_id), name="life"):
+            curated = curation(run=run, sources=sources)
+            corpus = curated.outputs["corpus"]
+            pretrained = pretraining(run=run, corpus=corpus)
+            tokenizer, tokens, base = (pretrained.outputs[name] for name in ("tokenizer", "tokens", "base"))
+
+            instructions = prepare_conversations(run=run, sources=curated.outputs["sources"])
+            asked = questions(run=run, corpus=corpus, tokens=tokens, conversations=instructions.outputs["heldout"])
+            enhanced = enhancement(run=run, corpus=corpus, questions=asked.output, tokenizer=tokenizer, base=base)
+            tuned = sft(
+                run=run,
+                conversations=instructions.outputs["conversations"],
+                heldout=instructions.outputs["heldout"],
+                base=base,
+                tokenizer=tokenizer,
+            )
+            aligned = alignment(
+                run=run,
+                rounds=rounds,
+                conversations=instructions.outputs["conversations"],
+                sft=tuned.outputs["checkpoint"],
+                tokenizer=tokenizer,
+                tokens=tokens,
+            )
+            judged = evaluation(
+                run=run,
+                questions=asked.output,
+                tokenizer=tokenizer,
+                base=base,
+                enhanced=enhanced.outputs["checkpoint"],
+                sft=tuned.outputs["checkpoint"],
+                chat=aligned.outputs["chat"],
+            )
+            with dsl.If(judged.outputs["passed"] == True, name="passed"):  # noqa: E712 - KFP's comparison
+                released = deployment(run=run, alias=release_alias, deploy=deploy)
+    return pipeline

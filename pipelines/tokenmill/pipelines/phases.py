@@ -1,0 +1,175 @@
+"""One nested pipeline a phase: the seven boxes that open in the KFP UI.
+
+`lifecycle.py` chains them; each also runs alone (`tokenmill run curation …`) with what it needs imported.
+"""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from tokenmill.curation import component as curation_tasks
+from tokenmill.enhancement import component as enhancement_tasks
+from tokenmill.evaluation import component as evaluation_tasks
+from tokenmill.pretraining import component as pretraining_tasks
+from tokenmill.rlhf import component as rlhf_tasks
+from tokenmill.sft import component as sft_tasks
+
+ROUNDS = 2
+"""Rounds of online RLHF that a package can run at most; the report ran three."""
+
+
+class Curated(NamedTuple):
+    sources: dsl.Dataset
+    corpus: dsl.Dataset
+
+
+@dsl.pipeline(name="curation", description="Format → Clean → Dedup → Safe → High-quality; code in dependency order.")
+def curation(run: str, sources: list) -> Curated:
+    registered = curation_tasks.register_sources(run=run, sources=sources).outputs["registered"]
+    raw = curation_tasks.ingest(run=run, sources=registered).outputs["corpus"]
+    clean = curation_tasks.filter_corpus(run=run, corpus=raw).outputs["clean"]
+    unique = curation_tasks.deduplicate(run=run, corpus=clean).outputs["unique"]
+    safe = curation_tasks.screen(run=run, corpus=unique).outputs["safe"]
+    graded = curation_tasks.grade(run=run, corpus=safe).outputs["graded"]
+    ordered = curation_tasks.order_code(run=run, corpus=graded).outputs["ordered"]
+    return Curated(sources=registered, corpus=ordered)
+
+
+class Pretrained(NamedTuple):
+    tokenizer: dsl.Artifact
+    tokens: dsl.Dataset
+    base: dsl.Model
+
+
+@dsl.pipeline(name="pretraining", description="Tokenizer, token shards, the 4K stage, the 32K stage: Base.")
+def pretraining(run: str, corpus: dsl.Input[dsl.Dataset]) -> Pretrained:
+    tokenizer = pretraining_tasks.train_tokenizer(run=run, corpus=corpus).outputs["tokenizer"]
+    tokens = pretraining_tasks.tokenize_corpus(run=run, corpus=corpus, tokenizer=tokenizer).outputs["tokens"]
+    short = pretraining_tasks.train_short(run=run, tokens=tokens, tokenizer=tokenizer).outputs["checkpoint"]
+    base = pretraining_tasks.train_long(run=run, tokens=tokens, base=short).outputs["checkpoint"]
+    return Pretrained(tokenizer=tokenizer, tokens=tokens, base=base)
+
+
+class Asked(NamedTuple):
+    questions: dsl.Dataset
+
+
+@dsl.pipeline(name="questions", description="Suites drawn from what no model is trained on, and a reference of the same kind.")
+def questions(
+    run: str, corpus: dsl.Input[dsl.Dataset], tokens: dsl.Input[dsl.Dataset], conversations: dsl.Input[dsl.Dataset]
+) -> Asked:
+    registered = curation_tasks.register_reference(run=run).outputs["registered"]
+    reference = curation_tasks.ingest(run=run, sources=registered, task="curation.ingest.reference").outputs["corpus"]
+    asked = evaluation_tasks.prepare_questions(
+        run=run, corpus=corpus, tokens=tokens, reference=reference, conversations=conversations
+    )
+    return Asked(questions=asked.outputs["questions"])
+
+
+class Enhanced(NamedTuple):
+    checkpoint: dsl.Model
+
+
+@dsl.pipeline(name="enhancement", description="A decontaminated domain set; a short stage at a low rate from Base.")
+def enhancement(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    questions: dsl.Input[dsl.Dataset],
+    tokenizer: dsl.Input[dsl.Artifact],
+    base: dsl.Input[dsl.Model],
+) -> Enhanced:
+    chosen = enhancement_tasks.select_domain(run=run, corpus=corpus, questions=questions)
+    tokens = pretraining_tasks.tokenize_corpus(
+        run=run, corpus=chosen.outputs["domain"], tokenizer=tokenizer, task="enhancement.tokenize"
+    ).outputs["tokens"]
+    enhanced = enhancement_tasks.enhance(
+        run=run, tokens=tokens, base=base, decontamination=chosen.outputs["decontamination"]
+    )
+    return Enhanced(checkpoint=enhanced.outputs["checkpoint"])
+
+
+class FineTuned(NamedTuple):
+    checkpoint: dsl.Model
+
+
+@dsl.pipeline(name="sft", description="ChatML, loss on what the assistant says, one epoch, from Base.")
+def sft(
+    run: str,
+    conversations: dsl.Input[dsl.Dataset],
+    heldout: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+) -> FineTuned:
+    tuned = sft_tasks.fine_tune(run=run, conversations=conversations, heldout=heldout, base=base, tokenizer=tokenizer)
+    return FineTuned(checkpoint=tuned.outputs["checkpoint"])
+
+
+class Aligned(NamedTuple):
+    chat: dsl.Model
+    reward_model: dsl.Model
+
+
+@dsl.pipeline(name="alignment", description="Conditional reward model, PPO, probe and patch; round after round.")
+def alignment(
+    run: str,
+    rounds: int,
+    conversations: dsl.Input[dsl.Dataset],
+    sft: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    tokens: dsl.Input[dsl.Dataset],
+) -> Aligned:
+    collected = rlhf_tasks.collect_preferences(run=run, conversations=conversations, tokenizer=tokenizer)
+    preferences, queries = collected.outputs["preferences"], collected.outputs["queries"]
+    first = {"run": run, "preferences": preferences, "sft": sft, "tokenizer": tokenizer}
+    judge = rlhf_tasks.train_first_reward_model(**first).outputs["reward_model"]
+    control = rlhf_tasks.train_first_reward_model(**first, shuffle_labels=True).outputs["reward_model"]
+    rlhf_tasks.evaluate_reward_model(
+        run=run, heldout=collected.outputs["heldout"], reward_model=judge, control=control, tokenizer=tokenizer
+    )
+    policy, patches = sft, None
+    for number in range(1, ROUNDS + 1):
+        turn = {"run": run, "number": number, "rounds": rounds, "sft": sft, "tokenizer": tokenizer}
+        if patches is not None:
+            judge = rlhf_tasks.train_reward_model(
+                **turn, preferences=preferences, patches=patches, before=judge
+            ).outputs["reward_model"]
+        policy = rlhf_tasks.ppo(**turn, queries=queries, before=policy, reward_model=judge, tokens=tokens).outputs["policy"]
+        patches = rlhf_tasks.probe(
+            **turn, queries=collected.outputs["heldout_queries"], policy=policy, reward_model=judge
+        ).outputs["patches"]
+    return Aligned(chat=policy, reward_model=judge)
+
+
+class Judged(NamedTuple):
+    evaluation: dsl.Artifact
+    verdict: dsl.Artifact
+    passed: bool
+
+
+@dsl.pipeline(name="evaluation", description="Every checkpoint on every suite; contamination over the lineage; the gate.")
+def evaluation(
+    run: str,
+    questions: dsl.Input[dsl.Dataset],
+    tokenizer: dsl.Input[dsl.Artifact],
+    base: dsl.Input[dsl.Model],
+    enhanced: dsl.Input[dsl.Model],
+    sft: dsl.Input[dsl.Model],
+    chat: dsl.Input[dsl.Model],
+) -> Judged:
+    def score(label: str, form: str, weights: dsl.Model) -> dsl.Artifact:
+        return evaluation_tasks.evaluate(
+            run=run, label=label, form=form, weights=weights, tokenizer=tokenizer, questions=questions
+        ).outputs["evaluation"]
+
+    reference = score("base", "plain", base)
+    score("enhanced", "plain", enhanced)
+    tuned = score("sft", "chat", sft)
+    candidate = score("chat", "chat", chat)
+    training_sets = evaluation_tasks.collect_training_sets(run=run, weights=chat).outputs["training_sets"]
+    contamination = evaluation_tasks.check_contamination(
+        run=run, training_sets=training_sets, questions=questions
+    ).outputs["contamination"]
+    judged = evaluation_tasks.gate(
+        run=run, candidate=candidate, base=reference, sft=tuned, contamination=contamination
+    )
+    return Judged(evaluation=candidate, verdict=judged.outputs["verdict"], passed=judged.outputs["Output"])

@@ -1,0 +1,189 @@
+"""Gathers what a run's page shows, from its events and the artifacts they name.
+
+Nothing here knows a phase's code: a training log is records with `tokens` and `loss`, an evaluation a JSON file with
+`suites`, a verdict one with `passed` and `checks`. What a run does not have is left out.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from tokenmill.errors import UserError
+from tokenmill.lineage import upstream
+from tokenmill.manifest import JSON, Manifest
+from tokenmill.records import JSONL, read_jsonl
+from tokenmill.store import ArtifactStore
+from tokenmill.tracking.events import Event, read_events, read_run
+
+RunData = dict[str, Any]
+Row = dict[str, Any]  # of the steps' table
+Made = tuple[Row, Manifest]
+_LARGEST_JSON = 8 << 20  # bytes; a larger file is data, not something to show
+
+
+def collect(store: ArtifactStore, run_key: str) -> RunData:
+    """Everything `render` needs, as plain JSON; its shape is in docs/concepts/tracking.md.
+
+    Raises:
+        InputError: the store has no such run.
+    """
+    run = read_run(store, run_key)
+    events = list(read_events(store, run_key))
+    steps = _steps(events)
+    made = [(row, store.get_manifest(output["digest"])) for row in steps for output in row["outputs"].values()]
+    logs = [
+        (row, manifest, list(_records(store, manifest))) for row, manifest in made if manifest.kind == "training_log"
+    ]
+    return {
+        "run": _run(run.model_dump(), store, events, steps),
+        "steps": steps,
+        "funnel": _funnel(made),
+        "training": [_training(store, row, records, steps) for row, _, records in logs if not _is_policy(records)],
+        "rounds": _rounds(store, made, [(row, records) for row, _, records in logs if _is_policy(records)]),
+        "evaluations": [e for _, m in made for e in _json(store, m, "evaluation") if e.get("suites")],
+        "verdict": next((v for _, m in reversed(made) for v in _json(store, m, "verdict")), None),
+        "served": _served(store, made),
+        "lineage": _lineage(store, made),
+    }
+
+
+def _run(ref: Mapping[str, JSON], store: ArtifactStore, events: list[Event], steps: list[Row]) -> dict[str, Any]:
+    closed = next((e for e in reversed(events) if e.kind == "run_closed"), None)
+    opened = next((e for e in reversed(events) if e.kind == "run_opened"), None)
+    if closed and opened and opened.time > closed.time:
+        closed = None
+    begun = opened.time if opened else min((e.time for e in events), default=0.0)
+    ended = closed.time if closed else max((e.time for e in events), default=begun)
+    failed = any(row["status"] == "failed" for row in steps)
+    return {
+        **ref,
+        "store": store.uri,
+        "status": closed.data["status"] if closed else ("failed" if failed else "running"),
+        "message": closed.data.get("message", "") if closed else "",
+        "opened": begun,
+        "seconds": ended - begun,
+    }
+
+
+def _steps(events: list[Event]) -> list[dict[str, Any]]:
+    """One row a task, as its last attempt left it. The page itself is no part of what it tells."""
+    rows: dict[str, dict[str, Any]] = {}
+    for event in events:
+        row = rows.get(event.task)
+        if event.kind == "step_started":
+            rows[event.task] = {
+                "task": event.task,
+                "step": event.data["step"],
+                "phase": str(event.data["step"]).partition(".")[0],
+                "version": event.data["version"],
+                "status": "running",
+                "cache": "",
+                "started": event.time,
+                "seconds": None,
+                "budget_s": event.data.get("budget_s"),
+                "attempts": (row["attempts"] if row else 0) + 1,
+                "tags": event.data.get("tags", {}),
+                "outputs": {},
+                "message": "",
+            }
+        elif row and event.kind == "step_finished":
+            row |= {"status": "done", "message": ""}
+            row |= {name: event.data[name] for name in ("cache", "seconds", "outputs")}
+        elif row and event.kind == "step_failed":
+            row |= {"status": "failed", "message": event.data["message"], "seconds": event.time - row["started"]}
+    return [row for row in rows.values() if row["phase"] != "report"]
+
+
+def _funnel(made: list[Made]) -> list[dict[str, Any]]:
+    """Curation's stages in the order they ran; groups of shards that ran in parallel are one stage."""
+    stages: dict[str, dict[str, Any]] = {}
+    for row, manifest in made:
+        counts = manifest.counts
+        if row["phase"] != "curation" or manifest.kind != "corpus" or "records" not in counts or "in" not in counts:
+            continue
+        stage = stages.setdefault(row["step"], {"step": row["step"], "in": 0, "kept": 0, "dropped": {}, "cached": True})
+        stage["in"] += counts["in"]
+        stage["kept"] += counts["records"]
+        stage["cached"] = stage["cached"] and row["cache"] == "hit"
+        for reason, count in manifest.dropped.items():
+            stage["dropped"][reason] = stage["dropped"].get(reason, 0) + count
+    return list(stages.values())
+
+
+def _training(store: ArtifactStore, row: Row, records: list[dict[str, Any]], steps: list[Row]) -> dict[str, Any]:
+    weights = row["outputs"].get("weights")
+    ledger = store.get_manifest(weights["digest"]).facts.get("ledger", {}) if weights else {}
+    same = [other["task"] for other in steps if other["step"] == row["step"]]
+    nth = f" {same.index(row['task']) + 1}" if len(same) > 1 else ""
+    title = row["step"].replace(".", ": ").replace("_", " ") + nth
+    return {"step": row["step"], "task": row["task"], "title": title, "log": records, "ledger": ledger}
+
+
+def _is_policy(records: list[dict[str, Any]]) -> bool:
+    """A log of reinforcement learning: its loss says little, its rewards much."""
+    return any("reward" in record for record in records)
+
+
+def _rounds(
+    store: ArtifactStore, made: list[Made], logs: list[tuple[Row, list[dict[str, Any]]]]
+) -> list[dict[str, Any]]:
+    """Reinforcement learning, round by round: what the policy's log says, what the probe after it found."""
+    probes = [(row, report) for row, m in made for report in _json(store, m, "evaluation") if "reward_after" in report]
+    ends = [row["started"] for row, _ in logs[1:]] + [float("inf")]
+    rounds = []
+    for number, ((row, records), end) in enumerate(zip(logs, ends, strict=True), 1):
+        probe = next((report for at, report in probes if row["started"] <= at["started"] < end), None)
+        rounds.append({"round": number, "task": row["task"], "log": records, "probe": probe})
+    return rounds
+
+
+def _served(store: ArtifactStore, made: list[Made]) -> dict[str, Any] | None:
+    """The last answer that a served model gave: `answer` beside `prompt`, in a file or among an artifact's facts."""
+    for row, manifest in reversed(made):
+        if row["phase"] == "deployment":
+            for found in (manifest.facts, *_json(store, manifest, manifest.kind)):
+                if found.get("answer"):
+                    return dict(found)
+    return None
+
+
+def _lineage(store: ArtifactStore, made: list[Made]) -> dict[str, Any]:
+    """Everything this run made, and everything that was made from."""
+    nodes: dict[str, Manifest] = {}
+    edges: set[tuple[str, str, str]] = set()
+    sources: set[tuple[str, str, str]] = set()
+    parents = {digest for _, manifest in made for digest in manifest.parent_digests}
+    for end in [manifest.digest for _, manifest in made if manifest.digest not in parents]:
+        if end in nodes:
+            continue
+        graph = upstream(store, end)
+        nodes |= graph.nodes
+        edges |= {(e.parent, e.child, e.role) for e in graph.edges}
+        sources |= {(s.name, s.licence, s.origin) for s in graph.sources}
+    names = ("digest", "kind", "step", "counts")
+    return {
+        "nodes": [{name: getattr(m, name) for name in names} for m in nodes.values()],
+        "edges": [{"parent": p, "child": c, "role": r} for p, c, r in sorted(edges)],
+        "sources": [{"name": n, "licence": lic, "origin": o} for n, lic, o in sorted(sources)],
+    }
+
+
+def _records(store: ArtifactStore, manifest: Manifest) -> Iterator[dict[str, Any]]:
+    for shard in manifest.shards:
+        if shard.name.endswith(JSONL):
+            yield from read_jsonl(store.blob_path(shard.blob))
+
+
+def _json(store: ArtifactStore, manifest: Manifest, kind: str) -> list[dict[str, Any]]:
+    """The JSON objects among an artifact's files. A file that is none is not shown; the page must still be written."""
+    found = []
+    for shard in manifest.shards if manifest.kind == kind else ():
+        if shard.name.endswith(".json") and shard.size <= _LARGEST_JSON:
+            try:
+                value = orjson.loads(store.get_blob(shard.blob))
+            except (UserError, orjson.JSONDecodeError):
+                continue
+            if isinstance(value, dict):
+                found.append(value)
+    return found

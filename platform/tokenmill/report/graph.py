@@ -1,0 +1,128 @@
+"""The lineage as a picture: a column a phase, a box an artifact, time from left to right and from top to bottom."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from tokenmill.report.charts import element, number
+
+PHASES = ("curation", "pretraining", "enhancement", "sft", "rlhf", "evaluation", "deployment")
+HIDDEN = {
+    "training_log",
+    "training_state",
+    "report",
+    "training_sets",
+}  # side products that would only crowd the picture
+_BOX_W, _BOX_H, _GAP_X, _GAP_Y, _TOP = 132, 44, 44, 20, 34
+
+
+def lineage_chart(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, str]]) -> Markup:
+    """Draw nodes {digest, kind, step, counts} and edges {parent, child, role}."""
+    boxes = {node["digest"]: node for node in nodes if node["kind"] not in HIDDEN}
+    if not boxes:
+        return Markup("")
+    links = [e for e in edges if e["parent"] in boxes and e["child"] in boxes]
+    place = _layout(boxes, links)
+    columns = sorted({column for column, _ in place.values()})
+    height = _TOP + max(row for _, row in place.values()) * (_BOX_H + _GAP_Y) + _BOX_H + 10
+    width = len(columns) * (_BOX_W + _GAP_X) - _GAP_X + 20
+    at = {
+        d: (10 + columns.index(c) * (_BOX_W + _GAP_X), _TOP + row * (_BOX_H + _GAP_Y)) for d, (c, row) in place.items()
+    }
+    parts = []
+    for i, column in enumerate(columns):
+        x = 10 + i * (_BOX_W + _GAP_X) + _BOX_W / 2
+        title = PHASES[column] if column < len(PHASES) else "other"
+        parts.append(element("text", title, class_="phase", x=x, y=16, text_anchor="middle"))
+    parts += [_edge(at[e["parent"]], at[e["child"]], e, boxes) for e in links]
+    parts += [_box(at[digest], node) for digest, node in boxes.items()]
+    view = f"0 0 {width} {height:.0f}"
+    said = f"Lineage of {len(boxes)} artifacts"
+    return element("svg", *parts, class_="lineage", viewBox=view, width=width, role="img", aria_label=said)
+
+
+def _layout(boxes: Mapping[str, Mapping[str, Any]], links: Sequence[Mapping[str, str]]) -> dict[str, tuple[int, float]]:
+    """Digest → (column by phase, row). Within a phase what comes of something lies below it."""
+    column = {d: _phase(node["step"]) for d, node in boxes.items()}
+    depth = dict.fromkeys(boxes, 0)
+    for _ in boxes:  # longest way within the phase; ends early when nothing moves
+        moved = False
+        for e in links:
+            parent, child = e["parent"], e["child"]
+            if column[parent] == column[child] and depth[child] < depth[parent] + 1 <= len(boxes):
+                depth[child] = depth[parent] + 1
+                moved = True
+        if not moved:
+            break
+    rows: dict[str, float] = {}
+    for c in sorted(set(column.values())):
+        taken: set[int] = set()
+        for digest in sorted((d for d in boxes if column[d] == c), key=lambda d: (depth[d], boxes[d]["step"], d)):
+            row = depth[digest]
+            while row in taken:
+                row += 1
+            taken.add(row)
+            rows[digest] = float(row)
+            for e in links:  # keep below what was pushed down
+                if e["parent"] == digest and column[e["child"]] == c:
+                    depth[e["child"]] = max(depth[e["child"]], row + 1)
+    return {digest: (column[digest], rows[digest]) for digest in boxes}
+
+
+def _phase(step: str) -> int:
+    phase = step.split(".")[0]
+    return PHASES.index(phase) if phase in PHASES else len(PHASES)
+
+
+def _edge(
+    parent: tuple[float, float],
+    child: tuple[float, float],
+    edge: Mapping[str, str],
+    boxes: Mapping[str, Mapping[str, Any]],
+) -> Markup:
+    (x1, y1), (x2, y2) = parent, child
+    model = boxes[edge["parent"]]["kind"] == "weights" and boxes[edge["child"]]["kind"] in {"weights", "release"}
+    style = "edge model" if model else "edge"
+    if x1 == x2:
+        direct = y2 - y1 <= _BOX_H + _GAP_Y
+        if direct:
+            x = x1 + _BOX_W / 2
+            path = f"M{x:.0f},{y1 + _BOX_H:.0f} L{x:.0f},{y2:.0f}"
+        else:  # around the boxes between, on the left
+            a, b = y1 + _BOX_H / 2, y2 + _BOX_H / 2
+            path = f"M{x1:.0f},{a:.0f} C{x1 - 26:.0f},{a:.0f} {x1 - 26:.0f},{b:.0f} {x1:.0f},{b:.0f}"
+    elif x2 > x1:
+        a, b = y1 + _BOX_H / 2, y2 + _BOX_H / 2
+        bend = (x2 - x1 - _BOX_W) / 2
+        path = f"M{x1 + _BOX_W:.0f},{a:.0f} C{x1 + _BOX_W + bend:.0f},{a:.0f} {x2 - bend:.0f},{b:.0f} {x2:.0f},{b:.0f}"
+    else:  # back to an earlier phase: a checkpoint that selects documents
+        a, b = y1 + _BOX_H / 2, y2 + _BOX_H / 2
+        path = f"M{x1:.0f},{a:.0f} C{x1 - 30:.0f},{a:.0f} {x2 + _BOX_W + 30:.0f},{b:.0f} {x2 + _BOX_W:.0f},{b:.0f}"
+    return element("path", element("title", edge["role"]), class_=style, d=path)
+
+
+def _box(at: tuple[float, float], node: Mapping[str, Any]) -> Markup:
+    x, y = at
+    name = str(node["step"]).partition(".")[2] or str(node["step"])
+    count = _count(node)
+    line = f"{node['kind']}{' · ' + count if count else ''}"
+    parts = [
+        element("title", f"{node['step']} {node['kind']} {node['digest'][:12]}"),
+        element("rect", x=x, y=y, width=_BOX_W, height=_BOX_H, rx=7),
+        element("text", _fit(name, 19), class_="name", x=x + 10, y=y + 18),
+        element("text", _fit(line, 23), class_="kind", x=x + 10, y=y + 33),
+    ]
+    return element("g", *parts, class_=f"node {node['kind']}")
+
+
+def _count(node: Mapping[str, Any]) -> str:
+    counts = node.get("counts") or {}
+    for name, unit in (("tokens_seen", "tokens"), ("tokens", "tokens"), ("records", "records"), ("files", "files")):
+        if counts.get(name):
+            return f"{number(counts[name])} {unit}"
+    return ""
+
+
+def _fit(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"

@@ -1,0 +1,274 @@
+"""A run on one page: self-contained HTML that a person who never saw the project can read."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tokenmill.report.charts import Series, interval_bar, line_chart, number
+from tokenmill.report.collect import RunData
+from tokenmill.report.graph import lineage_chart
+
+_SHADES = 8
+_NOTHING: RunData = {
+    "steps": [],
+    "funnel": [],
+    "training": [],
+    "rounds": [],
+    "evaluations": [],
+    "verdict": None,
+    "served": None,
+    "lineage": {"nodes": [], "edges": [], "sources": []},
+}
+_VERDICTS = {True: ("good", "Passed the gate"), False: ("bad", "Did not pass the gate")}
+_STATUS = {
+    "succeeded": ("good", "Finished"),
+    "failed": ("bad", "Failed"),
+    "cancelled": ("bad", "Cancelled"),
+    "running": ("neutral", "Still running when this page was written"),
+}
+
+
+def render(run_data: RunData) -> str:
+    """The page, as HTML that needs nothing from anywhere. What the run does not have is left out."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "duration": duration, "moment": _moment}
+    data = _NOTHING | run_data
+    return environment.get_template("report.html.j2").render(
+        run=data["run"],
+        headline=_headline(data),
+        tiles=_tiles(data),
+        funnel=_funnel(data["funnel"]),
+        training=[_panel(stage) for stage in data["training"] if _points(stage["log"], "loss")],
+        rounds=_rounds(data["rounds"]),
+        evaluation=_evaluation(data["evaluations"], data["verdict"]),
+        verdict=data["verdict"],
+        served=data["served"],
+        lineage=lineage_chart(data["lineage"]["nodes"], data["lineage"]["edges"]),
+        sources=data["lineage"]["sources"],
+        steps=_steps(data["steps"]),
+        absent=_absent(data),
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%d %B %Y, %H:%M UTC}"
+
+
+def _headline(data: RunData) -> dict[str, str]:
+    """What a person wants to know first. A failed run is told before a passed gate."""
+    run, verdict = data["run"], data["verdict"]
+    if verdict is None or run["status"] in {"failed", "cancelled"}:
+        tone, words = _STATUS.get(run["status"], ("neutral", str(run["status"])))
+        failed = [row for row in data["steps"] if row["status"] == "failed"]
+        why = run.get("message") or "; ".join(f"{row['task']}: {row['message']}" for row in failed[:2])
+        return {"tone": tone, "words": words, "why": why}
+    tone, words = _VERDICTS[bool(verdict["passed"])]
+    failed_checks = [check["name"] for check in verdict["checks"] if not check["passed"]]
+    total = len(verdict["checks"])
+    why = f"{len(failed_checks)} of {total} checks failed" if failed_checks else f"all {total} checks passed"
+    return {"tone": tone, "words": words, "why": why}
+
+
+def _tiles(data: RunData) -> list[dict[str, str]]:
+    """The run in a few numbers."""
+    tiles = []
+    if funnel := data["funnel"]:
+        came, kept = funnel[0]["in"], funnel[-1]["kept"]
+        tiles.append({"value": number(kept), "name": "documents kept", "note": f"of {number(came)} read"})
+    trained = [stage for stage in data["training"] if _points(stage["log"], "loss")]
+    if trained:
+        tokens = max(x for stage in trained for x, _ in _points(stage["log"], "loss"))
+        tiles.append({"value": number(tokens), "name": "tokens seen", "note": f"in {len(trained)} training stages"})
+    if data["rounds"]:
+        gains = [r["probe"]["gain"] for r in data["rounds"] if r["probe"] and r["probe"].get("gain") is not None]
+        note = f"reward gained {number(gains[-1])} in the last" if gains else "of reinforcement learning"
+        tiles.append({"value": str(len(data["rounds"])), "name": "RLHF rounds", "note": note})
+    if verdict := data["verdict"]:
+        passed = sum(check["passed"] for check in verdict["checks"])
+        tiles.append({"value": f"{passed} / {len(verdict['checks'])}", "name": "checks passed", "note": "at the gate"})
+    if steps := data["steps"]:
+        cached = sum(row["cache"] == "hit" for row in steps)
+        note = f"{cached} of {len(steps)} steps came from the cache"
+        tiles.append({"value": duration(data["run"]["seconds"]), "name": "wall time", "note": note})
+    return tiles
+
+
+def _funnel(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Bars on one scale: what was kept, and what was dropped for which reason, the most frequent first."""
+    widest = max((stage["in"] for stage in stages), default=1) or 1
+    bars = []
+    for stage in stages:
+        reasons = sorted(stage["dropped"].items(), key=lambda item: -item[1])
+        shown, rest = reasons[:6], sum(count for _, count in reasons[6:])
+        shown += [(f"{len(reasons) - 6} other reasons", rest)] if rest else []
+        bars.append(
+            {
+                "name": str(stage["step"]).partition(".")[2].replace("_", " "),
+                "cached": stage["cached"],
+                "in": stage["in"],
+                "kept": stage["kept"],
+                "lost": (stage["in"] - stage["kept"]) / stage["in"] if stage["in"] else 0.0,
+                "kept_percent": 100 * stage["kept"] / widest,
+                "reasons": [
+                    {
+                        "name": name.replace("_", " "),
+                        "count": count,
+                        "percent": 100 * count / widest,
+                        "shade": i % _SHADES + 1,
+                    }
+                    for i, (name, count) in enumerate(shown)
+                ],
+            }
+        )
+    return bars
+
+
+def _panel(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """One training stage: its loss, what held-out text says, and the tokens of each source."""
+    log = stage["log"]
+    series = [Series("training", _points(log, "loss"), 1)]
+    held = _points(log, "heldout/loss")
+    if held:
+        series.append(Series("held out", held, 2, dots=True))
+    domains = sorted({key for record in log for key in record if key.startswith("heldout/")} - {"heldout/loss"})
+    ledger = [
+        {"source": source, "planned": row.get("planned", 0), "seen": row.get("seen", 0)}
+        for source, row in sorted((stage.get("ledger") or {}).items(), key=lambda item: -item[1].get("seen", 0))
+    ]
+    last = {domain.removeprefix("heldout/"): _points(log, domain)[-1][1] for domain in domains if _points(log, domain)}
+    return {
+        "title": stage["title"],
+        "chart": line_chart(series, x_label="tokens seen"),
+        "first": series[0].points[0][1],
+        "last": series[0].points[-1][1],
+        "steps": len(series[0].points),
+        "domains": last,
+        "ledger": ledger,
+    }
+
+
+def _rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Reward and KL over all rounds, on one axis of optimizer steps, and a row a round."""
+    if not rounds:
+        return None
+    reward: list[Series] = []
+    kl: list[Series] = []
+    at = 0
+    for i, one in enumerate(rounds):
+        log = [record for record in one["log"] if "reward" in record]
+        name = f"round {one['round']}" if len(rounds) > 1 else "policy"
+        for lines, field in ((reward, "reward"), (kl, "kl")):
+            points = [(at + j, record[field]) for j, record in enumerate(log) if field in record]
+            lines.append(Series(name, points, i % _SHADES + 1))
+        at += len(log)
+    return {
+        "reward": line_chart(reward, x_label="optimizer steps over all rounds"),
+        "kl": line_chart(kl, x_label="optimizer steps over all rounds", y_zero=True),
+        "rows": [{"round": one["round"], **_round_numbers(one)} for one in rounds],
+        "examples": [e for one in rounds for e in ((one["probe"] or {}).get("examples") or [])[:1]],
+    }
+
+
+def _round_numbers(one: Mapping[str, Any]) -> dict[str, Any]:
+    """First and last reward of the log; the probe's own, on fresh queries, where there was one."""
+    rewards = [record["reward"] for record in one["log"] if "reward" in record]
+    divergences = [record["kl"] for record in one["log"] if "kl" in record]
+    probe = one["probe"] or {}
+    return {
+        "reward_first": rewards[0] if rewards else None,
+        "reward_last": rewards[-1] if rewards else None,
+        "kl": divergences[-1] if divergences else None,
+        "gain": probe.get("gain"),
+        "gain_lower_bound": probe.get("gain_lower_bound"),
+        "checks": probe.get("checks") or {},
+        "hacks": [
+            hack.get("pattern", str(hack)) if isinstance(hack, Mapping) else str(hack)
+            for hack in probe.get("hacks", [])
+        ],
+    }
+
+
+def _evaluation(evaluations: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A row a suite, a column a model; the bar shows the last model's interval on the row's own scale."""
+    if not evaluations and not verdict:
+        return None
+    labels = [str(e.get("label") or f"model {str(e.get('model', ''))[:8]}") for e in evaluations]
+    checks = {check["name"]: check for check in (verdict or {}).get("checks", [])}
+    rows = []
+    for name in sorted({name for e in evaluations for name in e["suites"]}):
+        cells = [e["suites"].get(name) for e in evaluations]
+        known = [cell for cell in cells if cell and _is_number(cell.get("value"))]
+        if not known:
+            continue
+        last = known[-1]
+        share = last.get("metric") != "perplexity"
+        numbers = [c[k] for c in known for k in ("value", "ci_low", "ci_high") if _is_number(c.get(k))]
+        domain = (0.0, 1.0) if share and max(numbers) <= 1 else (min([*numbers, 0.0]), max(numbers))
+        rows.append(
+            {
+                "suite": name,
+                "metric": last.get("metric", ""),
+                "n": last.get("n"),
+                "cells": [number(c["value"]) if c and _is_number(c.get("value")) else "–" for c in cells],
+                "interval": f"{number(last['ci_low'])} … {number(last['ci_high'])}"
+                if _is_number(last.get("ci_low"))
+                else "",
+                "bar": interval_bar(last["value"], last.get("ci_low"), last.get("ci_high"), domain),
+                "check": checks.get(name),
+            }
+        )
+    ordered = sorted((verdict or {}).get("checks", []), key=lambda check: bool(check["passed"]))
+    return {"labels": labels, "rows": rows, "checks": ordered}
+
+
+def _steps(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    longest = max([row["seconds"] or 0.0 for row in steps], default=0.0) or 1.0
+    shown = []
+    for row in steps:
+        budget, seconds = row.get("budget_s"), row["seconds"]
+        over = bool(budget and seconds and seconds > budget)
+        outputs = [f"{role}: {o['kind']} {o['digest'][:8]}" for role, o in row["outputs"].items()]
+        shown.append(
+            dict(row) | {"percent": 100 * (seconds or 0.0) / longest, "over": over, "made": ", ".join(outputs)}
+        )
+    return shown
+
+
+def _absent(data: RunData) -> list[str]:
+    """Which parts of a model's life this run did not touch."""
+    phases = {row["phase"] for row in data["steps"]}
+    known = ("curation", "pretraining", "enhancement", "sft", "rlhf", "evaluation", "deployment")
+    return [phase for phase in known if phase not in phases]
+
+
+def _points(log: Sequence[Mapping[str, Any]], field: str) -> list[tuple[float, float]]:
+    """(tokens, value) of the records that have the field. A number that is none is left out."""
+    return [
+        (float(record.get("tokens", record.get("step", i))), float(record[field]))
+        for i, record in enumerate(log)
+        if _is_number(record.get(field))
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,9 @@
+from pathlib import Path
+
+import pytest
+from pico import Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)

@@ -1,0 +1,122 @@
+"""A release pins what it is made of; whatever differs is refused."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+import torch
+from pico import Lab, released
+from safetensors.torch import load_file, save_file
+
+from tokenmill.deployment.config import BundleConfig
+from tokenmill.deployment.release import read, sha256_of, tensor_digests, verify
+from tokenmill.errors import CorruptError, InputError
+from tokenmill.steps.context import materialise
+
+
+@pytest.fixture
+def folder(lab: Lab) -> Path:
+    return materialise(lab.store, released(lab).release, lab.folder / "release")
+
+
+def test_a_whole_release_is_accepted(folder: Path) -> None:
+    pinned = verify(folder, expected=sha256_of(folder / "release.json"))
+    assert set(pinned["files"]) == {
+        *("config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+        *("special_tokens.json", "chat_template.jinja", "README.md", "verdict.md"),
+    }
+
+
+def flip_a_byte(name: str) -> Callable[[Path], None]:
+    def flip(folder: Path) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[-1] ^= 1
+        (folder / name).write_bytes(data)
+
+    return flip
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (flip_a_byte("model.safetensors"), "model.safetensors has sha256"),
+        (flip_a_byte("tokenizer.json"), "tokenizer.json has sha256"),
+        (flip_a_byte("chat_template.jinja"), "chat_template.jinja has sha256"),
+        (lambda folder: (folder / "generation_config.json").unlink(), "generation_config.json is missing"),
+        (lambda folder: (folder / "modeling.py").write_text("import os"), "modeling.py is not part of the release"),
+    ],
+)
+def test_whatever_differs_is_refused_and_named(folder: Path, damage: Callable[[Path], None], named: str) -> None:
+    damage(folder)
+    with pytest.raises(CorruptError, match=named):
+        verify(folder)
+
+
+def test_a_release_that_was_pinned_anew_is_not_the_registered_one(folder: Path) -> None:
+    registered = sha256_of(folder / "release.json")
+    flip_a_byte("model.safetensors")(folder)
+    pinned = read(folder)
+    pinned["files"]["model.safetensors"]["sha256"] = sha256_of(folder / "model.safetensors")
+    (folder / "release.json").write_bytes(orjson.dumps(pinned))
+    verify(folder)
+    with pytest.raises(CorruptError, match="not the one that was registered"):
+        verify(folder, expected=registered)
+
+
+def test_the_module_verifies_a_folder_from_a_shell(folder: Path) -> None:
+    command = [sys.executable, "-m", "tokenmill.deployment.release", str(folder)]
+    assert "as released" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    flip_a_byte("config.json")(folder)
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and refused.stderr.startswith("tokenmill: ") and "config.json" in refused.stderr
+
+
+def test_a_folder_without_release_json_is_no_release(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no release"):
+        verify(tmp_path)
+
+
+def test_tensor_digests_do_not_depend_on_the_file(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
+    save_file(tensors, tmp_path / "one.safetensors", metadata={"format": "pt"})
+    save_file({"b": tensors["b"], "c": torch.ones(4), "a": tensors["a"]}, tmp_path / "two.safetensors")
+    one, two = dict(tensor_digests(tmp_path / "one.safetensors")), dict(tensor_digests(tmp_path / "two.safetensors"))
+    assert one["a"] == two["a"] and one["b"] == two["b"]
+    assert len({one["a"], two["b"], two["c"]}) == 3  # the name counts, and the values
+
+
+def test_a_release_is_a_llama_that_stops_where_a_chat_turn_ends(lab: Lab, folder: Path) -> None:
+    config = orjson.loads((folder / "config.json").read_bytes())
+    assert config["architectures"] == ["LlamaForCausalLM"] and "auto_map" not in config
+    assert not config.get("rope_scaling")
+    ends = orjson.loads((folder / "generation_config.json").read_bytes())["eos_token_id"]
+    special = orjson.loads((folder / "special_tokens.json").read_bytes())
+    assert sorted(ends) == sorted([special["</s>"], special["<|im_end|>"]])
+    assert set(load_file(folder / "model.safetensors")) == set(read(folder)["tensors"])
+
+
+def test_a_long_context_release_fixes_its_base(lab: Lab) -> None:
+    made = released(lab, BundleConfig(rope_theta=3e6, max_position_embeddings=512)).release
+    config = orjson.loads(lab.store.get_blob(made.shard("config.json").blob))
+    assert (config["rope_theta"], config["max_position_embeddings"]) == (3e6, 512)
+
+
+def test_the_card_tells_numbers_licences_and_training_sets(folder: Path) -> None:
+    page = (folder / "README.md").read_text()
+    assert "| perplexity/en | perplexity | 10 | 9 – 11 | 50 |" in page
+    assert "| tales | CC0-1.0 | made for tests |" in page
+    assert "| made.sft | conversations |" in page
+
+
+def test_what_the_gate_refused_is_not_bundled(lab: Lab) -> None:
+    with pytest.raises(InputError, match=r"did not pass chat: format/chat\. Nothing is released"):
+        released(lab, passed=False)
+
+
+@pytest.mark.parametrize("about", ["weights", "tokenizer", "evaluation", "training_sets"])
+def test_evidence_about_something_else_is_refused(lab: Lab, about: str) -> None:
+    with pytest.raises(InputError, match="is about another"):
+        released(lab, foreign=about)
