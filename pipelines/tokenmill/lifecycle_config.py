@@ -2,6 +2,7 @@
 
 from tokenmill.config import Section
 from tokenmill.curation.config import CurationConfig
+from tokenmill.deployment.config import DeploymentConfig
 from tokenmill.enhancement.config import EnhancementConfig
 from tokenmill.evaluation.config import EvaluationConfig
 from tokenmill.pretraining.config import PretrainingConfig
@@ -18,3 +19,4 @@ class LifecycleConfig(Section):
     sft: SFTConfig = SFTConfig()
     rlhf: RLHFConfig = RLHFConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    deployment: DeploymentConfig = DeploymentConfig()

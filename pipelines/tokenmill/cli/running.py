@@ -10,7 +10,7 @@ from tokenmill.cli.main import AsJson, Assignments, Preset, StoreUri, app, use_s
 from tokenmill.config import load_preset, merge, nest, parse_assignments, resolve
 from tokenmill.errors import ConfigError
 
-Pipeline = Annotated[str, typer.Argument(help="lifecycle, smoke, or one phase: curation, pretraining, …")]
+Pipeline = Annotated[str, typer.Argument(help="lifecycle or smoke")]
 
 
 def checked(preset: str, assignments: list[str] | None) -> dict[str, Any]:

@@ -4,9 +4,17 @@ from typing import Any
 
 from kfp import dsl
 
-from tokenmill.curation.component import ingest, register_sources
-from tokenmill.evaluation.component import prepare_questions
-from tokenmill.pipelines.phases import ROUNDS, alignment, curation, deployment, enhancement, evaluation, pretraining, sft
+from tokenmill.pipelines.phases import (
+    ROUNDS,
+    alignment,
+    curation,
+    deployment,
+    enhancement,
+    evaluation,
+    pretraining,
+    questions,
+    sft,
+)
 from tokenmill.pipelines.run import close_run, open_run, report
 from tokenmill.sft.component import prepare_conversations
 
@@ -32,7 +40,7 @@ def lifecycle(preset: str) -> Any:
 
             instructions = prepare_conversations(run=run, sources=curated.outputs["sources"])
             asked = questions(run=run, corpus=corpus, tokens=tokens, conversations=instructions.outputs["heldout"])
-            enhanced = enhancement(run=run, corpus=corpus, questions=asked.output, tokenizer=tokenizer, base=base)
+            enhanced = enhancement(run=run, corpus=corpus, questions=asked.outputs["questions"], tokenizer=tokenizer, base=base)
             tuned = sft(
                 run=run,
                 conversations=instructions.outputs["conversations"],
@@ -50,7 +58,7 @@ def lifecycle(preset: str) -> Any:
             )
             judged = evaluation(
                 run=run,
-                questions=asked.output,
+                questions=asked.outputs["questions"],
                 tokenizer=tokenizer,
                 base=base,
                 enhanced=enhanced.outputs["checkpoint"],
@@ -58,5 +66,19 @@ def lifecycle(preset: str) -> Any:
                 chat=aligned.outputs["chat"],
             )
             with dsl.If(judged.outputs["passed"] == True, name="passed"):  # noqa: E712 - KFP's comparison
-                released = deployment(run=run, alias=release_alias, deploy=deploy)
+                deployment(
+                    run=run,
+                    alias=release_alias,
+                    deploy=deploy,
+                    chat=aligned.outputs["chat"],
+                    base=base,
+                    reward_model=aligned.outputs["reward_model"],
+                    tokenizer=tokenizer,
+                    evaluation=judged.outputs["evaluation"],
+                    training_sets=judged.outputs["training_sets"],
+                    verdict=judged.outputs["verdict"],
+                )
+            with dsl.Else(name="refused"):
+                report(run=run)
+
     return pipeline

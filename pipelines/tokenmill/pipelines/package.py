@@ -13,7 +13,7 @@ import yaml
 from tokenmill.config import merge
 from tokenmill.errors import ConfigError
 
-NAMES = ("lifecycle", "smoke", "curation", "pretraining", "enhancement", "alignment", "evaluation", "deployment")
+NAMES = ("lifecycle", "smoke")
 
 
 def build(name: str, preset: str) -> Any:

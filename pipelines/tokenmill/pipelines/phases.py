@@ -1,6 +1,6 @@
 """One nested pipeline a phase: the seven boxes that open in the KFP UI.
 
-`lifecycle.py` chains them; each also runs alone (`tokenmill run curation …`) with what it needs imported.
+`lifecycle.py` chains them; a pipeline of one's own can take any of them, with `import_manifest` for what exists.
 """
 
 from typing import NamedTuple
@@ -8,8 +8,10 @@ from typing import NamedTuple
 from kfp import dsl
 
 from tokenmill.curation import component as curation_tasks
+from tokenmill.deployment import component as deployment_tasks
 from tokenmill.enhancement import component as enhancement_tasks
 from tokenmill.evaluation import component as evaluation_tasks
+from tokenmill.pipelines.run import report
 from tokenmill.pretraining import component as pretraining_tasks
 from tokenmill.rlhf import component as rlhf_tasks
 from tokenmill.sft import component as sft_tasks
@@ -142,6 +144,7 @@ def alignment(
 
 class Judged(NamedTuple):
     evaluation: dsl.Artifact
+    training_sets: dsl.Artifact
     verdict: dsl.Artifact
     passed: bool
 
@@ -172,4 +175,42 @@ def evaluation(
     judged = evaluation_tasks.gate(
         run=run, candidate=candidate, base=reference, sft=tuned, contamination=contamination
     )
-    return Judged(evaluation=candidate, verdict=judged.outputs["verdict"], passed=judged.outputs["Output"])
+    return Judged(
+        evaluation=candidate,
+        training_sets=training_sets,
+        verdict=judged.outputs["verdict"],
+        passed=judged.outputs["Output"],
+    )
+
+
+@dsl.pipeline(name="deployment", description="Bundle, register, serve with vLLM, smoke test, promote.")
+def deployment(
+    run: str,
+    alias: str,
+    deploy: bool,
+    chat: dsl.Input[dsl.Model],
+    base: dsl.Input[dsl.Model],
+    reward_model: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    evaluation: dsl.Input[dsl.Artifact],
+    training_sets: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Artifact],
+):
+    release = deployment_tasks.bundle(
+        run=run,
+        weights=chat,
+        tokenizer=tokenizer,
+        evaluation=evaluation,
+        verdict=verdict,
+        training_sets=training_sets,
+    ).outputs["release"]
+    registration = deployment_tasks.register_release(run=run, alias=alias, release=release, verdict=verdict).outputs[
+        "registration"
+    ]
+    deployment_tasks.register_weights(run=run, role="base", alias=alias, weights=base)
+    deployment_tasks.register_weights(run=run, role="reward", alias=alias, weights=reward_model)
+    served = deployment_tasks.deploy(run=run, go=deploy, release=release, registration=registration)
+    promoted = deployment_tasks.promote(
+        run=run, go=deploy, registration=registration, deployment=served.outputs["deployment"]
+    )
+    report(run=run).after(promoted)

@@ -130,7 +130,7 @@ def _rounds(
 ) -> list[dict[str, Any]]:
     """Reinforcement learning, round by round: what the policy's log says, what the probe after it found."""
     probes = [(row, report) for row, m in made for report in _json(store, m, "evaluation") if "reward_after" in report]
-    ends = [row["started"] for row, _ in logs[1:]] + [float("inf")]
+    ends = [*(row["started"] for row, _ in logs), float("inf")][1:]
     rounds = []
     for number, ((row, records), end) in enumerate(zip(logs, ends, strict=True), 1):
         probe = next((report for at, report in probes if row["started"] <= at["started"] < end), None)

@@ -1,0 +1,82 @@
+"""KFP components of release and serving."""
+
+from kfp import dsl
+
+from tokenmill import images
+
+
+@dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
+def bundle(
+    run: str,
+    weights: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    evaluation: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Artifact],
+    training_sets: dsl.Input[dsl.Artifact],
+    release: dsl.Output[dsl.Model],
+):
+    """Weights in LLaMA layout with all that a server needs, pinned by digest; only what the gate passed."""
+    from tokenmill.steps import run_component
+
+    inputs = {"weights": weights, "tokenizer": tokenizer, "evaluation": evaluation, "verdict": verdict}
+    inputs |= {"training_sets": training_sets}
+    run_component("deployment.bundle", run, inputs=inputs, outputs={"output": release})
+
+
+@dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
+def register_release(
+    run: str,
+    alias: str,
+    release: dsl.Input[dsl.Model],
+    verdict: dsl.Input[dsl.Artifact],
+    registration: dsl.Output[dsl.Artifact],
+):
+    """The release as a version in the model registry, under an alias."""
+    from tokenmill.steps import run_component
+
+    inputs, config = {"model": release, "verdict": verdict}, {"role": "chat", "alias": alias}
+    run_component("deployment.register", run, inputs=inputs, outputs={"output": registration}, config=config)
+
+
+@dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
+def register_weights(
+    run: str, role: str, alias: str, weights: dsl.Input[dsl.Model], registration: dsl.Output[dsl.Artifact]
+):
+    """A base or reward model as a version in the model registry."""
+    from tokenmill.steps import run_component
+
+    config, task = {"role": role, "alias": alias}, f"deployment.register.{role}"
+    outputs = {"output": registration}
+    run_component("deployment.register", run, inputs={"model": weights}, outputs=outputs, config=config, task=task)
+
+
+@dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
+def deploy(
+    run: str,
+    go: bool,
+    release: dsl.Input[dsl.Model],
+    registration: dsl.Input[dsl.Artifact],
+    deployment: dsl.Output[dsl.Artifact],
+):
+    """Serve the release with vLLM, ask it, compare templates and greedy tokens; without `go` nothing is served."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"release": release, "registration": registration}, {"output": deployment}
+    otherwise = {"output": registration}
+    run_component("deployment.deploy", run, inputs=inputs, outputs=outputs, go=go, otherwise=otherwise)
+
+
+@dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
+def promote(
+    run: str,
+    go: bool,
+    registration: dsl.Input[dsl.Artifact],
+    deployment: dsl.Input[dsl.Artifact],
+    promotion: dsl.Output[dsl.Artifact],
+):
+    """Move the serving alias to a version whose smoke test passed, or back."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"registration": registration, "deployment": deployment}, {"output": promotion}
+    otherwise = {"output": registration}
+    run_component("deployment.promote", run, inputs=inputs, outputs=outputs, go=go, otherwise=otherwise)
