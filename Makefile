@@ -1,7 +1,7 @@
 # TokenMill. `make help` explains itself.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -16,7 +16,7 @@ help: ## what each target does
 install: $(VENV)/.installed ## the environment that everything but vLLM runs in (.venv)
 
 $(VENV)/.installed: pyproject.toml constraints.txt components/tokenmill/curation/sources/nano-requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; set PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || { echo "Python 3.11 is needed; set PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt -e '.[train,dev]'
 	$(PIP) install --quiet --no-deps -r components/tokenmill/curation/sources/nano-requirements.txt

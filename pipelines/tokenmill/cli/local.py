@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from tokenmill.cli.summary import as_text, summarise
 from tokenmill.launch.tether import die_with_parent, tethered
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef, read_events
@@ -66,6 +67,10 @@ def run_locally(
     if status == "failed" and not seen.failed:
         result["exit_code"] = 1
         sys.stderr.write(_last_words(log))
+    if store.backend.exists(f"runs/{key}/run.json"):
+        result |= summarise(store, key, folder)
+        if not quiet:
+            sys.stdout.write(as_text(result) + "\n")
     return result
 
 

@@ -108,8 +108,9 @@ def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list
 
 
 def span(low: float, high: float) -> tuple[float, float]:
-    """An interval that is not empty."""
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
+    """An interval wide enough to be divided."""
+    size = max(abs(low), abs(high), 1.0)
+    return (low, high) if high - low > 1e-9 * size else (low - 0.5 * size, low + 0.5 * size)
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
@@ -117,7 +118,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     low, high = span(low, high)
     rough = (high - low) / about
     magnitude = 10 ** math.floor(math.log10(rough))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
+    step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
 
@@ -125,10 +126,10 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 def number(value: float) -> str:
     """Short for the eye: 16K, 4.2B, 0.034, −1.25."""
     sign, size = ("−" if value < 0 else ""), abs(value)
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "K")):
-        if size >= limit:
-            scaled = size / (1e3 if unit == "K" else limit)
-            return f"{sign}{scaled:.3g}{unit}" if scaled < 1000 else f"{sign}{scaled:.0f}{unit}"
+    rounded = float(f"{size:.3g}")
+    for limit, divisor, unit in ((1e12, 1e12, "T"), (1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e4, 1e3, "K")):
+        if rounded >= limit:
+            return f"{sign}{rounded / divisor:.6g}{unit}"
     if size >= 100 or size == int(size):
         return f"{sign}{size:,.0f}"
     return f"{sign}{size:.3g}" if size >= 0.001 else f"{sign}{size:.1e}"

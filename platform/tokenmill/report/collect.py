@@ -31,7 +31,8 @@ def collect(store: ArtifactStore, run_key: str) -> RunData:
     run = read_run(store, run_key)
     events = list(read_events(store, run_key))
     steps = _steps(events)
-    made = [(row, store.get_manifest(output["digest"])) for row in steps for output in row["outputs"].values()]
+    digests = [(row, output["digest"]) for row in steps for output in row["outputs"].values()]
+    made = [(row, store.get_manifest(d)) for row, d in digests if store.backend.exists(f"manifests/{d}")]
     logs = [
         (row, manifest, list(_records(store, manifest))) for row, manifest in made if manifest.kind == "training_log"
     ]
@@ -113,7 +114,8 @@ def _funnel(made: list[Made]) -> list[dict[str, Any]]:
 
 def _training(store: ArtifactStore, row: Row, records: list[dict[str, Any]], steps: list[Row]) -> dict[str, Any]:
     weights = row["outputs"].get("weights")
-    ledger = store.get_manifest(weights["digest"]).facts.get("ledger", {}) if weights else {}
+    there = weights and store.backend.exists(f"manifests/{weights['digest']}")
+    ledger = store.get_manifest(weights["digest"]).facts.get("ledger", {}) if there else {}
     same = [other["task"] for other in steps if other["step"] == row["step"]]
     nth = f" {same.index(row['task']) + 1}" if len(same) > 1 else ""
     title = row["step"].replace(".", ": ").replace("_", " ") + nth

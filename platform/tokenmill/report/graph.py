@@ -1,5 +1,6 @@
 """The lineage as a picture: a column a phase, a box an artifact, time from left to right and from top to bottom."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ HIDDEN = {
     "report",
     "training_sets",
 }  # side products that would only crowd the picture
-_BOX_W, _BOX_H, _GAP_X, _GAP_Y, _TOP = 132, 44, 44, 20, 34
+_BOX_W, _BOX_H, _GAP_X, _GAP_Y, _TOP = 128, 52, 28, 16, 34
+_LINE = 15  # characters of a name that fit into a box
 
 
 def lineage_chart(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, str]]) -> Markup:
@@ -35,7 +37,8 @@ def lineage_chart(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[st
         x = 10 + i * (_BOX_W + _GAP_X) + _BOX_W / 2
         title = PHASES[column] if column < len(PHASES) else "other"
         parts.append(element("text", title, class_="phase", x=x, y=16, text_anchor="middle"))
-    parts += [_edge(at[e["parent"]], at[e["child"]], e, boxes) for e in links]
+    for e in sorted(links, key=lambda e: _is_model(e, boxes)):  # the model's own way lies on top
+        parts.append(_edge(at[e["parent"]], at[e["child"]], e["role"], _is_model(e, boxes)))
     parts += [_box(at[digest], node) for digest, node in boxes.items()]
     view = f"0 0 {width} {height:.0f}"
     said = f"Lineage of {len(boxes)} artifacts"
@@ -75,15 +78,12 @@ def _phase(step: str) -> int:
     return PHASES.index(phase) if phase in PHASES else len(PHASES)
 
 
-def _edge(
-    parent: tuple[float, float],
-    child: tuple[float, float],
-    edge: Mapping[str, str],
-    boxes: Mapping[str, Mapping[str, Any]],
-) -> Markup:
+def _is_model(edge: Mapping[str, str], boxes: Mapping[str, Mapping[str, Any]]) -> bool:
+    return boxes[edge["parent"]]["kind"] == "weights" and boxes[edge["child"]]["kind"] in {"weights", "release"}
+
+
+def _edge(parent: tuple[float, float], child: tuple[float, float], role: str, is_model: bool) -> Markup:
     (x1, y1), (x2, y2) = parent, child
-    model = boxes[edge["parent"]]["kind"] == "weights" and boxes[edge["child"]]["kind"] in {"weights", "release"}
-    style = "edge model" if model else "edge"
     if x1 == x2:
         direct = y2 - y1 <= _BOX_H + _GAP_Y
         if direct:
@@ -99,30 +99,26 @@ def _edge(
     else:  # back to an earlier phase: a checkpoint that selects documents
         a, b = y1 + _BOX_H / 2, y2 + _BOX_H / 2
         path = f"M{x1:.0f},{a:.0f} C{x1 - 30:.0f},{a:.0f} {x2 + _BOX_W + 30:.0f},{b:.0f} {x2 + _BOX_W:.0f},{b:.0f}"
-    return element("path", element("title", edge["role"]), class_=style, d=path)
+    return element("path", element("title", role), class_="edge model" if is_model else "edge", d=path)
 
 
 def _box(at: tuple[float, float], node: Mapping[str, Any]) -> Markup:
     x, y = at
-    name = str(node["step"]).partition(".")[2] or str(node["step"])
-    count = _count(node)
-    line = f"{node['kind']}{' · ' + count if count else ''}"
+    name = (str(node["step"]).partition(".")[2] or str(node["step"])).replace("_", " ")
+    lines = textwrap.wrap(name, _LINE, max_lines=2, placeholder="…")
+    kind, count = str(node["kind"]).replace("_", " "), _count(node)
+    first = y + (18 if len(lines) > 1 else 23)
     parts = [
         element("title", f"{node['step']} {node['kind']} {node['digest'][:12]}"),
         element("rect", x=x, y=y, width=_BOX_W, height=_BOX_H, rx=7),
-        element("text", _fit(name, 19), class_="name", x=x + 10, y=y + 18),
-        element("text", _fit(line, 23), class_="kind", x=x + 10, y=y + 33),
+        *(element("text", line, class_="name", x=x + 10, y=first + 13 * i) for i, line in enumerate(lines)),
+        element("text", f"{kind} · {count}" if count else kind, class_="kind", x=x + 10, y=first + 13 * len(lines) + 2),
     ]
     return element("g", *parts, class_=f"node {node['kind']}")
 
 
 def _count(node: Mapping[str, Any]) -> str:
     counts = node.get("counts") or {}
-    for name, unit in (("tokens_seen", "tokens"), ("tokens", "tokens"), ("records", "records"), ("files", "files")):
-        if counts.get(name):
-            return f"{number(counts[name])} {unit}"
-    return ""
-
-
-def _fit(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters - 1] + "…"
+    return next(
+        (number(counts[name]) for name in ("tokens_seen", "tokens", "records", "files") if counts.get(name)), ""
+    )

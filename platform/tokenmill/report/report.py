@@ -13,6 +13,7 @@ from tokenmill.report.collect import RunData
 from tokenmill.report.graph import lineage_chart
 
 _SHADES = 8
+_UNNAMED: RunData = {"key": "", "name": "", "preset": "", "store": "", "status": "running", "opened": 0.0, "seconds": 0.0}
 _NOTHING: RunData = {
     "steps": [],
     "funnel": [],
@@ -39,7 +40,7 @@ def render(run_data: RunData) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": number, "duration": duration, "moment": _moment}
-    data = _NOTHING | run_data
+    data = _NOTHING | run_data | {"run": _UNNAMED | run_data["run"]}
     return environment.get_template("report.html.j2").render(
         run=data["run"],
         headline=_headline(data),
@@ -61,13 +62,14 @@ def duration(seconds: float | None) -> str:
     """`0.4 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds is None:
         return "–"
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def _moment(seconds: float) -> str:
@@ -131,7 +133,7 @@ def _funnel(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "kept_percent": 100 * stage["kept"] / widest,
                 "reasons": [
                     {
-                        "name": name.replace("_", " "),
+                        "name": name.replace("_", " ").replace(":", ": "),
                         "count": count,
                         "percent": 100 * count / widest,
                         "shade": i % _SHADES + 1,
@@ -185,7 +187,11 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "reward": line_chart(reward, x_label="optimizer steps over all rounds"),
         "kl": line_chart(kl, x_label="optimizer steps over all rounds", y_zero=True),
         "rows": [{"round": one["round"], **_round_numbers(one)} for one in rounds],
-        "examples": [e for one in rounds for e in ((one["probe"] or {}).get("examples") or [])[:1]],
+        "examples": [
+            {"round": one["round"], **example}
+            for one in rounds
+            for example in ((one["probe"] or {}).get("examples") or [])[:1]
+        ],
     }
 
 
@@ -221,9 +227,10 @@ def _evaluation(evaluations: Sequence[Mapping[str, Any]], verdict: Mapping[str, 
         if not known:
             continue
         last = known[-1]
-        share = last.get("metric") != "perplexity"
         numbers = [c[k] for c in known for k in ("value", "ci_low", "ci_high") if _is_number(c.get(k))]
-        domain = (0.0, 1.0) if share and max(numbers) <= 1 else (min([*numbers, 0.0]), max(numbers))
+        margin = max(numbers) - min(numbers)
+        share = min(numbers) >= 0 and max(numbers) <= 1
+        domain = (0.0, 1.0) if share else (min(numbers) - margin, max(numbers) + margin)
         rows.append(
             {
                 "suite": name,
@@ -247,7 +254,7 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in steps:
         budget, seconds = row.get("budget_s"), row["seconds"]
         over = bool(budget and seconds and seconds > budget)
-        outputs = [f"{role}: {o['kind']} {o['digest'][:8]}" for role, o in row["outputs"].items()]
+        outputs = [f"{output['kind'].replace('_', ' ')} {output['digest'][:8]}" for output in row["outputs"].values()]
         shown.append(
             dict(row) | {"percent": 100 * (seconds or 0.0) / longest, "over": over, "made": ", ".join(outputs)}
         )
