@@ -285,10 +285,11 @@ def plant(store: ArtifactStore, folder: Path) -> RunRef:
     release = p.step("deployment.bundle", {"output": p.draft("release")}, seconds=4, weights=chat, verdict=ruled)[
         "output"
     ]
-    smoke = {"answer": ANSWER, "prompt": "At what temperature does water boil?", "model": "chat-nano v3"}
+    found = {"name": "chat-nano", "version": "3", "question": "At what temperature does water boil?"}
+    found |= {"answer": ANSWER, "served": True, "ok": True, "reason": ""}
     p.step(
-        "deployment.smoke",
-        {"output": p.draft("evaluation", {"smoke.json": smoke})},
+        "deployment.deploy",
+        {"output": p.draft("deployment", {"deployment.json": found})},
         cache="effect",
         seconds=48,
         release=release,

@@ -9,7 +9,7 @@ from tokenmill.steps import effect, find, run_step
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking import RunRef
 
-WORDS = "the quick brown fox jumps over a lazy dog then runs to the river bank where silver fish swim in cold spring water".split()
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "then", "runs", "to", "the", "river", "bank", "where", "silver", "fish", "swim", "in", "cold", "spring", "water"]
 
 
 def sentences(seed: int, count: int = 12) -> str:
@@ -28,7 +28,14 @@ def write_folder(folder: Path, documents: int = 40) -> Path:
 @effect("toy.corpus", version=1)
 def toy_corpus(config: StepConfig, ctx) -> Draft:
     rows = [
-        {"id": f"d{i:03d}", "type": "book", "lang": "en", "source": "toy", "path": f"d{i:03d}.txt", "text": sentences(i)}
+        {
+            "id": f"d{i:03d}",
+            "type": "book",
+            "lang": "en",
+            "source": "toy",
+            "path": f"d{i:03d}.txt",
+            "text": sentences(i),
+        }
         for i in range(40)
     ]
     return ctx.write_records("corpus", {"type=book/lang=en/part-00000.jsonl.zst": rows})

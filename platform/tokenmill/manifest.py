@@ -94,7 +94,12 @@ class Manifest(Draft):
     ) -> Self:
         body = {name: getattr(draft, name) for name in Draft.model_fields}
         return cls(
-            **body, parents=dict(parents), step=step, version=version, config=dict(config), observed=dict(observed or {})
+            **body,
+            parents=dict(parents),
+            step=step,
+            version=version,
+            config=dict(config),
+            observed=dict(observed or {}),
         )
 
     @cached_property
@@ -123,7 +128,9 @@ class Manifest(Draft):
         for shard in self.shards:
             if shard.name == name:
                 return shard
-        raise InputError(f"{self.kind} {self.digest[:12]} has no file {name!r}; it has {[s.name for s in self.shards][:8]}")
+        raise InputError(
+            f"{self.kind} {self.digest[:12]} has no file {name!r}; it has {[s.name for s in self.shards][:8]}"
+        )
 
     def to_json(self) -> bytes:
         """Stored form; the two digests ride along so that a reader can verify them."""
@@ -140,7 +147,9 @@ class Manifest(Draft):
         fields = orjson.loads(data)
         major = int(str(fields.get("schema_version", "0")).split(".")[0])
         if major > int(SCHEMA_VERSION.split(".")[0]):
-            raise InputError(f"manifest schema {fields['schema_version']} is newer than this TokenMill reads; upgrade it")
+            raise InputError(
+                f"manifest schema {fields['schema_version']} is newer than this TokenMill reads; upgrade it"
+            )
         stated, content = fields.pop("digest", None), fields.pop("content", None)
         manifest = cls.model_validate(fields)
         if manifest.content != content or manifest.digest != stated or (expected and manifest.digest != expected):

@@ -100,7 +100,9 @@ def test_component_bodies_are_doors_of_at_most_fifteen_lines():
     for root in ("components", "pipelines"):
         for path in (ROOT / root / "tokenmill").rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.FunctionDef) and any("dsl.component" in ast.unparse(d) for d in node.decorator_list):
+                if isinstance(node, ast.FunctionDef) and any(
+                    "dsl.component" in ast.unparse(d) for d in node.decorator_list
+                ):
                     assert node.end_lineno - node.body[0].lineno + 1 <= 15, f"{path}:{node.name}"
 
 

@@ -17,7 +17,10 @@ from tokenmill.store import open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 STEPS, EVERY = 24, 4
-SETTINGS = [f"pretraining.train_short.tokens={512 * STEPS}", f"pretraining.train_short.execution.checkpoint_every={EVERY}"]
+SETTINGS = [
+    f"pretraining.train_short.tokens={512 * STEPS}",
+    f"pretraining.train_short.execution.checkpoint_every={EVERY}",
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,9 @@ def prepared(tmp_path_factory):
 
 def start(folder, inputs):
     command = [sys.executable, "-m", "tokenmill.cli", "step", "pretraining.train_short", "--preset", "pico", "--json"]
-    command += [part for one in inputs for part in ("--input", one)] + [part for one in SETTINGS for part in ("--set", one)]
+    command += [part for one in inputs for part in ("--input", one)] + [
+        part for one in SETTINGS for part in ("--set", one)
+    ]
     env = os.environ | {"TOKENMILL_STORE": f"file://{folder}", "TOKENMILL_LEASE_TTL_S": "4"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True)
 
@@ -48,7 +53,7 @@ def finish(process):
 
 def complete_checkpoints(folder):
     """Steps whose both ranks have written their marker."""
-    markers = [path for path in folder.glob("work/*/checkpoints/*/rank-*-of-2.json")]
+    markers = list(folder.glob("work/*/checkpoints/*/rank-*-of-2.json"))
     steps = [int(path.parent.name) for path in markers]
     return {step for step in steps if steps.count(step) == 2}
 
@@ -95,7 +100,9 @@ def test_kill_after_a_checkpoint_resumes_from_it_to_the_same_digests(prepared, t
 
 
 def test_kill_before_any_checkpoint_starts_anew_to_the_same_digests(prepared, tmp_path):
-    _, resumed_from = kill_and_rerun(prepared, tmp_path, lambda folder, process: wait_for(lambda: len(ranks_of(folder)) >= 2, "two ranks"))
+    _, resumed_from = kill_and_rerun(
+        prepared, tmp_path, lambda folder, process: wait_for(lambda: len(ranks_of(folder)) >= 2, "two ranks")
+    )
     assert resumed_from == 0
 
 

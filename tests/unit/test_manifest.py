@@ -19,14 +19,22 @@ def issue(of=None, **changes):
 
 
 def test_content_ignores_how_bytes_are_stored_and_where_they_came_from():
-    again = draft(shards=(Shard(name="a.jsonl.zst", blob="d" * 64, content="c" * 64, size=9, records=1),), facts={"x": 1})
+    again = draft(
+        shards=(Shard(name="a.jsonl.zst", blob="d" * 64, content="c" * 64, size=9, records=1),), facts={"x": 1}
+    )
     assert again.content == draft().content
     assert issue(parents={}).content == draft().content
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"parents": {"sources": ("q" * 64,)}}, {"parents": {"other": ("p" * 64,)}}, {"step": "x.y"}, {"version": 2}, {"config": {"a": 1}}],
+    [
+        {"parents": {"sources": ("q" * 64,)}},
+        {"parents": {"other": ("p" * 64,)}},
+        {"step": "x.y"},
+        {"version": 2},
+        {"config": {"a": 1}},
+    ],
 )
 def test_digest_moves_with_everything_that_lineage_is_made_of(changes):
     assert issue(**changes).digest != issue().digest

@@ -140,7 +140,7 @@ def test_hostile_text_stays_text_everywhere() -> None:
             "passed": False,
             "checks": [{"name": bad, "value": None, "threshold": bad, "passed": False, "why": bad}],
         },
-        "served": {"prompt": bad, "answer": bad, "model": bad},
+        "served": {"question": bad, "answer": bad, "name": bad, "version": bad, "served": True, "reason": bad},
         "lineage": {
             "nodes": [{"digest": bad, "kind": bad, "step": f"sft.{bad}", "counts": {}}] * 2,
             "edges": [{"parent": bad, "child": bad, "role": bad}],
@@ -178,8 +178,13 @@ def test_four_steps_of_pico_show_four_steps(store: ArtifactStore, tmp_path: Path
 
 
 def test_a_failure_is_the_headline_even_when_the_gate_had_passed(planted: dict[str, Any]) -> None:
-    failed = planted | {"run": planted["run"] | {"status": "failed", "message": "deployment.smoke: no answer"}}
-    assert "Failed deployment.smoke: no answer" in Reader(render(failed)).text
+    failed = planted | {"run": planted["run"] | {"status": "failed", "message": "deployment.deploy: no answer"}}
+    assert "Failed deployment.deploy: no answer" in Reader(render(failed)).text
+
+
+def test_a_model_that_was_not_served_says_why(planted: dict[str, Any]) -> None:
+    text = Reader(render(planted | {"served": {"served": False, "reason": "no GPU and no vllm here"}})).text
+    assert "not served no GPU and no vllm here" in text
 
 
 def test_a_failed_gate_names_its_failed_checks_first(planted: dict[str, Any]) -> None:

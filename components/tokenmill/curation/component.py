@@ -23,9 +23,7 @@ def register_reference(run: str, registered: dsl.Output[dsl.Dataset]):
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def ingest(
-    run: str, sources: dsl.Input[dsl.Dataset], corpus: dsl.Output[dsl.Dataset], task: str = "curation.ingest"
-):
+def ingest(run: str, sources: dsl.Input[dsl.Dataset], corpus: dsl.Output[dsl.Dataset], task: str = "curation.ingest"):
     """Raw files → JSONL documents by type and language (the report's Format)."""
     from tokenmill.steps import run_component
 

@@ -44,7 +44,9 @@ def collect_training_sets(run: str, weights: dsl.Input[dsl.Model], training_sets
     """Walk the lineage: everything whose text the model was trained on, at any stage of its life."""
     from tokenmill.steps import run_component
 
-    run_component("evaluation.collect_training_sets", run, inputs={"weights": weights}, outputs={"output": training_sets})
+    run_component(
+        "evaluation.collect_training_sets", run, inputs={"weights": weights}, outputs={"output": training_sets}
+    )
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)

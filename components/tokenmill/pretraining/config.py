@@ -17,7 +17,9 @@ class TokenizerConfig(StepConfig):
 class TokenizeConfig(StepConfig):
     """Corpus → token shards."""
 
-    heldout_share: float = Field(0.02, gt=0, lt=0.5, description="share of documents kept for validation; not published")
+    heldout_share: float = Field(
+        0.02, gt=0, lt=0.5, description="share of documents kept for validation; not published"
+    )
 
 
 class SelectLongConfig(StepConfig):
@@ -27,7 +29,9 @@ class SelectLongConfig(StepConfig):
     window_tokens: int = Field(4096, description="chunk scored (LongWanjuan)")
     context_tokens: int = Field(1024, description="context of the short reading (LongWanjuan)")
     scored_tokens: int = Field(1024, description="last tokens of a chunk whose perplexity is compared (LongWanjuan)")
-    max_difference: float = Field(0.0, description="keep where mean(ppl with context − ppl without) is below; not published")
+    max_difference: float = Field(
+        0.0, description="keep where mean(ppl with context − ppl without) is below; not published"
+    )
 
 
 class LongStageConfig(StageConfig):

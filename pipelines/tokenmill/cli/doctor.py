@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from tokenmill.errors import UserError
@@ -94,5 +95,5 @@ def _program(name: str, fix: str) -> Finding:
 
 
 def _disk() -> Finding:
-    free = shutil.disk_usage(os.getcwd()).free >> 30
+    free = shutil.disk_usage(Path.cwd()).free >> 30
     return Finding("disk", free >= 5, f"{free} GiB free here", "the nano run and its environments take about 5 GiB")

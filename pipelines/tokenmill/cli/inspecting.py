@@ -27,7 +27,9 @@ def draw(renderable: Any) -> None:
 
 @app.command()
 def lineage(
-    reference: Annotated[str, typer.Argument(help="manifest (digest, URI, models:/name@alias); with --down also a document id")],
+    reference: Annotated[
+        str, typer.Argument(help="manifest (digest, URI, models:/name@alias); with --down also a document id")
+    ],
     down: Annotated[bool, typer.Option("--down", help="everything made of it, instead of what it was made of")] = False,
     store: StoreUri = None,
     as_json: AsJson = False,

@@ -25,7 +25,13 @@ POLL_S = 0.5
 
 
 def run_locally(
-    pipeline: str, preset: str, overrides: Mapping[str, Any], arguments: Mapping[str, Any], store_uri: str, *, quiet: bool
+    pipeline: str,
+    preset: str,
+    overrides: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    store_uri: str,
+    *,
+    quiet: bool,
 ) -> dict[str, Any]:
     """Run to the end; returns status, exit code, run key and where to look."""
     store = open_store(store_uri)
@@ -129,9 +135,7 @@ def _child(job: dict[str, Any], folder: Path) -> int:
 
     die_with_parent()
     pipeline = build(job["pipeline"], job["preset"])
-    local.init(
-        runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), raise_on_error=True
-    )
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), raise_on_error=True)
     pipeline(**job["arguments"])
     return 0
 

@@ -83,7 +83,9 @@ def compile_pipeline(
     pipeline: Pipeline = "lifecycle",
     preset: Preset = "nano",
     profile: Annotated[str, typer.Option(help="cpu or gpu: resources, tolerations, secrets on the tasks")] = "cpu",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="[dist/<pipeline>-<preset>-<profile>.yaml]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="[dist/<pipeline>-<preset>-<profile>.yaml]")
+    ] = None,
     registry: Annotated[str | None, typer.Option(help="registry and path to put before the images' names")] = None,
 ) -> None:
     """Compile a pipeline for the Kubeflow UI."""

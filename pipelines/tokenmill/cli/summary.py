@@ -47,12 +47,16 @@ def as_text(summary: dict[str, Any]) -> str:
     if served := summary.get("served"):
         if served["served"]:
             lines.append(f"asked     {served['question']}")
-            lines.append(f"answered  {served.get('answer', '').strip() or '(nothing)'}   [{served['name']} v{served['version']}]")
+            lines.append(
+                f"answered  {served.get('answer', '').strip() or '(nothing)'}   [{served['name']} v{served['version']}]"
+            )
         if not served["ok"]:
             lines.append(f"serving   {served['reason']}")
     if lineage := summary.get("lineage"):
         names = ", ".join(f"{s['name']} ({s['licence']})" for s in lineage["sources"])
-        lines.append(f"lineage   {lineage['of'][:12]} ← {lineage['artifacts']} artifacts ← {len(lineage['sources'])} sources: {names}")
+        lines.append(
+            f"lineage   {lineage['of'][:12]} ← {lineage['artifacts']} artifacts ← {len(lineage['sources'])} sources: {names}"
+        )
     lines.append(f"report    {summary['report']}")
     lines.append("MLflow    tokenmill ui")
     return "\n".join(lines)

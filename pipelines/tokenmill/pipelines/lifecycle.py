@@ -40,7 +40,9 @@ def lifecycle(preset: str) -> Any:
 
             instructions = prepare_conversations(run=run, sources=curated.outputs["sources"])
             asked = questions(run=run, corpus=corpus, tokens=tokens, conversations=instructions.outputs["heldout"])
-            enhanced = enhancement(run=run, corpus=corpus, questions=asked.outputs["questions"], tokenizer=tokenizer, base=base)
+            enhanced = enhancement(
+                run=run, corpus=corpus, questions=asked.outputs["questions"], tokenizer=tokenizer, base=base
+            )
             tuned = sft(
                 run=run,
                 conversations=instructions.outputs["conversations"],

@@ -102,8 +102,14 @@ def submit_package(
         try:
             client = Client(host=host, namespace=namespace)
             started = client.create_run_from_pipeline_package(
-                str(package), arguments=parameters, experiment_name=experiment, namespace=namespace, enable_caching=False
+                str(package),
+                arguments=parameters,
+                experiment_name=experiment,
+                namespace=namespace,
+                enable_caching=False,
             )
         except Exception as refused:  # kfp raises whatever urllib3 or the server gives it
-            raise ConfigError(f"Kubeflow Pipelines at {host} did not take it: {str(refused).splitlines()[0]}") from refused
+            raise ConfigError(
+                f"Kubeflow Pipelines at {host} did not take it: {str(refused).splitlines()[0]}"
+            ) from refused
     return f"{host.rstrip('/')}/#/runs/details/{started.run_id}"

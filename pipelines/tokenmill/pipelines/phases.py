@@ -56,7 +56,9 @@ class Asked(NamedTuple):
     questions: dsl.Dataset
 
 
-@dsl.pipeline(name="questions", description="Suites drawn from what no model is trained on, and a reference of the same kind.")
+@dsl.pipeline(
+    name="questions", description="Suites drawn from what no model is trained on, and a reference of the same kind."
+)
 def questions(
     run: str, corpus: dsl.Input[dsl.Dataset], tokens: dsl.Input[dsl.Dataset], conversations: dsl.Input[dsl.Dataset]
 ) -> Asked:
@@ -135,7 +137,9 @@ def alignment(
             judge = rlhf_tasks.train_reward_model(
                 **turn, preferences=preferences, patches=patches, before=judge
             ).outputs["reward_model"]
-        policy = rlhf_tasks.ppo(**turn, queries=queries, before=policy, reward_model=judge, tokens=tokens).outputs["policy"]
+        policy = rlhf_tasks.ppo(**turn, queries=queries, before=policy, reward_model=judge, tokens=tokens).outputs[
+            "policy"
+        ]
         patches = rlhf_tasks.probe(
             **turn, queries=collected.outputs["heldout_queries"], policy=policy, reward_model=judge
         ).outputs["patches"]
@@ -149,7 +153,9 @@ class Judged(NamedTuple):
     passed: bool
 
 
-@dsl.pipeline(name="evaluation", description="Every checkpoint on every suite; contamination over the lineage; the gate.")
+@dsl.pipeline(
+    name="evaluation", description="Every checkpoint on every suite; contamination over the lineage; the gate."
+)
 def evaluation(
     run: str,
     questions: dsl.Input[dsl.Dataset],
@@ -172,9 +178,7 @@ def evaluation(
     contamination = evaluation_tasks.check_contamination(
         run=run, training_sets=training_sets, questions=questions
     ).outputs["contamination"]
-    judged = evaluation_tasks.gate(
-        run=run, candidate=candidate, base=reference, sft=tuned, contamination=contamination
-    )
+    judged = evaluation_tasks.gate(run=run, candidate=candidate, base=reference, sft=tuned, contamination=contamination)
     return Judged(
         evaluation=candidate,
         training_sets=training_sets,

@@ -16,7 +16,18 @@ from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import StepContext
 from tokenmill.steps.registry import Definition
 
-PASSED_ON = ("TOKENMILL_", "AWS_", "MLFLOW_", "NCCL_", "SSL_", "PYTHONPATH", "PATH", "HOME", "TMPDIR", "OMP_NUM_THREADS")
+PASSED_ON = (
+    "TOKENMILL_",
+    "AWS_",
+    "MLFLOW_",
+    "NCCL_",
+    "SSL_",
+    "PYTHONPATH",
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "OMP_NUM_THREADS",
+)
 
 
 def launch_training(
@@ -76,7 +87,9 @@ def _run(uri: str, execution: Any, ctx: StepContext) -> tuple[str, str]:
             image=scratch,  # local_cwd: the folder the ranks start in; nothing is read from it
             entrypoint=sys.executable,
             args=["-m", "tokenmill.launch.tether", sys.executable, "-m", "torch.distributed.run", *torchrun],
-            env={"OMP_NUM_THREADS": "1"} | {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)} | tethered(),
+            env={"OMP_NUM_THREADS": "1"}
+            | {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
+            | tethered(),
             num_replicas=1,
             resource=Resource(cpu=execution.ranks, gpu=0, memMB=1024),
         )

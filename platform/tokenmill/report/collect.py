@@ -141,13 +141,9 @@ def _rounds(
 
 
 def _served(store: ArtifactStore, made: list[Made]) -> dict[str, Any] | None:
-    """The last answer that a served model gave: `answer` beside `prompt`, in a file or among an artifact's facts."""
-    for row, manifest in reversed(made):
-        if row["phase"] == "deployment":
-            for found in (manifest.facts, *_json(store, manifest, manifest.kind)):
-                if found.get("answer"):
-                    return dict(found)
-    return None
+    """What the last deployment found: `question` and `answer`, or the `reason` why there is none."""
+    found = [report for _, manifest in made for report in _json(store, manifest, "deployment")]
+    return next((r for r in reversed(found) if r.get("answer") or r.get("reason")), None)
 
 
 def _lineage(store: ArtifactStore, made: list[Made]) -> dict[str, Any]:

@@ -13,7 +13,16 @@ from tokenmill.report.collect import RunData
 from tokenmill.report.graph import lineage_chart
 
 _SHADES = 8
-_UNNAMED: RunData = {"key": "", "name": "", "preset": "", "store": "", "status": "running", "opened": 0.0, "seconds": 0.0}
+_UNNAMED: RunData = {
+    "key": "",
+    "name": "",
+    "preset": "",
+    "store": "",
+    "status": "running",
+    "opened": 0.0,
+    "seconds": 0.0,
+}
+_UNSERVED = {"name": "", "version": "", "question": "", "answer": "", "served": False, "reason": ""}
 _NOTHING: RunData = {
     "steps": [],
     "funnel": [],
@@ -50,7 +59,7 @@ def render(run_data: RunData) -> str:
         rounds=_rounds(data["rounds"]),
         evaluation=_evaluation(data["evaluations"], data["verdict"]),
         verdict=data["verdict"],
-        served=data["served"],
+        served=data["served"] and _UNSERVED | data["served"],
         lineage=lineage_chart(data["lineage"]["nodes"], data["lineage"]["edges"]),
         sources=data["lineage"]["sources"],
         steps=_steps(data["steps"]),

@@ -366,7 +366,9 @@ def _assemble(step: str, kind: str, results: list[_Sifted], max_rejected: float)
             f"({step}.max_rejected). Mend the records, or raise the limit."
         )
     if not shards:
-        raise InputError(f"{step}: no record left of {read}; dropped: {dict(reasons.most_common(5)) or 'none was read'}")
+        raise InputError(
+            f"{step}: no record left of {read}; dropped: {dict(reasons.most_common(5)) or 'none was read'}"
+        )
     return Draft(
         kind=kind,
         shards=tuple(sorted(shards, key=lambda s: s.name)),

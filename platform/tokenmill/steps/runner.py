@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-
 from tokenmill.config import StepConfig
 from tokenmill.errors import ConfigError, InputError, StoreError
 from tokenmill.logs import Log
@@ -90,7 +89,9 @@ def preflight(definition: Definition, inputs: Mapping[str, Sequence[Manifest]], 
                 )
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < MIN_FREE_BYTES:
-        raise StoreError(f"{definition.name}: {free >> 20} MiB free in {tempfile.gettempdir()}; free some or set TMPDIR")
+        raise StoreError(
+            f"{definition.name}: {free >> 20} MiB free in {tempfile.gettempdir()}; free some or set TMPDIR"
+        )
     if definition.needs_registry:
         from tokenmill.tracking import registry_ready
 
@@ -233,5 +234,3 @@ def _workdir() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-

@@ -93,7 +93,9 @@ class Checkpoints:
                 for name, digest in orjson.loads(self.store.backend.get(marker)).items():
                     data = self.store.backend.get(f"{self.prefix}/{found.step}/{name}")
                     if sha256(data) != digest:
-                        raise CorruptError(f"checkpoint {found.step}: {name} does not match its digest; delete {self.prefix}")
+                        raise CorruptError(
+                            f"checkpoint {found.step}: {name} does not match its digest; delete {self.prefix}"
+                        )
                     target = folder / str(found.step) / name
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(data)

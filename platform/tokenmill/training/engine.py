@@ -51,7 +51,9 @@ class Engine:
     def step(self, step: int, micro_batches: list[Any], weight: float) -> dict[str, float]:
         """One optimizer step; returns this rank's metric sums, `loss` among them."""
         if len(micro_batches) != self.micro_batches:
-            raise AssertionError(f"expected {self.micro_batches} micro-batches a rank and step, got {len(micro_batches)}")
+            raise AssertionError(
+                f"expected {self.micro_batches} micro-batches a rank and step, got {len(micro_batches)}"
+            )
         for group, parameters in zip(self.groups, self.optimizer.param_groups, strict=True):
             rate = learning_rate(self.run.optim, step, len(self.run.batches))
             parameters["lr"] = 0.0 if step < group.frozen_steps else rate * group.lr_scale

@@ -25,7 +25,12 @@ class Loop:
     """Trains a `TrainingRun` to its end, from its newest checkpoint."""
 
     def __init__(
-        self, run: TrainingRun, execution: TrainingExecution, checkpoints: Checkpoints, report: Report, check: Callable[[], None]
+        self,
+        run: TrainingRun,
+        execution: TrainingExecution,
+        checkpoints: Checkpoints,
+        report: Report,
+        check: Callable[[], None],
     ) -> None:
         self.run, self.execution, self.checkpoints = run, execution, checkpoints
         self.report, self.check = report, check
@@ -65,7 +70,9 @@ class Loop:
         dist.all_reduce(totals)
         values = {name: total / batch.weight for name, total in zip(names, totals.tolist(), strict=True)}
         if not numpy.isfinite(values["loss"]):
-            raise StepFailed(f"loss is {values['loss']} at step {step}; lower optim.lr or look at the data of that step")
+            raise StepFailed(
+                f"loss is {values['loss']} at step {step}; lower optim.lr or look at the data of that step"
+            )
         seconds = time.monotonic() - started
         self.tokens += batch.tokens
         values |= {

@@ -10,9 +10,9 @@ import torch
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
 from tokenmill.model.layouts import save_model
-from tokenmill.training.settings import StageConfig
 from tokenmill.training.data import PackedBatches, Sample, mean_loss, next_token_loss
 from tokenmill.training.run import TrainingRun
+from tokenmill.training.settings import StageConfig
 from tokenmill.training.tokens import Document, read_documents
 from tokenmill.training.worker import WorkerContext
 
@@ -25,7 +25,9 @@ def stage_run(
     heldout = _heldout(documents, config)
     samples = mixture([d for d in documents if not d.heldout], config)
     packs = max(1, config.batch_tokens // config.context)
-    batches = PackedBatches(samples, config.context, packs, config.seed, steps=max(1, config.tokens // config.batch_tokens))
+    batches = PackedBatches(
+        samples, config.context, packs, config.seed, steps=max(1, config.tokens // config.batch_tokens)
+    )
     marks = numpy.linspace(0, len(batches), config.evaluations).round().astype(int)
 
     def evaluate(bare: torch.nn.Module) -> dict[str, float]:

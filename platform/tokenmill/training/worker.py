@@ -156,7 +156,9 @@ def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Pat
     )
     log = workdir / f"training-log{JSONL}"
     _, count = write_jsonl(log, loop.log)
-    training_log = Draft(kind="training_log", shards=(store_file(store, log, log.name, count),), counts={"records": count})
+    training_log = Draft(
+        kind="training_log", shards=(store_file(store, log, log.name, count),), counts={"records": count}
+    )
     outputs = {"weights": weights.body(), "training_log": training_log.body()}
     store.backend.put(f"{spec.folder}/result.json", orjson.dumps({"outputs": outputs}))
 

@@ -155,7 +155,9 @@ def test_a_corrupt_shard_is_named_and_nothing_is_published(store, run):
     path.chmod(0o644)
     path.write_bytes(b"\0" * path.stat().st_size)
     with pytest.raises(CorruptError, match=source.shards[0].blob[:8]):
-        run_step("toy.scale", Scale(execution=Execution(workers=1)), {"corpus": source}, store=open_store(store.uri), run=run)
+        run_step(
+            "toy.scale", Scale(execution=Execution(workers=1)), {"corpus": source}, store=open_store(store.uri), run=run
+        )
     assert not list(store.backend.list("actions/"))
 
 
@@ -163,7 +165,9 @@ def test_concurrent_callers_do_the_work_once(store, run):
     source = go("toy.register", Sources(), store, run)
     digests = []
     threads = [
-        threading.Thread(target=lambda: digests.append(go("toy.scale", Scale(factor=5), store, run, corpus=source).digest))
+        threading.Thread(
+            target=lambda: digests.append(go("toy.scale", Scale(factor=5), store, run, corpus=source).digest)
+        )
         for _ in range(4)
     ]
     for thread in threads:
