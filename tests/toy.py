@@ -9,7 +9,31 @@ from tokenmill.steps import effect, find, run_step
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking import RunRef
 
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "then", "runs", "to", "the", "river", "bank", "where", "silver", "fish", "swim", "in", "cold", "spring", "water"]
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "then",
+    "runs",
+    "to",
+    "the",
+    "river",
+    "bank",
+    "where",
+    "silver",
+    "fish",
+    "swim",
+    "in",
+    "cold",
+    "spring",
+    "water",
+]
 
 
 def sentences(seed: int, count: int = 12) -> str:

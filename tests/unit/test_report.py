@@ -14,7 +14,7 @@ from planted_run import ANSWER, PlantedRun, plant
 
 from tokenmill.report import collect, render
 from tokenmill.report.charts import Series, element, line_chart, number, thin, ticks
-from tokenmill.report.graph import lineage_chart
+from tokenmill.report.graph import essential, lineage_chart, model_way
 from tokenmill.report.report import duration
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import EventLog, RunRef
@@ -128,8 +128,7 @@ def test_hostile_text_stays_text_everywhere() -> None:
         "training": [
             {
                 "step": bad,
-                "task": bad,
-                "title": bad,
+                "task": f"sft.{bad}",
                 "ledger": {bad: {"planned": 1, "seen": 1}},
                 "log": [{"tokens": 1, "loss": 2.0, f"heldout/{bad}": 1.0}],
             }
@@ -237,9 +236,39 @@ def test_groups_of_shards_are_one_stage_of_the_funnel(store: ArtifactStore, tmp_
     assert (stage["in"], stage["kept"], stage["dropped"]) == (40, 33, {"short": 3, "long": 4})
 
 
+def test_a_reference_set_read_beside_is_no_stage_and_joined_files_are_named(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    run = RunRef.new("lifecycle", "pico")
+    p = PlantedRun(store, tmp_path, run)
+    first = p.step("curation.ingest", {"output": p.corpus(100, 100)})["output"]
+    filtered = p.step("curation.filter", {"output": p.corpus(100, 90, short=10)}, corpus=first)["output"]
+    joined = p.draft("corpus", counts={"in": 90, "records": 83})
+    p.step("curation.order_code", {"output": joined}, corpus=filtered)
+    p.step("curation.ingest", {"output": p.corpus(30, 30)}, task="curation.ingest.reference")
+    data = collect(store, run.key)
+    assert [(s["step"], s["in"], s["kept"], s["joined"]) for s in data["funnel"]] == [
+        ("curation.ingest", 100, 100, 0),
+        ("curation.filter", 100, 90, 0),
+        ("curation.order_code", 90, 83, 7),
+    ]
+    assert "joined with others 7" in Reader(render(data)).text
+
+
+def test_the_gates_candidate_is_the_last_column(planted: dict[str, Any]) -> None:
+    page = Reader(render(planted | {"evaluations": planted["evaluations"][::-1]})).text
+    assert "base chat interval of chat" in page
+
+
+def test_a_passed_gate_does_not_hide_a_failed_smoke_test(planted: dict[str, Any]) -> None:
+    served = {"served": True, "answer": " ", "reason": "no answer to 'What is 7 + 5?'"}
+    text = Reader(render(planted | {"served": served})).text
+    assert "Passed the gate, but not the smoke test no answer to 'What is 7 + 5?'" in text
+
+
 def test_a_loss_that_became_nan_does_not_break_the_page(planted: dict[str, Any]) -> None:
     log = [{"tokens": i, "loss": [3.0, math.nan, math.inf, 2.0][i]} for i in range(4)]
-    stage = {"step": "sft.train", "task": "t", "title": "sft: train", "log": log, "ledger": {}}
+    stage = {"step": "sft.train", "task": "t", "log": log, "ledger": {}}
     page = render(planted | {"training": [stage]})
     assert "nan" not in page.lower().replace("nano", "") and "loss 3 → 2" in Reader(page).text
 
@@ -287,7 +316,7 @@ def test_thinning_keeps_ends_and_extremes(values: list[float], limit: int) -> No
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (3.4, "3.4"), (0.0341, "0.0341"), (7446, "7,446"), (12_480, "12.5K"), (4_200_000_000, "4.2B"),
-     (-1.25, "−1.25"), (0.00004, "4.0e-05"), (999_600, "1M"), (9_999.6, "10K"), (99_960, "100K"), (1.5e12, "1.5T"),
+     (-1.25, "−1.25"), (0.00004, "4e-05"), (999_600, "1M"), (9_999.6, "10K"), (99_960, "100K"), (1.5e12, "1.5T"),
      (100.4, "100")],
 )  # fmt: skip
 def test_numbers_are_short(value: float, text: str) -> None:
@@ -305,6 +334,48 @@ def test_durations_read_as_people_say_them(seconds: float | None, text: str) -> 
 def test_elements_escape_text_and_attributes() -> None:
     drawn = str(element("text", "<b>&", class_='a"b', x=1.26))
     assert drawn == '<text class="a&#34;b" x="1.3">&lt;b&gt;&amp;</text>'
+
+
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=40))
+def test_lines_left_out_are_told_by_longer_ways(pairs: list[tuple[int, int]]) -> None:
+    links = [
+        {"parent": str(a), "child": str(b), "role": "x"} for a, b in {(min(p), max(p)) for p in pairs if len({*p}) > 1}
+    ]
+    boxes = {str(i): {"kind": "corpus", "step": "curation.x"} for i in range(12)}
+    drawn = essential(boxes, links, set())
+
+    def closure(edges: list[Any]) -> set[tuple[str, str]]:
+        found = {(e["parent"], e["child"]) for e in edges}
+        while more := {(a, d) for a, b in found for c, d in found if b == c} - found:
+            found |= more
+        return found
+
+    assert closure(drawn) == closure(links)
+    for e in drawn:  # and none that is drawn could be left out
+        assert closure([other for other in drawn if other is not e]) != closure(drawn)
+
+
+def test_the_tokenizers_lines_to_later_phases_are_left_out() -> None:
+    boxes = {
+        "t": {"kind": "tokenizer", "step": "pretraining.train_tokenizer"},
+        "k": {"kind": "tokens", "step": "pretraining.tokenize"},
+        "s": {"kind": "weights", "step": "sft.train"},
+    }
+    links = [{"parent": "t", "child": child, "role": "tokenizer"} for child in "ks"]
+    assert [e["child"] for e in essential(boxes, links, set())] == ["k"]
+
+
+def test_the_models_way_passes_by_its_judges(planted: dict[str, Any]) -> None:
+    boxes = {node["digest"]: node for node in planted["lineage"]["nodes"]}
+    way = model_way(boxes, planted["lineage"]["edges"])
+    tasks = {(boxes[p]["task"], boxes[c]["task"]) for p, c in way}
+    assert tasks == {
+        ("pretraining.train_short", "pretraining.train_long"),
+        ("pretraining.train_long", "sft.train"),
+        ("sft.train", "ppo-1"),
+        ("ppo-1", "ppo-2"),
+        ("ppo-2", "deployment.bundle"),
+    }
 
 
 def test_lineage_boxes_do_not_overlap_and_children_lie_right_or_below(planted: dict[str, Any]) -> None:

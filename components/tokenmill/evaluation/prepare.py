@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from tokenmill.evaluation import questions as q
 from tokenmill.evaluation.config import PrepareConfig
 from tokenmill.manifest import Draft, Manifest
+from tokenmill.overlap import OverlapIndex
 from tokenmill.records import Record
 from tokenmill.steps import StepContext, step
 
@@ -40,7 +41,7 @@ def prepare(
     suites[q.shard_name("choice", "larger")] = q.larger_number(config.questions, config.seed)
     suites[q.shard_name("choice", "next_line")] = q.next_line(prose, config.questions, config.choices, config.seed)
     known = {record["question"] for record in q.problems(trained)}
-    tests = _once(record for record in q.problems(heldout) if record["question"] not in known)
+    tests = _unseen(_once(r for r in q.problems(heldout) if r["question"] not in known), trained)
     suites[q.shard_name("generate", "maths")] = tests[: config.questions] or q.sums(config.questions, config.seed)
     splits = {"train": list(q.problems(trained)), "test": tests}
     if reference:
@@ -68,6 +69,17 @@ def _split(
     records = [r for r in ctx.records(corpus) if r["id"] in heldout or r.get("question")]
     records = q.drawn(records, config.seed)
     return [r for r in records if r["id"] in heldout], [r for r in records if r["id"] not in heldout]
+
+
+def _unseen(tests: list[Record], trained: list[Record]) -> list[Record]:
+    """Tests that no training document holds word for word: generated problems repeat each other's wording by chance."""
+    index = OverlapIndex()
+    for record in tests:
+        index.add(f"maths#{record['id']}", f"{record['question']} {record['answer']}")
+        index.add(f"question#{record['id']}", record["question"])
+    index.build()
+    seen = {name.rpartition("#")[2] for record in trained for name in index.find(record["text"])}
+    return [record for record in tests if record["id"] not in seen]
 
 
 def _once(records: Iterable[Record]) -> list[Record]:

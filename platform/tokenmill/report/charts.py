@@ -41,7 +41,7 @@ def line_chart(
     for y in y_ticks:
         parts.append(element("line", class_="grid", x1=left, x2=width - right, y1=py(y), y2=py(y)))
         parts.append(element("text", number(y), class_="tick", x=left - 8, y=py(y) + 4, text_anchor="end"))
-    for x in [t for t in ticks(x_low, x_high) if x_low <= t <= x_high]:
+    for x in [t for t in ticks(x_low, x_high, 5) if x_low <= t <= x_high]:
         parts.append(element("text", number(x), class_="tick", x=px(x), y=height - bottom + 17, text_anchor="middle"))
     middle = (left + width - right) / 2
     parts.append(element("text", x_label, class_="axis", x=middle, y=height - 3, text_anchor="middle"))
@@ -132,7 +132,7 @@ def number(value: float) -> str:
             return f"{sign}{rounded / divisor:.6g}{unit}"
     if size >= 100 or size == int(size):
         return f"{sign}{size:,.0f}"
-    return f"{sign}{size:.3g}" if size >= 0.001 else f"{sign}{size:.1e}"
+    return f"{sign}{size:.3g}" if size >= 0.001 else f"{sign}{size:.0e}"
 
 
 def _apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

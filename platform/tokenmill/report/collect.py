@@ -40,7 +40,7 @@ def collect(store: ArtifactStore, run_key: str) -> RunData:
         "run": _run(run.model_dump(), store, events, steps),
         "steps": steps,
         "funnel": _funnel(made),
-        "training": [_training(store, row, records, steps) for row, _, records in logs if not _is_policy(records)],
+        "training": [_training(store, row, records) for row, _, records in logs if not _is_policy(records)],
         "rounds": _rounds(store, made, [(row, records) for row, _, records in logs if _is_policy(records)]),
         "evaluations": [e for _, m in made for e in _json(store, m, "evaluation") if e.get("suites")],
         "verdict": next((v for _, m in reversed(made) for v in _json(store, m, "verdict")), None),
@@ -97,11 +97,23 @@ def _steps(events: list[Event]) -> list[dict[str, Any]]:
 
 
 def _funnel(made: list[Made]) -> list[dict[str, Any]]:
-    """Curation's stages in the order they ran; groups of shards that ran in parallel are one stage."""
+    """Curation's stages in the order they ran; groups of shards that ran in parallel are one stage.
+
+    Only the longest way counts: a reference set that is read beside it is no stage of this funnel.
+    """
+    read = [
+        (row, manifest)
+        for row, manifest in made
+        if row["phase"] == "curation" and manifest.kind == "corpus" and {"in", "records"} <= manifest.counts.keys()
+    ]
+    above = _ancestors([manifest for _, manifest in made])
+    before = {m.digest: sum(other.digest in above[m.digest] for _, other in read) for _, m in read}
+    last = {row["step"] for row, m in read if before[m.digest] == max(before.values())}
+    wanted = {d for row, m in read if row["step"] in last for d in (m.digest, *above[m.digest])}
     stages: dict[str, dict[str, Any]] = {}
-    for row, manifest in made:
+    for row, manifest in read:
         counts = manifest.counts
-        if row["phase"] != "curation" or manifest.kind != "corpus" or "records" not in counts or "in" not in counts:
+        if manifest.digest not in wanted:
             continue
         stage = stages.setdefault(row["step"], {"step": row["step"], "in": 0, "kept": 0, "dropped": {}, "cached": True})
         stage["in"] += counts["in"]
@@ -109,17 +121,25 @@ def _funnel(made: list[Made]) -> list[dict[str, Any]]:
         stage["cached"] = stage["cached"] and row["cache"] == "hit"
         for reason, count in manifest.dropped.items():
             stage["dropped"][reason] = stage["dropped"].get(reason, 0) + count
+    for stage in stages.values():
+        stage["joined"] = stage["in"] - stage["kept"] - sum(stage["dropped"].values())
     return list(stages.values())
 
 
-def _training(store: ArtifactStore, row: Row, records: list[dict[str, Any]], steps: list[Row]) -> dict[str, Any]:
+def _ancestors(manifests: list[Manifest]) -> dict[str, set[str]]:
+    """Digest → digests of its ancestors among the manifests, which come after their parents."""
+    above: dict[str, set[str]] = {}
+    for manifest in manifests:
+        parents = [digest for digest in manifest.parent_digests if digest in above]
+        above[manifest.digest] = set(parents).union(*(above[digest] for digest in parents))
+    return above
+
+
+def _training(store: ArtifactStore, row: Row, records: list[dict[str, Any]]) -> dict[str, Any]:
     weights = row["outputs"].get("weights")
     there = weights and store.backend.exists(f"manifests/{weights['digest']}")
     ledger = store.get_manifest(weights["digest"]).facts.get("ledger", {}) if there else {}
-    same = [other["task"] for other in steps if other["step"] == row["step"]]
-    nth = f" {same.index(row['task']) + 1}" if len(same) > 1 else ""
-    title = row["step"].replace(".", ": ").replace("_", " ") + nth
-    return {"step": row["step"], "task": row["task"], "title": title, "log": records, "ledger": ledger}
+    return {"step": row["step"], "task": row["task"], "log": records, "ledger": ledger}
 
 
 def _is_policy(records: list[dict[str, Any]]) -> bool:
@@ -160,8 +180,11 @@ def _lineage(store: ArtifactStore, made: list[Made]) -> dict[str, Any]:
         edges |= {(e.parent, e.child, e.role) for e in graph.edges}
         sources |= {(s.name, s.licence, s.origin) for s in graph.sources}
     names = ("digest", "kind", "step", "counts")
+    tasks = {manifest.digest: row["task"] for row, manifest in made}
     return {
-        "nodes": [{name: getattr(m, name) for name in names} for m in nodes.values()],
+        "nodes": [
+            {name: getattr(m, name) for name in names} | {"task": tasks.get(d, m.step)} for d, m in nodes.items()
+        ],
         "edges": [{"parent": p, "child": c, "role": r} for p, c, r in sorted(edges)],
         "sources": [{"name": n, "licence": lic, "origin": o} for n, lic, o in sorted(sources)],
     }

@@ -96,7 +96,11 @@ def _headline(data: RunData) -> dict[str, str]:
     tone, words = _VERDICTS[bool(verdict["passed"])]
     failed_checks = [check["name"] for check in verdict["checks"] if not check["passed"]]
     total = len(verdict["checks"])
-    why = f"{len(failed_checks)} of {total} checks failed" if failed_checks else f"all {total} checks passed"
+    passed = "its one check passed" if total == 1 else f"all {total} checks passed"
+    why = f"{len(failed_checks)} of {total} checks failed" if failed_checks else passed
+    served = data["served"] or {}
+    if tone == "good" and served.get("served") and served.get("reason"):
+        return {"tone": "bad", "words": f"{words}, but not the smoke test", "why": served["reason"]}
     return {"tone": tone, "words": words, "why": why}
 
 
@@ -132,6 +136,7 @@ def _funnel(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         reasons = sorted(stage["dropped"].items(), key=lambda item: -item[1])
         shown, rest = reasons[:6], sum(count for _, count in reasons[6:])
         shown += [(f"{len(reasons) - 6} other reasons", rest)] if rest else []
+        shown += [("joined with others", stage["joined"])] if stage.get("joined", 0) > 0 else []
         bars.append(
             {
                 "name": str(stage["step"]).partition(".")[2].replace("_", " "),
@@ -157,6 +162,7 @@ def _funnel(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _panel(stage: Mapping[str, Any]) -> dict[str, Any]:
     """One training stage: its loss, what held-out text says, and the tokens of each source."""
     log = stage["log"]
+    phase, _, name = str(stage["task"]).partition(".")
     series = [Series("training", _points(log, "loss"), 1)]
     held = _points(log, "heldout/loss")
     if held:
@@ -168,7 +174,7 @@ def _panel(stage: Mapping[str, Any]) -> dict[str, Any]:
     ]
     last = {domain.removeprefix("heldout/"): _points(log, domain)[-1][1] for domain in domains if _points(log, domain)}
     return {
-        "title": stage["title"],
+        "title": f"{phase}: {name.replace('.', ' ').replace('_', ' ')}",
         "chart": line_chart(series, x_label="tokens seen"),
         "first": series[0].points[0][1],
         "last": series[0].points[-1][1],
@@ -224,9 +230,10 @@ def _round_numbers(one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evaluation(evaluations: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A row a suite, a column a model; the bar shows the last model's interval on the row's own scale."""
+    """A row a suite, a column a model, the gate's candidate last; its interval is drawn on the row's own scale."""
     if not evaluations and not verdict:
         return None
+    evaluations = sorted(evaluations, key=lambda e: e.get("label") == (verdict or {}).get("label"))
     labels = [str(e.get("label") or f"model {str(e.get('model', ''))[:8]}") for e in evaluations]
     checks = {check["name"]: check for check in (verdict or {}).get("checks", [])}
     rows = []
@@ -236,6 +243,7 @@ def _evaluation(evaluations: Sequence[Mapping[str, Any]], verdict: Mapping[str, 
         if not known:
             continue
         last = known[-1]
+        shown = cells[-1] if cells[-1] in known else None
         numbers = [c[k] for c in known for k in ("value", "ci_low", "ci_high") if _is_number(c.get(k))]
         margin = max(numbers) - min(numbers)
         share = min(numbers) >= 0 and max(numbers) <= 1
@@ -246,10 +254,10 @@ def _evaluation(evaluations: Sequence[Mapping[str, Any]], verdict: Mapping[str, 
                 "metric": last.get("metric", ""),
                 "n": last.get("n"),
                 "cells": [number(c["value"]) if c and _is_number(c.get("value")) else "–" for c in cells],
-                "interval": f"{number(last['ci_low'])} … {number(last['ci_high'])}"
-                if _is_number(last.get("ci_low"))
+                "interval": f"{number(shown['ci_low'])} … {number(shown['ci_high'])}"
+                if shown and _is_number(shown.get("ci_low"))
                 else "",
-                "bar": interval_bar(last["value"], last.get("ci_low"), last.get("ci_high"), domain),
+                "bar": interval_bar(shown["value"], shown.get("ci_low"), shown.get("ci_high"), domain) if shown else "",
                 "check": checks.get(name),
             }
         )

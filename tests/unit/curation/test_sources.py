@@ -87,11 +87,11 @@ def test_two_sources_of_one_name_and_no_source_at_all_are_refused():
 
 
 def test_the_lists_that_come_with_us_are_complete_and_unknown_ones_name_them():
-    assert source_lists() == ["nano", "pico"]
+    assert source_lists() == ["nano", "nano-reference", "pico", "pico-reference"]
     for name in source_lists():
         specs, base = load_specs(name)
         assert specs and base.name == "sources"
-    with pytest.raises(InputError, match="one of nano, pico"):
+    with pytest.raises(InputError, match="one of nano, nano-reference, pico, pico-reference"):
         load_specs("mega")
 
 
