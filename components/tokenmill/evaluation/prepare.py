@@ -13,7 +13,7 @@ from tokenmill.steps import StepContext, step
 
 @step(
     "evaluation.prepare",
-    version=1,
+    version=2,
     kinds={"corpus": "corpus", "tokens": "tokens", "reference": "corpus", "conversations": "conversations"},
 )
 def prepare(

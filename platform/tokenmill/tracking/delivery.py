@@ -349,7 +349,7 @@ class _TaskDelivery:
     def _step_started(self, event: Event) -> None:
         run_id = self.delivery.nested_id(self.task, event)
         self._cursor["started"].append([self._attempt, run_id])
-        if self.client.get_run(run_id).info.status != "FINISHED":
+        if self.client.get_run(run_id).info.status not in {"RUNNING", "FINISHED"}:  # a retry of what failed
             self.client.update_run(run_id, status="RUNNING")
         self._set_params(run_id, event.data["options"])
         self._log_datasets(run_id, event)
@@ -393,9 +393,9 @@ class _TaskDelivery:
             metrics += [(f"dropped/{reason}", count) for reason, count in output["dropped"].items()]
         before = self.client.get_run(run_id)
         if not (before.info.status == "FINISHED" and data["cache"] == "hit"):  # the work's own time stays
-            log_all(self.client, run_id, metrics=((n, v, 0, event.time) for n, v in metrics))
             tags = {f"output.{role}": output["digest"] for role, output in data["outputs"].items()}
-            log_all(self.client, run_id, tags={"tokenmill.cache": data["cache"], **tags})
+            points = ((name, value, 0, event.time) for name, value in metrics)
+            log_all(self.client, run_id, metrics=points, tags={"tokenmill.cache": data["cache"], **tags})
         for role, output in data["outputs"].items():
             if output["kind"] == "weights":
                 self._weights(self.store.get_manifest(output["digest"]), role, run_id)
