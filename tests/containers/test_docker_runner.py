@@ -117,3 +117,15 @@ def test_curation_runs_in_containers_and_leaves_its_artifacts_in_the_store(clien
     assert [event.data["status"] for event in events if event.kind == "run_closed"] == ["succeeded"]
     owners = {path.stat().st_uid for path in store.rglob("*") if path.is_file()}
     assert owners == {10001}
+
+    monkeypatch.setenv("TOKENMILL_STORE", (shared / "here").as_uri())
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(shared / "outputs-here"))
+    pipeline()
+    here = read_events(open_store((shared / "here").as_uri()), "containers-1")
+    assert digests(here) == digests(events)
+
+
+def digests(events):
+    """Step → digests of what it made."""
+    finished = (event.data for event in events if event.kind == "step_finished")
+    return {data["step"]: {role: made["digest"] for role, made in data["outputs"].items()} for data in finished}
