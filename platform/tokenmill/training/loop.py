@@ -50,7 +50,7 @@ class Loop:
             self._evaluate(engine, step)
             self._step(engine, step)
             last = step + 1 == len(self.run.batches)
-            stopping = self._agree_to_stop()
+            stopping = self._agree_to_stop(engine.device)
             if not last and (stopping or (step + 1) % self.execution.checkpoint_every == 0):
                 self._save(engine, step + 1)
             if stopping and not last:
@@ -113,9 +113,9 @@ class Loop:
     def _on_sigterm(self, *_: Any) -> None:
         self.stop = True
 
-    def _agree_to_stop(self) -> bool:
+    def _agree_to_stop(self, device: torch.device) -> bool:
         """Every rank must stop after the same step."""
-        flag = torch.tensor([int(self.stop)])
+        flag = torch.tensor([int(self.stop)], device=device)  # nccl takes no CPU tensor
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
 
