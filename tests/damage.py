@@ -8,9 +8,13 @@ from tokenmill.store import ArtifactStore
 
 
 def reinitialise_layer(
-    store: ArtifactStore, weights: Manifest, workdir: Path, layer: int = 1, seed: int = 7
+    store: ArtifactStore, weights: Manifest, workdir: Path, layer: int = 0, seed: int = 7
 ) -> Manifest:
-    """The same model with one layer drawn anew, published as if the same step had made it of the same parents."""
+    """The same model with one layer drawn anew, published as if the same step had made it of the same parents.
+
+    Every layer but the first may have learned little in a short run: a nano SFT model's chat perplexity rose from 17 to
+    580,000 without layer 0, to 18–20 without one of the others (measured).
+    """
     from tokenmill.model.layouts import load_model, save_model
     from tokenmill.model.modeling import InternLM2ForCausalLM
 

@@ -104,6 +104,7 @@ class Sighting(NamedTuple):
     record: int  # line of the shard, from 0; for tokens, of the documents file
     offset: int | None  # in tokens: where its first token lies
     held_out: bool  # kept for validation: no model learned from it
+    within: str  # the document it became a part of, e.g. its repository; empty where it stands alone
 
 
 class Dropped(NamedTuple):
@@ -147,7 +148,7 @@ class DocumentTrace:
         held = tree.add(f"lies in {len({s.digest for s in self.sightings})} artifacts")
         for s in self.sightings:
             where = f", token {s.offset:,}" if s.offset is not None else ""
-            note = ", held out" if s.held_out else ""
+            note = (f" within {s.within}" if s.within else "") + (", held out" if s.held_out else "")
             held.add(f"{s.step} [dim]{s.kind} {s.digest[:12]}[/dim] {escape(s.shard)} record {s.record}{where}{note}")
         for d in self.dropped:
             why = f": {d.value} against {d.threshold}" if d.value is not None else ""
@@ -159,7 +160,7 @@ class DocumentTrace:
 
 
 class Change(NamedTuple):
-    """One thing that differs: `what` is version, config, facts, counts, dropped, inputs or content."""
+    """One thing that differs: `what` is step, version, config, facts, counts, dropped, inputs, content or output."""
 
     what: str
     field: str
@@ -184,7 +185,9 @@ class NodeDiff:
     @property
     def is_cause(self) -> bool:
         """Something was changed here; otherwise it differs only because its inputs do."""
-        return self.same_inputs or any(c.what in {"step", "version", "config", "inputs"} for c in self.changes)
+        return self.same_inputs or any(
+            c.what in {"step", "version", "config", "inputs", "output"} for c in self.changes
+        )
 
 
 @dataclass(frozen=True)
@@ -222,9 +225,12 @@ class Diff:
             branch = tree.add(f"[bold]{title}[/bold]") if nodes else tree
             for node in nodes:
                 note = " [green]same bytes[/green]" if node.same_content else ""
-                leaf = branch.add(f"{node.step}{note} [dim]{node.path}  {node.before[:12]} → {node.after[:12]}[/dim]")
-                for change in node.changes:
-                    leaf.add(escape(f"{change.what} {change.field}: {_short(change.before)} → {_short(change.after)}"))
+                where = f"{node.path}  " if node.path not in {"", node.step} else ""
+                digests = f"{node.before[:12] or 'absent'} → {node.after[:12] or 'absent'}"
+                leaf = branch.add(f"{node.step}{note} [dim]{where}{digests}[/dim]")
+                for c in node.changes:
+                    what = f"{c.what} {c.field}".rstrip()
+                    leaf.add(escape(f"{what}: {_short(c.before)} → {_short(c.after)}"))
         return tree
 
 
@@ -324,7 +330,8 @@ def find_document(store: ArtifactStore, document: str) -> DocumentTrace:
     """The artifacts that hold a document, and every model that it reached.
 
     A model counts when a chain of artifacts leads to it that each hold the document: what a filter dropped, or what was
-    held out, does not reach what was trained on the rest. Tokens without a map of their documents are taken to hold all
+    held out, does not reach what was trained on the rest. Where it was joined into another document (a file into its
+    repository), that document is followed. Tokens without a map of their documents are taken to hold all
     of their parents'.
     Reads the shards of every corpus, conversations… in the store (equal shards once).
     """
@@ -345,36 +352,44 @@ def find_document(store: ArtifactStore, document: str) -> DocumentTrace:
 
 
 class _Look:
-    """Looks for one document; a shard that several artifacts share is read once."""
+    """Looks for one document and what it was joined into; a shard that several artifacts share is read once.
+
+    Artifacts are looked into parents first, so that a joined document's name is known before it is met again.
+    """
 
     def __init__(self, store: ArtifactStore, document: str):
         self.store, self.document = store, document
-        self._named = orjson.dumps(document)
-        self._hits: Callable[[str], list[tuple[int, dict[str, JSON]]]] = cache(self._read)
+        self._ids = frozenset([document])
+        self._hits: Callable[[str, frozenset[str]], list[tuple[int, dict[str, JSON]]]] = cache(self._read)
 
     def into(self, manifest: Manifest) -> Iterator[Sighting]:
         tokens = manifest.kind == "tokens"
         for shard in manifest.shards:
             if shard.name.endswith(DOCUMENTS if tokens else JSONL):
-                for number, record in self._hits(shard.blob):
+                for number, record in self._hits(shard.blob, self._ids):
+                    identity = str(record.get("id") or self.document)
+                    self._ids |= {identity}
                     place = (record.get("offset"), bool(record.get("heldout"))) if tokens else (None, False)
-                    yield Sighting(manifest.digest, manifest.kind, manifest.step, shard.name, number, *place)
+                    within = "" if identity == self.document else identity
+                    yield Sighting(manifest.digest, manifest.kind, manifest.step, shard.name, number, *place, within)
 
     def aside(self, manifest: Manifest) -> Iterator[Dropped]:
         for shard in manifest.aside:
             if shard.name.startswith("dropped/"):
-                for _, record in self._hits(shard.blob):
+                for _, record in self._hits(shard.blob, self._ids):
                     why = record.get("dropped") or {}
                     reason = str(why.get("reason", "no reason recorded"))
                     yield Dropped(manifest.digest, manifest.step, reason, why.get("value"), why.get("threshold"))
 
-    def _read(self, blob: str) -> list[tuple[int, dict[str, JSON]]]:
-        """(line, record) of the records that are this document."""
+    def _read(self, blob: str, ids: frozenset[str]) -> list[tuple[int, dict[str, JSON]]]:
+        """(line, record) of the records that are one of the documents, or hold one among their `files`."""
+        quoted = [orjson.dumps(name) for name in ids]
         hits = []
         for number, line in enumerate(read_lines(self.store.blob_path(blob))):
-            if self._named in line:  # parse only what may be it
+            if any(name in line for name in quoted):  # parse only what may be it
                 record = orjson.loads(line)
-                if record.get("id") == self.document:
+                parts = record.get("files") or ()
+                if record.get("id") in ids or any(isinstance(f, dict) and f.get("id") in ids for f in parts):
                     hits.append((number, record))
         return hits
 
@@ -425,12 +440,7 @@ def diff(store: ArtifactStore, before: str, after: str) -> Diff:
     a, b = _roots(store, before), _roots(store, after)
     found: list[tuple[int, NodeDiff]] = []
     seen: set[tuple[str, str]] = set()
-    waiting = [(0, name, a[name], b[name]) for name in sorted(a.keys() & b.keys())]
-    for name in sorted(a.keys() ^ b.keys()):
-        gone = Change("inputs", name, a.get(name), b.get(name))
-        digest = a.get(name) or b[name]
-        step = store.get_manifest(digest).step
-        found.append((0, NodeDiff(name, step, a.get(name, ""), b.get(name, ""), [gone], False, False)))
+    waiting = [(0, name, a[name], b[name]) for name in b if name in a]
     while waiting:
         depth, path, one, other = waiting.pop(0)
         if one == other or (one, other) in seen:
@@ -441,8 +451,15 @@ def diff(store: ArtifactStore, before: str, after: str) -> Diff:
         changes = [*_changes(old, new), *unmatched]
         same_inputs = all(x == y for _, x, y in pairs)
         same_content = old.content == new.content
+        if same_inputs and not same_content:
+            changes.append(Change("content", "", old.content[:12], new.content[:12]))
         found.append((depth, NodeDiff(path, new.step, one, other, changes, same_content, same_inputs)))
         waiting += [(depth + 1, f"{path} ← {role}" if path else role, x, y) for role, x, y in pairs]
+    for name, digest in [*((n, d) for n, d in a.items() if n not in b), *((n, d) for n, d in b.items() if n not in a)]:
+        manifest = store.get_manifest(digest)
+        told = [f"{manifest.kind} {digest[:12]}" if name in side else None for side in (a, b)]
+        only = Change("output", "", *told)
+        found.append((0, NodeDiff(name, manifest.step, a.get(name, ""), b.get(name, ""), [only], False, False)))
     found.sort(key=lambda item: -item[0])  # the earliest step first: there it began
     return Diff(before, after, [node for _, node in found])
 
@@ -455,7 +472,12 @@ def _roots(store: ArtifactStore, reference: str) -> dict[str, str]:
 
     run = read_run(store, reference.removeprefix("run:"))
     finished = [event for event in read_events(store, run.key) if event.kind == "step_finished"]
-    return {f"{e.task}/{role}": output["digest"] for e in finished for role, output in e.data["outputs"].items()}
+    return {
+        event.task if role == "output" else f"{event.task}/{role}": output["digest"]
+        for event in finished
+        for role, output in event.data["outputs"].items()
+        if output["kind"] not in {"training_log", "report"}  # they say how it went, not what was made
+    }
 
 
 def _match_parents(
@@ -523,5 +545,5 @@ def _label(manifest: Manifest) -> str:
 
 
 def _short(value: JSON) -> str:
-    text = "not set" if value is None else str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -153,7 +153,7 @@ def test_a_model_that_saw_neither_shows_nothing(room: Classroom, splits: Manifes
 GATE = GateConfig(
     limits={"format/chat": Limits(min=0.9)},
     references={"sft": ReferenceLimits(max_perplexity_ratio={"perplexity/*": 1.1})},
-    max_delta1=0.3,
+    max_delta1=None,  # five held-out problems are too few; the deltas have tests of their own above
 )
 
 

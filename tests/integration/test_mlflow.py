@@ -19,7 +19,7 @@ from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import DeliveryThread, EventLog, Registry, RunRef, TrackingError, deliver, registry_ready
-from tokenmill.tracking.connection import target_name
+from tokenmill.tracking.connection import connect, target_name
 from tokenmill.tracking.delivery import Delivery
 
 pytestmark = pytest.mark.integration
@@ -145,9 +145,16 @@ def snapshot(uri: str, run: RunRef, **known: Any) -> dict[str, Any]:
 
 
 def test_mlflow_away_during_a_run_delivered_later_exactly_once(
-    server: Server, store: ArtifactStore, capsys: pytest.CaptureFixture[str]
+    server: Server, store: ArtifactStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.stop()
+    attempts = threading.Semaphore(0)
+
+    def counted(uri: str) -> Any:
+        attempts.release()
+        return connect(uri)
+
+    monkeypatch.setattr("tokenmill.tracking.delivery.connect", counted)
     run = RunRef.new("lifecycle", "pico", {"kfp.run_id": "0f5e"})
     with (
         EventLog(store, run, "early") as log,
@@ -156,7 +163,8 @@ def test_mlflow_away_during_a_run_delivered_later_exactly_once(
         corpus = issue(store, "corpus", "curation.ingest")
         train(log, store, corpus)
         log.flush()
-        time.sleep(0.5)  # several attempts of the thread
+        for _ in range(3):
+            assert attempts.acquire(timeout=20)
     assert capsys.readouterr().err.count("does not answer") == 1  # one line for the whole outage
     weights = whole_run(store, run)
     begun = time.monotonic()

@@ -201,6 +201,26 @@ def test_a_held_out_document_lies_in_the_tokens_and_reaches_no_model_by_data(
     assert {i.through for i in trace.models} == {"tokenizer"}
 
 
+def test_a_file_joined_into_its_repository_is_followed(history: History, store: ArtifactStore) -> None:
+    files = history.make("corpus", "curation.grade", corpus_file("f1", "f2", "f3"))
+    repositories = [
+        {"id": "repo-a", "text": "…", "files": [{"id": "f1", "path": "a.py"}, {"id": "f2", "path": "b.py"}]},
+        {"id": "repo-b", "text": "…", "files": [{"id": "f3", "path": "c.py"}]},
+    ]
+    joined = history.make("corpus", "curation.order_code", {"p.jsonl.zst": repositories}, corpus=files)
+    for name in ("repo-a", "repo-b"):
+        rows = [{"id": name, "offset": 7, "heldout": False}]
+        tokens = history.make("tokens", "pretraining.tokenize", {"p.documents.jsonl.zst": rows}, corpus=joined)
+        history.make("weights", f"pretraining.{name}", seed=name, tokens=tokens)
+    trace = find_document(store, "f2")
+    assert [(s.step, s.within) for s in trace.sightings] == [
+        ("curation.grade", ""),
+        ("curation.order_code", "repo-a"),
+        ("pretraining.tokenize", "repo-a"),
+    ]
+    assert [i.step for i in trace.models] == ["pretraining.repo-a"]
+
+
 def test_a_question_asked_of_a_model_is_not_something_it_was_trained_on(history: History, store: ArtifactStore) -> None:
     life(history)  # its evaluation opened the gate for rlhf.ppo, which is no training on it
     trace = find_document(store, "q1")
@@ -268,8 +288,14 @@ def test_diff_of_two_runs_compares_their_outputs_by_task(history: History, store
         with EventLog(store, run, "train") as log:
             log.step_finished("pretraining.train", {"weights": manifests["base"]}, "miss", 1.0)
         keys.append(run.key)
+    with EventLog(store, RunRef(key=keys[1], name="lifecycle"), "chat") as log:
+        log.step_finished("sft.train", {"weights": manifests["chat"]}, "miss", 1.0)
     found = diff(store, f"run:{keys[0]}", f"run:{keys[1]}")
-    assert [n.step for n in found.causes] == ["curation.filter"]
+    assert [n.step for n in found.causes] == ["curation.filter", "sft.train"]
+    assert [(c.what, c.before) for c in found.causes[1].changes] == [("output", None)]
+    assert [n.step for n in found.consequences] == ["curation.tokenize", "pretraining.train"]
+    with pytest.raises(InputError, match="no run 'nobody'"):
+        diff(store, "run:nobody", f"run:{keys[0]}")
 
 
 def test_graphs_traces_and_diffs_are_plain_json(history: History, store: ArtifactStore) -> None:

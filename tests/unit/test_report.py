@@ -331,6 +331,21 @@ def test_durations_read_as_people_say_them(seconds: float | None, text: str) -> 
     assert duration(seconds) == text
 
 
+def test_a_small_loss_is_not_called_none() -> None:
+    stages = [
+        {"step": "curation.x", "in": 10_000, "kept": 10_000 - n, "dropped": {}, "cached": False} for n in (0, 1, 5, 350)
+    ]
+    text = Reader(render(NOTHING | {"funnel": stages})).text
+    assert "all kept" in text and "−<0.1%" in text and "−0.1%" in text and "−3.5%" in text
+
+
+def test_rewards_of_a_round_are_means_of_its_quarters(planted: dict[str, Any]) -> None:
+    log = [{"step": i, "reward": float(i), "kl": 2.0 * i} for i in range(8)]
+    rounds = [{"round": 1, "task": "rlhf.ppo", "log": log, "probe": None}]
+    text = Reader(render(planted | {"rounds": rounds})).text
+    assert "patterns found 1 0.5 6.5 13 – none" in text
+
+
 def test_elements_escape_text_and_attributes() -> None:
     drawn = str(element("text", "<b>&", class_='a"b', x=1.26))
     assert drawn == '<text class="a&#34;b" x="1.3">&lt;b&gt;&amp;</text>'

@@ -97,8 +97,10 @@ class GateConfig(StepConfig):
         description="highest |Δ2| = |L(test) − L(train)|; the released models show 0.34, so by default it is only told",
     )
     delta_sigmas: float = Field(3.0, ge=0, description="standard errors that a Δ must exceed to count")
-    max_contaminated: float | None = Field(
-        0.0, ge=0, le=1, description="highest share of a suite's questions found in training data; null: not asked"
+    max_contaminated: dict[str, float] | None = Field(
+        {"choice/*": 0.1, "generate/*": 0.0},
+        description="suites → highest share of questions found in training data (natural text repeats itself: licences, "
+        "refrains, so next_line is never quite clean); null: not asked",
     )
     resamples: int = Field(1_000, ge=100, description="bootstrap resamples of a paired comparison")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of a paired comparison")

@@ -3,8 +3,7 @@
 Evidence that is missing fails a check: a gate that nobody fed must not open.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,7 +13,7 @@ import orjson
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import GateConfig, ReferenceLimits
 from tokenmill.evaluation.contamination import DECONTAMINATION
-from tokenmill.evaluation.evaluate import EVALUATION
+from tokenmill.evaluation.evaluate import DELTAS, EVALUATION
 from tokenmill.evaluation.statistics import Bootstrap
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, step
@@ -35,7 +34,7 @@ class Check:
 
 @step(
     "evaluation.gate",
-    version=1,
+    version=3,
     libraries=("numpy",),
     kinds={"candidate": "evaluation", "references": "evaluation", "decontamination": "decontamination"},
 )
@@ -131,6 +130,9 @@ def _references(config: GateConfig, measured: Measured, others: dict[str, Measur
             raise InputError(
                 f"{measured.label} and {label} answered different questions: evaluate both on the same artifact"
             )
+        for name in [*limits.no_regression, *limits.max_perplexity_ratio]:
+            if not _matching((name,), other) and not set(name) & set("*?["):
+                yield Check(f"{name} against {label}", None, "a number", False, f"it was not measured on {label}")
         yield from _no_regression(config, limits, label, measured, other)
         yield from _perplexity(limits, label, measured, other)
 
@@ -140,7 +142,7 @@ def _no_regression(
 ) -> Iterator[Check]:
     """The same questions, answered by both: the difference a question is what the bootstrap resamples."""
     bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
-    for name in _matching(limits.no_regression, measured, other):
+    for name in _matching(limits.no_regression, other):
         theirs = other.predictions[name]
         mine = measured.predictions.get(name, {})
         if mine.keys() != theirs.keys():
@@ -161,11 +163,7 @@ def _no_regression(
 
 
 def _perplexity(limits: ReferenceLimits, label: str, measured: Measured, other: Measured) -> Iterator[Check]:
-    bounds: dict[str, float] = {}
-    for pattern, bound in limits.max_perplexity_ratio.items():
-        for name in _matching((pattern,), measured, other):
-            bounds[name] = min(bound, bounds.get(name, math.inf))
-    for name, bound in sorted(bounds.items()):
+    for name, bound in sorted(_strictest(limits.max_perplexity_ratio, other.suites).items()):
         mine, theirs = measured.suites.get(name), other.suites[name]
         if mine is None:
             yield Check(
@@ -177,9 +175,19 @@ def _perplexity(limits: ReferenceLimits, label: str, measured: Measured, other: 
         yield Check(f"{name} against {label}", _short(ratio), f"≤ {bound:g} ×", ratio <= bound, told)
 
 
-def _matching(patterns: Sequence[str], measured: Measured, other: Measured) -> list[str]:
-    """The reference's suites that match a pattern. A base model has no format suite, and owes none."""
+def _matching(patterns: Sequence[str], other: Measured) -> list[str]:
+    """The reference's suites that match a pattern; `format/*` matches none of a base model's."""
     return [name for name in sorted(other.suites) if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _strictest(bounds: Mapping[str, float], suites: Iterable[str]) -> dict[str, float]:
+    """Suite → the lowest bound of all patterns that it matches."""
+    matched = {suite: [b for pattern, b in bounds.items() if fnmatchcase(suite, pattern)] for suite in suites}
+    return {suite: min(found) for suite, found in matched.items() if found}
+
+
+MIN_SPLIT = 16
+"""Samples that a split needs before its mean loss says anything."""
 
 
 def _deltas(config: GateConfig, measured: Measured) -> Iterator[Check]:
@@ -193,6 +201,11 @@ def _deltas(config: GateConfig, measured: Measured) -> Iterator[Check]:
             if delta is None or delta["value"] is None:
                 yield Check(f"{sign} {suite}", None, f"|Δ| ≤ {limit:g}", False, "no split to compare with was measured")
                 continue
+            fewest = min((splits[split]["n"], split) for split in DELTAS[name])
+            if fewest[0] < MIN_SPLIT:
+                told = f"{fewest[0]} {fewest[1]} samples are too few to tell; {MIN_SPLIT} are the least"
+                yield Check(f"{sign} {suite}", delta["value"], f"|Δ| ≤ {limit:g}", False, told)
+                continue
             value, error = delta["value"], delta["se"]
             outlier = abs(value) > limit and abs(value) > config.delta_sigmas * error
             yield Check(
@@ -200,13 +213,9 @@ def _deltas(config: GateConfig, measured: Measured) -> Iterator[Check]:
             )
 
 
-ANSWERED = ("choice/*", "generate/*")
-"""Suites whose answers could be known by heart; the overlap of others is told in the decontamination report."""
-
-
 def _overlap(config: GateConfig, measured: Measured, overlap: dict[str, Any] | None) -> Iterator[Check]:
-    limit = config.max_contaminated
-    if limit is None:
+    limits = config.max_contaminated
+    if limits is None:
         return
     if overlap is None:
         yield Check("training data", None, "searched", False, "the training sets were not searched for the questions")
@@ -219,10 +228,13 @@ def _overlap(config: GateConfig, measured: Measured, overlap: dict[str, Any] | N
             raise InputError(
                 f"the decontamination report is not about the candidate's {key}: run evaluation.contamination again"
             )
-    for suite, row in sorted(overlap["suites"].items()):
-        if any(fnmatchcase(suite, pattern) for pattern in ANSWERED):
-            told = f"{row['hits']} of {row['questions']} questions stand in {overlap['training_sets']} training sets"
-            yield Check(f"{suite} in training data", row["share"], f"≤ {limit:g}", row["share"] <= limit, told)
+    bounds = _strictest(limits, overlap["suites"])
+    if not bounds:
+        yield Check("training data", None, "searched", False, f"no suite of {', '.join(limits)} was looked for")
+    for suite, limit in sorted(bounds.items()):
+        row = overlap["suites"][suite]
+        told = f"{row['hits']} of {row['questions']} questions stand in {overlap['training_sets']} training sets"
+        yield Check(f"{suite} in training data", row["share"], f"≤ {limit:g}", row["share"] <= limit, told)
 
 
 def as_text(verdict: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from tokenmill.steps import StepContext, step
 
 @step(
     "evaluation.prepare",
-    version=3,
+    version=5,
     kinds={"corpus": "corpus", "tokens": "tokens", "reference": "corpus", "conversations": "conversations"},
 )
 def prepare(
@@ -48,6 +48,12 @@ def prepare(
         mine = known | {record["question"] for record in tests}
         others = q.drawn(q.problems(ctx.records(reference)), config.seed)
         splits["reference"] = _unseen(_once(r for r in others if r["question"] not in mine), trained)
+        if 2 * len(splits["reference"]) < min(len(tests), len(others), config.contamination):
+            ctx.log.warning(
+                "the reference repeats the corpus: give its generators a seed further away from the corpus's own",
+                problems=len(others),
+                kept=len(splits["reference"]),
+            )
     if tests and splits["train"]:
         suites[q.shard_name("contamination", "maths")] = [
             record | {"split": split} for split, records in splits.items() for record in records[: config.contamination]

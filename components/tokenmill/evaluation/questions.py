@@ -12,6 +12,8 @@ A `questions` artifact has one shard a suite, `<mode>/<suite>.jsonl.zst`. A reco
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import nsmallest
+from itertools import islice, zip_longest
 from typing import Literal
 
 from tokenmill.records import JSONL, Record
@@ -51,20 +53,26 @@ def domain_of(record: Record) -> str:
     return str(record["type"] if record["type"] in ("code", "math") else record["lang"])
 
 
-def beginning(text: str, size: int) -> str:
-    """The first `size` bytes of a text, whole characters only."""
-    return text.encode()[:size].decode(errors="ignore")
-
-
 def perplexity_set(documents: Sequence[Record], total: int, document: int) -> Iterator[Record]:
-    """Beginnings of documents, of about `total` bytes together."""
-    for record in documents:
-        if total <= 0:
-            return
-        text = beginning(record["text"], min(document, total))
-        total -= len(text.encode())
-        if text.strip():
-            yield {"id": record["id"], "text": text}
+    """About `total` bytes: the beginning of every document, then, while there is room, what follows in each."""
+    for number, turn in enumerate(zip_longest(*(_pieces(record["text"], document) for record in documents))):
+        for record, piece in zip(documents, turn, strict=True):
+            if total <= 0:
+                return
+            if piece and (text := _whole(piece[:total])).strip():
+                total -= len(piece)
+                yield {"id": record["id"] if number == 0 else f"{record['id']}@{number}", "text": text}
+
+
+def _pieces(text: str, size: int) -> Iterator[bytes]:
+    """A text's UTF-8 in pieces of `size` bytes; a character on a border is in neither."""
+    data = text.encode()
+    return (data[start : start + size] for start in range(0, len(data), size))
+
+
+def _whole(data: bytes) -> str:
+    """The whole characters in a piece of UTF-8."""
+    return data.decode(errors="ignore")
 
 
 def larger_number(n: int, seed: int) -> Iterator[Record]:
@@ -82,38 +90,50 @@ def larger_number(n: int, seed: int) -> Iterator[Record]:
 
 
 def next_line(documents: Sequence[Record], n: int, choices: int, seed: int) -> Iterator[Record]:
-    """The line that follows in a real document, among lines of its length from others of the same domain."""
+    """The line that follows in a real document, among lines of about its length from elsewhere in the domain."""
     chance = random.Random(f"{seed}:next_line")
-    passages = [passage for document in documents if (passage := _passage(document, chance))]
-    for record, before, line in passages[:n]:
-        others = {p[2] for p in passages if domain_of(p[0]) == domain_of(record) and p[0]["id"] != record["id"]} - {
-            line
-        }
-        nearest = sorted(others, key=lambda other: (abs(len(other) - len(line)), draw(record["id"] + other)))
-        wrong = nearest[: choices - 1]
-        if len(wrong) < choices - 1:
+    pools: dict[str, set[str]] = {}
+    for record in documents:
+        pools.setdefault(domain_of(record), set()).update(filter(_is_told, _lines(record)))
+    turns = zip_longest(*(_passages(record, chance) for record in documents))  # one of each document, then a second…
+    for record, number, before, line in islice((passage for turn in turns for passage in turn if passage), 4 * n):
+        others = sorted(other for other in pools[domain_of(record)] - {line} if other not in before)
+        nearest = _of_like_length(line, others, 4 * (choices - 1))
+        if n <= 0 or len(nearest) < choices - 1:
             continue
+        n -= 1
+        wrong = chance.sample(nearest, choices - 1)
         answer = chance.randrange(choices)
         lines = [*wrong[:answer], line, *wrong[answer:]]
         yield {
-            "id": record["id"],
+            "id": record["id"] if number == 0 else f"{record['id']}@{number}",
             "question": before,
             "choices": [f"{before}\n{line}" for line in lines],
             "answer": answer,
         }
 
 
-def _passage(
+def _of_like_length(line: str, others: Iterable[str], n: int) -> list[str]:
+    return nsmallest(n, others, key=lambda other: abs(len(other) - len(line)))
+
+
+def _lines(record: Record) -> list[str]:
+    return [line for line in record["text"].splitlines() if line.strip()]
+
+
+def _is_told(line: str, least: int = 16, most: int = 120) -> bool:
+    """Long enough to be about something, short enough to be a line."""
+    return least <= len(line.strip()) <= most
+
+
+def _passages(
     record: Record, chance: random.Random, context: int = 3, most: int = 120
-) -> tuple[Record, str, str] | None:
-    """Some lines of a document and the one after them, none of them trivial."""
-    lines = [line for line in record["text"].splitlines() if line.strip()]
-    places = [i for i in range(context, len(lines)) if 16 <= len(lines[i].strip()) <= most]
-    if not places:
-        return None
-    place = chance.choice(places[:50])
-    before = "\n".join(line[:most] for line in lines[place - context : place])
-    return record, before, lines[place]
+) -> Iterator[tuple[Record, int, str, str]]:
+    """Some lines of a document and the one after them, at places in a drawn order."""
+    lines = _lines(record)
+    places = [place for place in range(context, len(lines)) if _is_told(lines[place])]
+    for number, place in enumerate(chance.sample(places, min(len(places), 100))):
+        yield record, number, "\n".join(line[:most] for line in lines[place - context : place]), lines[place]
 
 
 def problems(documents: Iterable[Record]) -> Iterator[Record]:

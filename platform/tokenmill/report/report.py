@@ -143,7 +143,7 @@ def _funnel(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "cached": stage["cached"],
                 "in": stage["in"],
                 "kept": stage["kept"],
-                "lost": (stage["in"] - stage["kept"]) / stage["in"] if stage["in"] else 0.0,
+                "lost": _share(stage["in"] - stage["kept"], stage["in"]),
                 "kept_percent": 100 * stage["kept"] / widest,
                 "reasons": [
                     {
@@ -211,14 +211,14 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _round_numbers(one: Mapping[str, Any]) -> dict[str, Any]:
-    """First and last reward of the log; the probe's own, on fresh queries, where there was one."""
+    """Mean reward of the log's first and last quarter (a step's is noise); what the probe found on fresh queries."""
     rewards = [record["reward"] for record in one["log"] if "reward" in record]
     divergences = [record["kl"] for record in one["log"] if "kl" in record]
-    probe = one["probe"] or {}
+    probe, quarter = one["probe"] or {}, max(1, len(rewards) // 4)
     return {
-        "reward_first": rewards[0] if rewards else None,
-        "reward_last": rewards[-1] if rewards else None,
-        "kl": divergences[-1] if divergences else None,
+        "reward_first": _mean(rewards[:quarter]),
+        "reward_last": _mean(rewards[-quarter:]),
+        "kl": _mean(divergences[-quarter:]),
         "gain": probe.get("gain"),
         "gain_lower_bound": probe.get("gain_lower_bound"),
         "checks": probe.get("checks") or {},
@@ -292,6 +292,17 @@ def _points(log: Sequence[Mapping[str, Any]], field: str) -> list[tuple[float, f
         for i, record in enumerate(log)
         if _is_number(record.get(field))
     ]
+
+
+def _share(part: int, whole: int) -> str:
+    """`−3.5%`; a share that would round to nothing is said to be small, not zero."""
+    if not part:
+        return "all kept"
+    return f"−{part / whole:.1%}" if part / whole >= 0.0005 else "−<0.1%"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _is_number(value: Any) -> bool:

@@ -11,11 +11,12 @@ from tokenmill.evaluation.config import GateConfig, Limits, ReferenceLimits
 from tokenmill.manifest import Manifest
 from tokenmill.records import JSONL
 
-REFERENCE = ReferenceLimits(
-    no_regression=("choice/*",), max_perplexity_ratio={"perplexity/*": 1.2, "perplexity/zh": 2.0}
-)
+REFERENCE = ReferenceLimits(no_regression=("choice/*",), max_perplexity_ratio={"perplexity/*": 1.2})
 CONFIG = GateConfig(
-    limits={"format/chat": Limits(min=0.9)}, references={"sft": REFERENCE}, max_delta1=0.1, max_contaminated=0.0
+    limits={"format/chat": Limits(min=0.9)},
+    references={"sft": REFERENCE},
+    max_delta1=0.1,
+    max_contaminated={"choice/*": 0.0},
 )
 
 
@@ -33,10 +34,12 @@ class Bench:
         right: int = 50,
         well_formed: float = 0.95,
         delta1: tuple[float, float] | None = (0.02, 0.03),
+        references: int = 64,
         questions: str = "q",
         suites: tuple[str, ...] = ("choice/larger", "format/chat", "perplexity/en"),
     ) -> Manifest:
         values = {"choice/larger": right / 100, "format/chat": well_formed, "perplexity/en": perplexity}
+        splits: dict[str, Any] = {"test": {"n": 64}, "reference": {"n": references}}
         facts = {
             "label": label,
             "model": f"model-of-{label}",
@@ -45,7 +48,7 @@ class Bench:
                 name: {"metric": "m", "value": values[name], "ci_low": 0.0, "ci_high": 99.0, "n": 100}
                 for name in suites
             },
-            "contamination": {"maths": {"delta1": {"value": delta1[0], "se": delta1[1]}} if delta1 else {}},
+            "contamination": {"maths": splits | ({"delta1": {"value": delta1[0], "se": delta1[1]}} if delta1 else {})},
         }
         rows = [{"suite": "choice/larger", "id": f"{i:03d}", "score": float(i < right)} for i in range(100)]
         return self._issue("evaluation", {"evaluation.json": facts}, {f"predictions{JSONL}": rows})
@@ -107,6 +110,7 @@ def test_as_good_as_its_reference_passes(bench: Bench) -> None:
         ({"well_formed": 0.89}, "format/chat"),
         ({"delta1": (-0.3, 0.02)}, "Δ1 maths"),
         ({"delta1": None}, "Δ1 maths"),
+        ({"references": 5}, "Δ1 maths"),  # five samples show nothing, not that there is nothing
         ({"suites": ("choice/larger", "perplexity/en")}, "format/chat"),
     ],
 )
@@ -161,11 +165,31 @@ def test_a_suite_that_only_the_reference_has_fails(bench: Bench) -> None:
     ]
 
 
+def test_a_suite_that_was_measured_on_neither_fails_if_it_is_named(bench: Bench) -> None:
+    """Two perplexities are named; a corpus in which no English was held out must not open the gate."""
+    named = ReferenceLimits(no_regression=(), max_perplexity_ratio={"perplexity/en": 1.5, "perplexity/code": 1.5})
+    config = CONFIG.model_copy(update={"references": {"sft": named}})
+    verdict = bench.verdict(config, bench.evaluation("chat"), bench.evaluation("sft"), overlap=bench.overlap())
+    assert failed(verdict) == ["perplexity/code against sft"]
+
+
 def test_copied_questions_are_refused_but_common_text_is_not(bench: Bench) -> None:
     candidate, reference = bench.evaluation("chat"), bench.evaluation("sft")
     assert failed(bench.verdict(CONFIG, candidate, reference, overlap=bench.overlap(hits=1))) == [
         "choice/larger in training data"
     ]
+
+
+def test_each_suite_has_its_own_share_of_copied_questions(bench: Bench) -> None:
+    """Natural text repeats itself; what is generated must not."""
+    patient = CONFIG.model_copy(update={"max_contaminated": {"*": 0.5, "choice/*": 0.1}})
+    candidate, reference = bench.evaluation("chat"), bench.evaluation("sft")
+    assert failed(bench.verdict(patient, candidate, reference, overlap=bench.overlap(hits=10))) == []
+    assert failed(bench.verdict(patient, candidate, reference, overlap=bench.overlap(hits=11))) == [
+        "choice/larger in training data"
+    ]
+    elsewhere = CONFIG.model_copy(update={"max_contaminated": {"generate/*": 0.0}})
+    assert failed(bench.verdict(elsewhere, candidate, reference, overlap=bench.overlap())) == ["training data"]
 
 
 def test_evidence_about_another_model_or_other_questions_is_refused(bench: Bench) -> None:

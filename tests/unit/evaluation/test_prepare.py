@@ -37,7 +37,7 @@ def test_every_suite_is_there(questions: Manifest) -> None:
     "suite", ["perplexity/en", "perplexity/code", "perplexity/math", "generate/maths", "choice/next_line"]
 )
 def test_only_held_out_documents_are_asked_about(lab: Lab, questions: Manifest, suite: str) -> None:
-    ids = {row["id"] for row in rows(lab, questions, suite)}
+    ids = {row["id"].partition("@")[0] for row in rows(lab, questions, suite)}
     assert ids and ids <= HELDOUT
 
 
@@ -47,13 +47,28 @@ def test_right_choices_are_right(lab: Lab, questions: Manifest) -> None:
         assert numbers[row["answer"]] == max(numbers)
     texts = {r["id"]: r["text"] for r in documents()}
     for row in rows(lab, questions, "choice/next_line"):
-        right = [text in texts[row["id"]] for text in row["choices"]]
+        right = [text in texts[row["id"].partition("@")[0]] for text in row["choices"]]
         assert right == [i == row["answer"] for i in range(4)]
 
 
 def test_right_answers_are_not_always_in_one_place(lab: Lab, questions: Manifest) -> None:
     for suite in ("choice/larger", "choice/next_line"):
         assert len({row["answer"] for row in rows(lab, questions, suite)}) > 1
+
+
+def test_few_documents_still_fill_the_sets(lab: Lab) -> None:
+    """One long held-out document: its pieces follow each other, and hold a text that was not cut within a character."""
+    text = "\n".join(f"第{i}行：春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。" for i in range(200))
+    row = {"id": "long", "text": text, "type": "book", "lang": "zh"}
+    corpus = lab.issue("corpus", {f"zh/part-00000{JSONL}": [row]})
+    tokens = lab.issue("tokens", {f"zh/part-00000.documents{JSONL}": [{"id": "long", "heldout": True}]})
+    made = lab.step("evaluation.prepare", CONFIG, corpus=corpus, tokens=tokens)["output"]
+    pieces = list(rows(lab, made, "perplexity/zh"))
+    assert [row["id"] for row in pieces] == ["long", *(f"long@{i}" for i in range(1, 7))]
+    assert 1_900 < sum(len(row["text"].encode()) for row in pieces) <= 2_000
+    assert all(row["text"] in text for row in pieces)
+    lines = list(rows(lab, made, "choice/next_line"))
+    assert len(lines) == CONFIG.questions == len({row["question"] for row in lines})
 
 
 def test_splits_share_no_question(lab: Lab, questions: Manifest) -> None:
