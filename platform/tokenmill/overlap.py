@@ -10,9 +10,22 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from tokenmill.records import Record
+
 _WORD = re.compile(r"\w+|[-+*/=<>^%×÷]")
 _HAN = re.compile(r"[㐀-鿿豈-﫿]")
 Gram = tuple[str, ...]
+
+
+def question_text(record: Record) -> str:
+    """What would stand in a training document that holds this question. Of an answer the wording is not known."""
+    if "text" in record:
+        return str(record["text"])
+    if "messages" in record:
+        return "\n".join(str(message["content"]) for message in record["messages"])
+    if "choices" in record:
+        return str(record["choices"][record["answer"]])
+    return str(record["question"])
 
 
 def is_chinese(text: str) -> bool:
@@ -37,6 +50,13 @@ class OverlapIndex:
     _owners: dict[bool, dict[Gram, set[str]]] = field(default_factory=lambda: {False: {}, True: {}})
     too_short: set[str] = field(default_factory=set)
     """Questions with fewer than `min_words` words (twice as many characters): not looked for."""
+
+    def add_suite(self, suite: str, records: Iterable[Record]) -> int:
+        """Add what a suite asks, as `suite#id`, except what it takes from the training split itself; how much that is."""
+        asked = [record for record in records if record.get("split", "test") == "test"]
+        for record in asked:
+            self.add(f"{suite}#{record['id']}", question_text(record))
+        return len(asked)
 
     def add(self, name: str, text: str) -> None:
         chinese = is_chinese(text)

@@ -13,7 +13,7 @@ from tokenmill.steps import Drop, Keep, StepContext, step
 REPORT = "decontamination.json"
 
 
-@step("enhancement.select", version=1, kinds={"corpus": "corpus", "questions": "questions"})
+@step("enhancement.select", version=2, kinds={"corpus": "corpus", "questions": "questions"})
 def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Documents of the domain plus the best of the rest, without those that hold a question word for word."""
     index = question_index(config, questions, ctx)
@@ -37,13 +37,10 @@ def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: Ste
 
 
 def question_index(config: SelectConfig, questions: Manifest, ctx: StepContext) -> OverlapIndex:
-    """Every question with its answer that evaluation will ask, except what it takes from the training split itself."""
+    """Everything that evaluation will ask or read, the held-out documents it measures perplexity on among it."""
     index = OverlapIndex(config.ngram_words, config.ngram_characters, config.min_words, config.max_sharing)
     for shard in questions.shards:
-        suite = shard.name.partition(".")[0]
-        for record in ctx.records(questions, shard):
-            if record.get("split", "test") == "test" and record.get("question"):
-                index.add(f"{suite}#{record['id']}", f"{record['question']} {record.get('answer', '')}")
+        index.add_suite(shard.name.partition(".")[0], ctx.records(questions, shard))
     index.build()
     return index
 

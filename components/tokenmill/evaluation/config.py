@@ -32,7 +32,8 @@ class EvaluateConfig(StepConfig):
     label: str = Field("", description="what the model is called in a verdict, e.g. base, sft, chat")
     form: Literal["chat", "plain"] = Field(
         "chat",
-        description="chat: questions as ChatML; plain: `Question: … Answer:` and no format suite (base models)",
+        description="chat: questions as ChatML; plain: `Question: … Answer:`. The format suite is ChatML for all: what a base "
+        "model makes of it is what fine-tuning starts from",
     )
     answer_tokens: int = Field(256, ge=1, description="tokens an answer may have")
     resamples: int = Field(1_000, ge=100, description="bootstrap resamples of an interval")

@@ -83,10 +83,8 @@ def check_contamination(
     asked: Counter[str] = Counter()
     for shard in questions.shards:
         suite = "/".join(suite_of(shard.name))
-        for record in ctx.records(questions, shard):
-            if record.get("split", "test") == "test":
-                index.add(f"{suite}#{record['id']}", question_text(record))
-                asked[suite] += 1
+        if records := index.add_suite(suite, ctx.records(questions, shard)):
+            asked[suite] += records
     index.build()
     lineage = ctx.read_json(training_sets, TRAINING_SETS)
     jobs = [_Job(ctx.store.uri, index, shard, tokens) for shard, tokens in _training_shards(ctx.store, lineage)]
@@ -95,17 +93,6 @@ def check_contamination(
         for name, document in sorted(hits.items()):
             where.setdefault(name, f"{job.shard.name} {document}")
     return _report(config, lineage, questions, index, asked, where, ctx)
-
-
-def question_text(record: Record) -> str:
-    """What would stand in a training document that holds this question. Of an answer the wording is not known."""
-    if "text" in record:
-        return str(record["text"])
-    if "messages" in record:
-        return "\n".join(str(message["content"]) for message in record["messages"])
-    if "choices" in record:
-        return str(record["choices"][record["answer"]])
-    return str(record["question"])
 
 
 def training_text(record: Record) -> str:

@@ -19,7 +19,7 @@ METRICS = {"perplexity": "perplexity", "choice": "accuracy", "generate": "accura
 
 @step(
     "evaluation.evaluate",
-    version=1,
+    version=2,
     reproducible="same_platform",
     libraries=("torch", "numpy", "tokenizers"),
     kinds={"weights": "weights", "tokenizer": "tokenizer", "questions": "questions"},
@@ -45,9 +45,6 @@ def evaluate(
                 raise InputError(
                     f"questions {questions.digest[:12]}: {shard.name} has no known mode; there are {', '.join(MODES)}"
                 )
-            if mode == "format" and config.form != "chat":
-                bar.advance()
-                continue
             found = MODES[mode](subject, list(ctx.records(questions, shard)))
             predictions += [{"suite": f"{mode}/{suite}", "score": None} | row for row in found]
             if mode == "contamination":

@@ -34,7 +34,7 @@ class Check:
 
 @step(
     "evaluation.gate",
-    version=3,
+    version=4,
     libraries=("numpy",),
     kinds={"candidate": "evaluation", "references": "evaluation", "decontamination": "decontamination"},
 )
@@ -156,7 +156,7 @@ def _no_regression(
         yield Check(
             f"{name} against {label}",
             _short(change.value),
-            f"not below −{limits.tolerance:g} beyond chance",
+            f"not below {-limits.tolerance or 0:g} beyond chance",
             passed,
             spread,
         )
@@ -176,7 +176,7 @@ def _perplexity(limits: ReferenceLimits, label: str, measured: Measured, other: 
 
 
 def _matching(patterns: Sequence[str], other: Measured) -> list[str]:
-    """The reference's suites that match a pattern; `format/*` matches none of a base model's."""
+    """The reference's suites that match a pattern."""
     return [name for name in sorted(other.suites) if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 

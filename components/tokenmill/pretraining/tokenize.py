@@ -16,18 +16,20 @@ from tokenmill.store import open_store
 from tokenmill.training.tokens import DOCUMENTS, META, TOKENS, dtype_for
 
 BATCH = 512
+FEW = 8
+"""Held-out documents, below which they are counted and not left to chance."""
 
 
 @step(
     "pretraining.tokenize",
-    version=1,
+    version=2,
     libraries=("tokenizers",),
     kinds={"corpus": "corpus", "tokenizer": "tokenizer"},
 )
 def tokenize_corpus(config: TokenizeConfig, corpus: Manifest, tokenizer: Manifest, ctx: StepContext) -> Draft:
     """Tokenise every document whole; held-out documents are chosen by a hash of their id, so they never move."""
-    folder = ctx.files(tokenizer)
-    jobs = [_Job(ctx.store.uri, shard, folder, config.heldout_share) for shard in corpus.shards]
+    folder, below = ctx.files(tokenizer), _thresholds(corpus, config.heldout_share, ctx)
+    jobs = [_Job(ctx.store.uri, shard, folder, below[partition_of(shard)]) for shard in corpus.shards]
     shards, counts = [], Counter[str]()
     for pair, tokens in ctx.parallel(_tokenize_shard, jobs, "shards"):
         shards += pair
@@ -43,7 +45,8 @@ class _Job:
     store_uri: str
     shard: Shard
     tokenizer: Path
-    heldout_share: float
+    heldout_below: int
+    """Documents whose `place` is lower are held out."""
 
 
 def _tokenize_shard(job: _Job) -> tuple[list[Shard], dict[str, int]]:
@@ -63,7 +66,7 @@ def _tokenize_shard(job: _Job) -> tuple[list[Shard], dict[str, int]]:
                 for record, ids in zip(batch, tokenizer.encode_batch([r["text"] for r in batch]), strict=True):
                     ids = [tokenizer.bos_id, *ids, tokenizer.eos_id]
                     out.write(numpy.asarray(ids, dtype=dtype).tobytes())
-                    heldout = is_heldout(record["id"], job.heldout_share)
+                    heldout = place(record["id"]) < job.heldout_below
                     row = {k: record[k] for k in ("id", "type", "lang", "source")}
                     index.append(row | {"offset": offset, "tokens": len(ids), "heldout": heldout})
                     offset += len(ids)
@@ -79,9 +82,34 @@ def _tokenize_shard(job: _Job) -> tuple[list[Shard], dict[str, int]]:
     return pair, dict(counts)
 
 
-def is_heldout(document_id: str, share: float) -> bool:
-    """Whether a document is kept for validation: a stable draw by its id."""
-    return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:4], "big") < share * 2**32
+def place(document_id: str) -> int:
+    """A document's place in a draw that is the same for ever: 32 bits of its id's hash."""
+    return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:4], "big")
+
+
+def partition_of(shard: Shard) -> str:
+    """`type=book/lang=en/part-00000.jsonl.zst` → `type=book/lang=en`."""
+    return shard.name.rpartition("/")[0]
+
+
+def _thresholds(corpus: Manifest, share: float, ctx: StepContext) -> dict[str, int]:
+    """The place below which a partition's documents are held out.
+
+    Where a share of the documents would be fewer than `FEW`, chance could leave a domain with none and its loss unmeasured:
+    there the documents are counted out, at least one, unless there is only one.
+    """
+    partitions: dict[str, list[Shard]] = {}
+    for shard in corpus.shards:
+        partitions.setdefault(partition_of(shard), []).append(shard)
+    thresholds = {}
+    for name, shards in partitions.items():
+        documents = sum(shard.records for shard in shards)
+        wanted = documents * share
+        thresholds[name] = int(share * 2**32)
+        if documents and wanted < FEW:
+            places = sorted(place(record["id"]) for shard in shards for record in ctx.records(corpus, shard))
+            thresholds[name] = places[min(max(1, round(wanted)), documents - 1)]
+    return thresholds
 
 
 def _vocab_size(folder: Path) -> int:

@@ -38,8 +38,8 @@ def build(
     from tokenmill.model.tokenizer import Tokenizer
     from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
     from tokenmill.rlhf.conditional import Query
-    from tokenmill.rlhf.pretraining_pieces import PretrainingPieces
     from tokenmill.rlhf.rollouts import Rollouts
+    from tokenmill.training.pieces import PretrainingPieces
     from tokenmill.training.run import ParameterGroup, TrainingRun
     from tokenmill.training.tokens import read_documents
 

@@ -21,9 +21,9 @@ from tokenmill.rlhf.actor_critic import ActorCritic, Experience, MicroBatch, Tot
 from tokenmill.rlhf.advantage import gae
 from tokenmill.rlhf.conditional import Query, reward_input
 from tokenmill.rlhf.config import PPOConfig
-from tokenmill.rlhf.pretraining_pieces import PretrainingPieces
 from tokenmill.rlhf.scoring import answer_logprobs, pack_answers, reward_scores
 from tokenmill.training.packing import Pack
+from tokenmill.training.pieces import PretrainingPieces
 from tokenmill.training.run import StepBatch
 
 

@@ -26,11 +26,18 @@ def fine_tune(
     heldout: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
+    tokens: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
 ):
     """One epoch of ChatML conversations from Base; loss on what the assistant says."""
     from tokenmill.steps import run_component
 
-    inputs = {"conversations": conversations, "heldout": heldout, "base": base, "tokenizer": tokenizer}
+    inputs = {
+        "conversations": conversations,
+        "heldout": heldout,
+        "base": base,
+        "tokenizer": tokenizer,
+        "tokens": tokens,
+    }
     run_component("sft.train", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})

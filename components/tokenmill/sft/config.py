@@ -23,6 +23,12 @@ class SFTTrainConfig(TrainingConfig):
     """One epoch over all conversations (report §4.1)."""
 
     context: int = Field(32_768, ge=16, description="tokens a pack; a longer conversation is cut on the right (XTuner)")
+    pretraining_share: float = Field(
+        0.1, ge=0, lt=1, description="share of tokens that are pieces of pretraining data (§4.3; share not published)"
+    )
+    pretraining_types: tuple[str, ...] = Field(
+        ("book", "code"), description="document types of those pieces (§4.3: books and repositories)"
+    )
     packs_per_step: int = Field(64, ge=1, description="packs an optimizer step, over all ranks (XTuner: 2.1M tokens)")
     optim: OptimConfig = Field(
         OptimConfig(lr=4e-5, final_lr_ratio=0.15, warmup_ratio=0.025, weight_decay=0.01),

@@ -1,13 +1,18 @@
-"""Conversations as training samples: ChatML ids, with labels where the assistant speaks."""
+"""Training samples: conversations as ChatML with labels where the assistant speaks, and pieces of pretraining data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy
 
 from tokenmill.errors import InputError
 from tokenmill.model import IGNORE
 from tokenmill.model.chat import encode
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
+from tokenmill.sft.config import SFTTrainConfig
 from tokenmill.training.data import Sample
+from tokenmill.training.pieces import PretrainingPieces
+from tokenmill.training.tokens import Document
 
 
 def chat_samples(conversations: Iterable[Record], tokenizer: Tokenizer, max_length: int) -> list[Sample]:
@@ -20,3 +25,14 @@ def chat_samples(conversations: Iterable[Record], tokenizer: Tokenizer, max_leng
     if not samples:
         raise InputError("no conversation has a turn of the assistant within the context: there is nothing to learn")
     return samples
+
+
+def pretraining_samples(tokens: Iterable[Document], chats: Sequence[Sample], config: SFTTrainConfig) -> list[Sample]:
+    """Pieces of pretraining data, as many tokens as its share beside `chats` asks for: what Base knows is kept (§4.3)."""
+    share = config.pretraining_share
+    wanted = round(sum(map(len, chats)) * share / (1 - share))
+    if not wanted:
+        return []
+    pieces = PretrainingPieces((d for d in tokens if d.type in config.pretraining_types), config.context)
+    drawn = pieces.draw(wanted, numpy.random.default_rng(config.seed))
+    return [Sample(ids, source="pretraining") for ids in drawn]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
 from tokenmill.sft.config import SFTTrainConfig
 from tokenmill.steps import training_step
@@ -14,27 +15,44 @@ if TYPE_CHECKING:
     from tokenmill.training.run import TrainingRun
     from tokenmill.training.worker import WorkerContext
 
-KINDS = {"conversations": "conversations", "base": "weights", "tokenizer": "tokenizer", "heldout": "conversations"}
+KINDS = {
+    "conversations": "conversations",
+    "base": "weights",
+    "tokenizer": "tokenizer",
+    "tokens": "tokens",
+    "heldout": "conversations",
+}
 
 
-@training_step("sft.train", version=1, kinds=KINDS)
+@training_step("sft.train", version=2, kinds=KINDS)
 def build(
     config: SFTTrainConfig,
     conversations: Manifest,
     base: Manifest,
     tokenizer: Manifest,
+    tokens: Manifest | None,
     heldout: Manifest | None,
     ctx: WorkerContext,
 ) -> TrainingRun:
-    """One epoch of packed ChatML conversations; the loss is a mean over the assistant's tokens of the global batch."""
+    """One epoch of packed ChatML conversations, with pieces of `tokens` among them that keep alive what Base has read.
+
+    The loss is a mean over the trained tokens of the global batch: the assistant's, and all of a piece.
+    """
     from tokenmill.model.layouts import load_model, save_model
     from tokenmill.model.tokenizer import Tokenizer
-    from tokenmill.sft.samples import chat_samples
+    from tokenmill.sft.samples import chat_samples, pretraining_samples
     from tokenmill.training.data import PackedBatches, mean_loss, next_token_loss
     from tokenmill.training.run import TrainingRun
+    from tokenmill.training.tokens import read_documents
 
+    if config.pretraining_share and not tokens:
+        raise InputError(
+            "no token shards to keep alive what Base knows: give `tokens`, or set sft.train.pretraining_share=0"
+        )
     words = Tokenizer.load(ctx.files(tokenizer))
     samples = chat_samples(ctx.records(conversations), words, config.context)
+    if tokens:
+        samples += pretraining_samples(read_documents(ctx.files(tokens)), samples, config)
     batches = PackedBatches(samples, config.context, config.packs_per_step, config.seed)
     kept_back = chat_samples(ctx.records(heldout), words, config.context) if heldout else []
 

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from tokenmill.cli.summary import as_text, summarise
-from tokenmill.launch.tether import die_with_parent, tethered
+from tokenmill.launch.tether import OWNER, die_with_parent, tethered
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef, read_events
 from tokenmill.tracking.events import Event
@@ -134,6 +134,7 @@ def _child(job: dict[str, Any], folder: Path) -> int:
     from tokenmill.pipelines.package import build
 
     die_with_parent()
+    os.environ[OWNER] = str(os.getpid())
     pipeline = build(job["pipeline"], job["preset"])
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), raise_on_error=True)
     pipeline(**job["arguments"])

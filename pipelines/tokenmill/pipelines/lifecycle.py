@@ -49,6 +49,7 @@ def lifecycle(preset: str) -> Any:
                 heldout=instructions.outputs["heldout"],
                 base=base,
                 tokenizer=tokenizer,
+                tokens=tokens,
             )
             aligned = alignment(
                 run=run,

@@ -103,8 +103,11 @@ def sft(
     heldout: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
+    tokens: dsl.Input[dsl.Dataset],
 ) -> FineTuned:
-    tuned = sft_tasks.fine_tune(run=run, conversations=conversations, heldout=heldout, base=base, tokenizer=tokenizer)
+    tuned = sft_tasks.fine_tune(
+        run=run, conversations=conversations, heldout=heldout, base=base, tokenizer=tokenizer, tokens=tokens
+    )
     return FineTuned(checkpoint=tuned.outputs["checkpoint"])
 
 

@@ -1,12 +1,17 @@
-"""Die with your parent: `kill -9` of a step must leave no rank training (Linux; elsewhere the lease check ends them)."""
+"""Die with your parent: `kill -9` of a run or a step leaves nothing training (Linux; elsewhere the lease check ends it)."""
 
+import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
+import threading
 
 PARENT = "TOKENMILL_PARENT"
 """Environment: the process id that a tethered process expects as its parent, so that one who died early is noticed too."""
+OWNER = "TOKENMILL_OWNER"
+"""Environment: the process that runs a local pipeline. Its tasks are no children of it: KFP puts a shell between."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -23,6 +28,20 @@ def die_with_parent() -> None:
 def tethered() -> dict[str, str]:
     """Environment for a child that is to die with this process."""
     return {PARENT: str(os.getpid())}
+
+
+def die_with_owner() -> None:
+    """Kill this process when the one that `TOKENMILL_OWNER` names ends (Linux); without the variable, do nothing."""
+    owner = os.environ.get(OWNER)
+    if owner and sys.platform == "linux":
+        threading.Thread(target=_outlive_never, args=(int(owner),), name="owner-watch", daemon=True).start()
+
+
+def _outlive_never(owner: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it is gone already
+        ended = os.pidfd_open(owner)
+        select.select([ended], [], [])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from tokenmill.config import Section, resolve
 from tokenmill.errors import InputError, Interrupted, UserError
+from tokenmill.launch.tether import die_with_owner
 from tokenmill.manifest import Manifest
 from tokenmill.steps.registry import find
 from tokenmill.steps.runner import run_step
@@ -54,6 +55,7 @@ def run_component(
         go: False past the stop of an unrolled loop: nothing is done, `otherwise` is handed on.
         otherwise: output role → input artifact that stands for it when not `go`.
     """
+    die_with_owner()
     try:
         store, context = open_store(), RunContext.model_validate_json(run)
         if not go:

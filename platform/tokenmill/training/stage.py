@@ -1,7 +1,8 @@
 """A stage of language-model training: its samples and mixture, held-out loss, ledger and export."""
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy
@@ -56,7 +57,7 @@ def mixture(documents: Sequence[Document], config: StageConfig) -> list[Sample]:
     if not documents:
         raise InputError("no training documents: the corpus is empty or held out whole")
     if not config.short_context:
-        return _draw(documents, config.tokens, config.seed)
+        return _draw(documents, config.tokens, config)
     short = [d for d in documents if len(d.tokens) <= config.short_context]
     long = [d for d in documents if len(d.tokens) > config.short_context]
     if not short or not long:
@@ -65,22 +66,36 @@ def mixture(documents: Sequence[Document], config: StageConfig) -> list[Sample]:
             f"{len(short)} and {len(long)}; change pretraining.train_long.short_context or the corpus"
         )
     half = config.tokens // 2
-    return _draw(short, half, config.seed) + _draw(long, half, config.seed + 1)
+    return _draw(short, half, config) + _draw(long, half, config)
 
 
-def _draw(documents: Sequence[Document], tokens: int, seed: int) -> list[Sample]:
-    """Documents in seeded order, epoch after epoch, until `tokens` are drawn; the last one is cut to the budget."""
-    drawn: list[Sample] = []
-    left, epoch = tokens, 0
-    while left > 0:
-        for i in numpy.random.default_rng([seed, epoch]).permutation(len(documents)):
-            document = documents[i]
-            drawn.append(Sample(document.tokens[:left], source=f"{document.type}/{document.lang}"))
-            left -= len(drawn[-1])
-            if left <= 1:
-                return drawn
-        epoch += 1
-    return drawn
+def _draw(documents: Sequence[Document], tokens: int, config: StageConfig) -> list[Sample]:
+    """`tokens` tokens of documents, every domain's share as large as in `documents`: a part of an epoch has its mixture.
+
+    What is longer than the context is split into pieces of it, which are drawn one by one: a novel is many samples.
+    """
+    pieces: dict[str, list[Sample]] = {}
+    for document in documents:
+        domain = f"{document.type}/{document.lang}"
+        pieces.setdefault(domain, []).extend(
+            Sample(document.tokens[start : start + config.context], source=domain)
+            for start in range(0, len(document.tokens), config.context)
+        )
+    sizes = {domain: sum(map(len, samples)) for domain, samples in sorted(pieces.items())}
+    shares = {domain: round(tokens * size / sum(sizes.values())) for domain, size in sizes.items()}
+    return [
+        sample for domain, share in shares.items() for sample in _upto_in_epochs(pieces[domain], share, config.seed)
+    ]
+
+
+def _upto_in_epochs(samples: Sequence[Sample], tokens: int, seed: int) -> Iterator[Sample]:
+    """Samples in seeded order, epoch after epoch, until `tokens` are drawn; the last one is cut to the budget."""
+    for epoch in itertools.count():
+        for i in numpy.random.default_rng([seed, epoch]).permutation(len(samples)):
+            if tokens <= 1:
+                return
+            yield Sample(samples[i].ids[:tokens], source=samples[i].source)
+            tokens -= len(samples[i])
 
 
 def ledger(batches: PackedBatches) -> dict[str, dict[str, int]]:

@@ -12,8 +12,8 @@ from tokenmill.model import IGNORE
 from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
 from tokenmill.rlhf.conditional import conditional_prompts
 from tokenmill.rlhf.config import PPOConfig, SamplingConfig
-from tokenmill.rlhf.pretraining_pieces import PretrainingPieces
 from tokenmill.rlhf.rollouts import Rollouts
+from tokenmill.training.pieces import PretrainingPieces
 from tokenmill.training.tokens import Document
 
 CONFIG = PPOConfig(

@@ -1,4 +1,4 @@
-"""Pretraining data for PPO's language-model gradient (InstructGPT's "ptx"; report §4.2.3)."""
+"""Pretraining data that later phases keep on reading: fine-tuning (report §4.3) and PPO's language-model gradient (§4.2.3)."""
 
 from collections.abc import Iterable
 
