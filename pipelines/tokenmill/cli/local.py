@@ -86,6 +86,7 @@ class Narrator:
     def __init__(self, store: ArtifactStore, key: str, quiet: bool) -> None:
         self.store, self.key, self.quiet = store, key, quiet
         self.told: set[tuple[str, float]] = set()
+        self.budgets: dict[str, float | None] = {}
         self.failed = False
         self.exit_code = 2
 
@@ -94,8 +95,10 @@ class Narrator:
             if (event.task, event.time) in self.told:
                 continue
             self.told.add((event.task, event.time))
-            if event.kind == "step_finished":
-                self._say(_finished(event))
+            if event.kind == "step_started":
+                self.budgets[event.task] = event.data["budget_s"]
+            elif event.kind == "step_finished":
+                self._say(_finished(event, self.budgets.get(event.task)))
             elif event.kind == "step_failed":
                 self.failed = True
                 sys.stderr.write(f"tokenmill: {event.data['message']}\n")
@@ -106,12 +109,14 @@ class Narrator:
             sys.stdout.flush()
 
 
-def _finished(event: Event) -> str:
+def _finished(event: Event, budget_s: float | None) -> str:
     how = {"hit": "cached", "effect": "done", "miss": "done"}[event.data["cache"]]
     outputs = event.data["outputs"]
     first = next(iter(outputs.values()), {"counts": {}, "digest": ""})
     counts = "  ".join(f"{value:,} {name}" for name, value in list(first["counts"].items())[:4] if "/" not in name)
-    return f"{event.task:<34} {how:<7}{event.data['seconds']:7.1f} s  {first['digest'][:10]:<12}{counts}"
+    seconds = event.data["seconds"]
+    allowed = f" {'over' if seconds > budget_s else 'of':>4} {budget_s:3.0f} s" if budget_s else ""
+    return f"{event.task:<34} {how:<7}{seconds:7.1f} s{allowed}  {first['digest'][:10]:<12}{counts}"
 
 
 _WORD = re.compile(r"^\s*(tokenmill: .+|(?:\w+\.)*\w*(?:Error|Exception|Refused)\b.*)$")

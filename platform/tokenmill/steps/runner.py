@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tokenmill.config import StepConfig
+from tokenmill.config import StepConfig, step_budgets
 from tokenmill.errors import ConfigError, InputError, StoreError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
@@ -89,6 +89,7 @@ def _tell_start(
         {role: [m.digest for m in manifests] for role, manifests in inputs.items()},
         options=config.model_dump(mode="json"),
         observed=observed(),
+        budget_s=step_budgets(events.run.preset).get(definition.name),
     )
 
 
