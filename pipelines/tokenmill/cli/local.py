@@ -112,13 +112,20 @@ class Narrator:
 def _finished(event: Event, budget_s: float | None) -> str:
     how = {"hit": "cached", "effect": "done", "miss": "done"}[event.data["cache"]]
     outputs = event.data["outputs"]
-    first = next(iter(outputs.values()), {"counts": {}, "digest": ""})
-    counts = "  ".join(f"{value:,} {name}" for name, value in list(first["counts"].items())[:4] if "/" not in name)
+    first = outputs.get("weights") or outputs[min(outputs)] if outputs else {"counts": {}, "digest": ""}
+    told = sorted((name for name in first["counts"] if "/" not in name), key=_reading_order)
+    counts = "  ".join(f"{first['counts'][name]:,} {name}" for name in told[:4])
     seconds = event.data["seconds"]
     allowed = f" {'over' if seconds > budget_s else 'of':>4} {budget_s:3.0f} s" if budget_s else ""
     return f"{event.task:<34} {how:<7}{seconds:7.1f} s{allowed}  {first['digest'][:10]:<12}{counts}"
 
 
+def _reading_order(count: str) -> tuple[int, str]:
+    """What went in before what came out; the same for a cached output, whose counts are stored by name."""
+    return (_COUNTS.index(count) if count in _COUNTS else len(_COUNTS), count)
+
+
+_COUNTS = ("in", "records", "documents", "dropped", "rejected")
 _WORD = re.compile(r"^\s*(tokenmill: .+|(?:\w+\.)*\w*(?:Error|Exception|Refused)\b.*)$")
 
 

@@ -85,9 +85,10 @@ def _timed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _time_table(phases: list[dict[str, Any]]) -> list[str]:
-    lines = [f"{'':<14}{'seconds':>9}{'budget':>8}   steps"]
+    budgeted = phases[-1]["budget_s"] is not None
+    lines = [f"{'':<14}{'seconds':>9}{'budget' if budgeted else '':>8}   steps"]
     for row in phases:
-        budget = f"{row['budget_s']:.0f}" if row["budget_s"] else "–"
+        budget = f"{row['budget_s']:.0f}" if row["budget_s"] else "–" if budgeted else ""
         cached = f", {row['cached']} cached" if row["cached"] else ""
         over = "   over budget" if row["budget_s"] and row["seconds"] > row["budget_s"] else ""
         lines.append(f"{row['phase']:<14}{row['seconds']:>9.1f}{budget:>8}   {row['steps']}{cached}{over}")
