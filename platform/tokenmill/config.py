@@ -103,15 +103,23 @@ def nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+def parse_assignments(assignments: list[str], option: str = "--set") -> dict[str, Any]:
     """`["a.b=0.02"]` → `{"a.b": 0.02}`; values are YAML."""
     overrides = {}
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment!r}: expected section.field=value")
-        overrides[path.strip()] = yaml.safe_load(value)
+            wanted = "section.field=value" if option == "--set" else "name=value"
+            raise ConfigError(f"{option} {assignment!r}: expected {wanted}")
+        try:
+            overrides[path.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as wrong:
+            raise ConfigError(f"{option} {path.strip()}: {value!r} is no YAML value ({_first_words(wrong)})") from None
     return overrides
+
+
+def _first_words(wrong: yaml.YAMLError) -> str:
+    return str(getattr(wrong, "problem", None) or wrong).splitlines()[0]
 
 
 def section(tree: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from typing import Any
 
 import orjson
 
+from tokenmill.cli.main import EXIT_BAD_INPUT
 from tokenmill.cli.summary import as_text, summarise
+from tokenmill.errors import ConfigError, UserError
 from tokenmill.launch.tether import die_with_parent, tethered
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef, read_events
@@ -71,7 +73,7 @@ def run_locally(
         "store": store_uri,
     }
     if status == "failed" and not seen.failed:
-        result["exit_code"] = 1
+        result["exit_code"] = EXIT_BAD_INPUT if child.returncode == EXIT_BAD_INPUT else 1
         sys.stderr.write(_last_words(log))
     if store.backend.exists(f"runs/{key}/run.json"):
         result |= summarise(store, key, folder)
@@ -146,10 +148,20 @@ def _child(job: dict[str, Any], folder: Path) -> int:
     from tokenmill.pipelines.package import build
 
     die_with_parent()
-    pipeline = build(job["pipeline"], job["preset"])
+    try:
+        pipeline = build(job["pipeline"], job["preset"])
+        _check_arguments(job["pipeline"], job["arguments"], pipeline.component_spec.inputs or {})
+    except UserError as wrong:
+        sys.stderr.write(f"tokenmill: {wrong}\n")
+        return EXIT_BAD_INPUT
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), raise_on_error=True)
     pipeline(**job["arguments"])
     return 0
+
+
+def _check_arguments(pipeline: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    if unknown := sorted(given.keys() - known.keys()):
+        raise ConfigError(f"{pipeline} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}")
 
 
 if __name__ == "__main__":
