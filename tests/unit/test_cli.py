@@ -64,6 +64,8 @@ def tokenmill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         ("store du --store file:///nowhere/at/all", "there is nothing in"),
         ("store gc --min-age-h -1", "greater than or equal to 0"),
         ("store gc --min-age-h soon", "valid number"),
+        ("store takedown poem", "Missing option '--reason'"),
+        ("store takedown nosuch --reason asked", "holds a document 'nosuch'"),
         ("doctor extra", "unexpected extra argument"),
         ("run smoke --preset nanoo", "Did you mean 'nano'?"),
         ("run smoke --preset pico --set curation.filter.ruls=1", "Did you mean 'curation.filter.rules'?"),
@@ -98,6 +100,8 @@ def test_what_only_the_pipeline_knows_is_also_one_line(
 def test_scripts_get_json_and_pipes_whole_lines(weights: Manifest, tokenmill: Callable[..., Said]) -> None:
     found = orjson.loads(tokenmill("lineage", "poem", "--down", "--json").out)
     assert [model["digest"] for model in found["models"]] == [weights.digest]
+    stone = orjson.loads(tokenmill("store", "takedown", "poem", "--reason", "asked to", "--json").out)
+    assert [model["digest"] for model in stone["models"]] == [weights.digest] and stone["reason"] == "asked to"
     assert orjson.loads(tokenmill("diff", "run:one", "run:one", "--json").out)["causes"] == []
     assert orjson.loads(tokenmill("store", "du", "--json").out)["kinds"]["weights"]["objects"] == 1
     would_go = orjson.loads(tokenmill("store", "gc", "--dry-run", "--min-age-h", "0", "--json").out)

@@ -132,6 +132,33 @@ def gc(
         typer.echo(f"lost: {digest} is an ancestor of what is kept and not in this store")
 
 
+@store_app.command()
+def takedown(
+    document: Annotated[str, typer.Argument(help="document id, as records and `lineage --down` have it")],
+    reason: Annotated[str, typer.Option(help="why, for the record")],
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Leave a tombstone for a document, name every model that saw it, and leave it out of what is ingested from now on."""
+    from tokenmill.takedown import take_down
+
+    stone = take_down(existing_store(store), document, reason)
+    if as_json:
+        show(stone.model_dump(mode="json"))
+        return
+    typer.echo(f"{stone.document} was taken down at {stone.time}: {stone.reason}")
+    typer.echo(f"it lies in {len(stone.artifacts)} artifacts and reached {len(stone.models)} models")
+    for model in stone.models:
+        known = f" ({', '.join(model.pins)})" if model.pins else ""
+        typer.echo(f"  {model.step} {model.digest}{known} through its {model.through}")
+    if stone.source:
+        typer.echo(
+            f"the next run leaves it out of {stone.source}/{stone.path}; what exists stays until it is collected"
+        )
+    else:
+        typer.echo("no corpus tells which registered file it was read from: nothing leaves it out of the next run")
+
+
 @app.command()
 def doctor(store: StoreUri = None, as_json: AsJson = False) -> None:
     """What is installed, reachable and missing here, with the fix. Exits with 2 when something required is missing."""

@@ -114,7 +114,7 @@ class Narrator:
 def _finished(event: Event, budget_s: float | None) -> str:
     how = {"hit": "cached", "effect": "done", "miss": "done"}[event.data["cache"]]
     outputs = event.data["outputs"]
-    first = outputs.get("weights") or outputs[min(outputs)] if outputs else {"counts": {}, "digest": ""}
+    first: dict[str, Any] = outputs.get("weights") or outputs[min(outputs)] if outputs else {"counts": {}, "digest": ""}
     told = sorted((name for name in first["counts"] if "/" not in name), key=_reading_order)
     counts = "  ".join(f"{first['counts'][name]:,} {name}" for name in told[:4])
     seconds = event.data["seconds"]
