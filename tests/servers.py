@@ -1,13 +1,16 @@
 """Real servers for tests, on free loopback ports: nothing here is a fake."""
 
 import json
+import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -156,3 +159,38 @@ def faulty_proxy(server: S3Server) -> Iterator[tuple[S3Server, list[str]]]:
     finally:
         proxy.shutdown()
         proxy.server_close()
+
+
+class MLflowServer:
+    """`mlflow server` on one port, which can be away."""
+
+    def __init__(self, folder: Path):
+        self.folder, (self.port,) = folder, free_ports(1)
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> str:
+        if self._process is None:
+            command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+            command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
+            command += ["--artifacts-destination", f"file://{self.folder}/artifacts"]
+            quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "OMP_NUM_THREADS": "1"}
+            with (self.folder / "server.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    command, env=os.environ | quiet, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+                )
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                    return self.uri
+                except OSError:
+                    assert self._process.poll() is None, (self.folder / "server.log").read_text()[-2000:]
+                    time.sleep(0.2)
+            raise AssertionError("mlflow server did not become healthy in 60 s")
+        return self.uri
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None

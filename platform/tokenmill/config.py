@@ -8,7 +8,9 @@ No config has a secret: endpoints and keys come from the environment.
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from importlib import resources
+from operator import truediv
 from typing import Any, Self
 
 import yaml
@@ -18,6 +20,7 @@ from tokenmill.errors import ConfigError
 
 _KEYS_IN_URI = re.compile(r"^[a-z0-9+.-]+://[^/@\s]+:[^/@\s]*@", re.IGNORECASE)
 PRESETS = "presets"
+BUDGETS = "budgets"
 
 
 class Section(BaseModel):
@@ -61,8 +64,21 @@ def load_preset(name: str) -> dict[str, Any]:
     return merge(load_preset(base), tree) if base else tree
 
 
+def step_budgets(preset: str) -> dict[str, float]:
+    """Step → seconds that one run of it may take (`presets/budgets/<preset>.yaml`); empty where nothing was measured.
+
+    A budget stops nothing and is no part of a config: it is what the actual time is shown against.
+    """
+    return yaml.safe_load(_yaml_files(PRESETS, BUDGETS).get(preset, "")) or {}
+
+
 def _presets() -> dict[str, str]:
-    folder = resources.files("tokenmill") / PRESETS
+    return _yaml_files(PRESETS)
+
+
+def _yaml_files(*path: str) -> dict[str, str]:
+    """Name → text of the YAML files in a folder of the package."""
+    folder = reduce(truediv, path, resources.files("tokenmill"))
     return {f.name.removesuffix(".yaml"): f.read_text() for f in folder.iterdir() if f.name.endswith(".yaml")}
 
 
@@ -87,15 +103,23 @@ def nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+def parse_assignments(assignments: list[str], option: str = "--set") -> dict[str, Any]:
     """`["a.b=0.02"]` → `{"a.b": 0.02}`; values are YAML."""
     overrides = {}
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment!r}: expected section.field=value")
-        overrides[path.strip()] = yaml.safe_load(value)
+            wanted = "section.field=value" if option == "--set" else "name=value"
+            raise ConfigError(f"{option} {assignment!r}: expected {wanted}")
+        try:
+            overrides[path.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as wrong:
+            raise ConfigError(f"{option} {path.strip()}: {value!r} is no YAML value ({_first_words(wrong)})") from None
     return overrides
+
+
+def _first_words(wrong: yaml.YAMLError) -> str:
+    return str(getattr(wrong, "problem", None) or wrong).splitlines()[0]
 
 
 def section(tree: Mapping[str, Any], path: str) -> dict[str, Any]:

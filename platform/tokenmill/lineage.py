@@ -437,6 +437,8 @@ def diff(store: ArtifactStore, before: str, after: str) -> Diff:
 
     Both graphs are walked from the end, role by role; where two digests agree, everything above them agrees.
     """
+    if before.startswith("run:") != after.startswith("run:"):
+        raise InputError(f"{before} and {after}: compare two artifacts, or two runs (run:<key>)")
     a, b = _roots(store, before), _roots(store, after)
     found: list[tuple[int, NodeDiff]] = []
     seen: set[tuple[str, str]] = set()

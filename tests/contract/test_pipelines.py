@@ -1,8 +1,11 @@
 """The compiled shape of the lifecycle: its boxes and parameters, resources by profile, KFP's cache off everywhere."""
 
+import re
+
 import pytest
 import yaml
 
+from tokenmill.config import step_budgets
 from tokenmill.pipelines.package import compile_package
 
 
@@ -44,3 +47,12 @@ def test_trainers_get_accelerators_shared_memory_and_secrets_and_images_a_regist
     assert kubernetes["exec-train-short"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
     assert kubernetes["exec-train-short"]["tolerations"]
     assert all(e["secretAsEnv"][0]["secretName"] == "tokenmill-store" for e in kubernetes.values())
+
+
+def test_every_step_of_the_lifecycle_has_a_budget_and_every_budget_a_step(package):
+    executors = package[0]["deploymentSpec"]["executors"].values()
+    bodies = "\n".join(part for e in executors for part in e["container"]["command"])
+    called = set(re.findall(r'run_component\(\s*"([\w.]+)"', bodies))
+    assert len(called) > 20
+    assert set(step_budgets("nano")) == called
+    assert all(seconds > 0 for seconds in step_budgets("nano").values())

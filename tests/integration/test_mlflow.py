@@ -1,19 +1,17 @@
 """Delivery to a real MLflow: a server on a loopback port and, where no server is the point, a sqlite database."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import free_ports
+from servers import MLflowServer, free_ports
 
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, Shard
@@ -26,44 +24,9 @@ pytestmark = pytest.mark.integration
 ROOTS = ":".join(str(Path(p).resolve()) for p in ("platform", "components", "pipelines"))
 
 
-class Server:
-    """`mlflow server` on one port, which can be away."""
-
-    def __init__(self, folder: Path):
-        self.folder, (self.port,) = folder, free_ports(1)
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> str:
-        if self._process is None:
-            command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-            command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
-            command += ["--artifacts-destination", f"file://{self.folder}/artifacts"]
-            quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "OMP_NUM_THREADS": "1"}
-            with (self.folder / "server.log").open("ab") as log:
-                self._process = subprocess.Popen(
-                    command, env=os.environ | quiet, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
-                )
-            for _ in range(300):
-                try:
-                    urllib.request.urlopen(f"{self.uri}/health", timeout=1)
-                    return self.uri
-                except OSError:
-                    assert self._process.poll() is None, (self.folder / "server.log").read_text()[-2000:]
-                    time.sleep(0.2)
-            raise AssertionError("mlflow server did not become healthy in 60 s")
-        return self.uri
-
-    def stop(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("mlflow"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    server = MLflowServer(tmp_path_factory.mktemp("mlflow"))
     yield server
     server.stop()
 
@@ -145,7 +108,7 @@ def snapshot(uri: str, run: RunRef, **known: Any) -> dict[str, Any]:
 
 
 def test_mlflow_away_during_a_run_delivered_later_exactly_once(
-    server: Server, store: ArtifactStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: MLflowServer, store: ArtifactStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.stop()
     attempts = threading.Semaphore(0)
@@ -196,7 +159,7 @@ def test_mlflow_away_during_a_run_delivered_later_exactly_once(
     assert snapshot(server.uri, run) == first
 
 
-def test_two_deliverers_at_once_leave_no_duplicates(server: Server, store: ArtifactStore) -> None:
+def test_two_deliverers_at_once_leave_no_duplicates(server: MLflowServer, store: ArtifactStore) -> None:
     server.start()
     run = RunRef.new("race", "pico")
     whole_run(store, run, steps=300)
@@ -351,7 +314,7 @@ def test_ranks_in_other_processes_write_to_the_step_that_started_them(store: Art
     assert [(step, value) for step, value, _ in seen[f"{name} metrics"]["loss"]] == [(7, "1.0")]
 
 
-def test_registry_versions_are_digests_and_aliases_move(server: Server, store: ArtifactStore) -> None:
+def test_registry_versions_are_digests_and_aliases_move(server: MLflowServer, store: ArtifactStore) -> None:
     uri = server.start()
     run = RunRef.new("registry", "pico")
     EventLog(store, run, "open").run_opened()

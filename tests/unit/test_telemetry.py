@@ -8,10 +8,19 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import toy  # noqa: F401 - registers toy.corpus
 from prometheus_client.parser import text_string_to_metric_families
 from servers import free_ports
 
+from tokenmill.config import StepConfig, resolve
+from tokenmill.errors import InputError
+from tokenmill.manifest import Draft
+from tokenmill.steps import StepContext, effect, find, run_step
+from tokenmill.store import open_store
 from tokenmill.telemetry import TEXTFILE, step_ended
+from tokenmill.tracking import RunRef, read_events
+
+TOKENIZER = "pretraining.train_tokenizer"
 
 
 @pytest.fixture
@@ -43,6 +52,37 @@ def test_a_steps_time_and_runs_are_written_for_the_collector(folder: Path) -> No
     assert found[("tokenmill_step_success", "curation", "curation.filter")] == 1
     assert found[("tokenmill_step_success", "sft", "sft.train")] == 0
     assert [p.name for p in folder.glob("*.prom")] == [TEXTFILE]
+
+
+@effect("toy.refuses", version=1)
+def refuses(config: StepConfig, ctx: StepContext) -> Draft:
+    raise InputError("nothing to do")
+
+
+def test_every_step_that_ends_is_written_done_cached_or_failed(folder: Path, tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/store")
+    run = RunRef.new("toy")
+    corpus = run_step("toy.corpus", StepConfig(), {}, store=store, run=run)["output"]
+    config = resolve(find(TOKENIZER).config, TOKENIZER, "pico", {})
+    for _ in range(2):
+        run_step(TOKENIZER, config, {"corpus": corpus}, store=store, run=run)
+    with pytest.raises(InputError, match="nothing to do"):
+        run_step("toy.refuses", StepConfig(), {}, store=store, run=run)
+    found = samples((folder / TEXTFILE).read_text())
+    totals = {labels[1:]: value for labels, value in found.items() if labels[0] == "tokenmill_steps_total"}
+    assert totals == {
+        ("effect", "succeeded", "toy", "toy.corpus"): 1,
+        ("miss", "succeeded", "pretraining", TOKENIZER): 1,
+        ("hit", "succeeded", "pretraining", TOKENIZER): 1,
+        ("", "failed", "toy", "toy.refuses"): 1,
+    }
+    assert found[("tokenmill_step_success", "toy", "toy.refuses")] == 0
+    seen = [e.data["seconds"] for e in read_events(store, run.key, TOKENIZER) if e.kind == "step_finished"]
+    assert [found[("tokenmill_step_seconds", how, "pretraining", TOKENIZER)] for how in ("miss", "hit")] == seen
+    if promtool := shutil.which("promtool"):
+        text = (folder / TEXTFILE).read_bytes()
+        done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, timeout=30, check=False)
+        assert done.returncode == 0 and not done.stdout and not done.stderr
 
 
 def test_prometheus_own_linter_has_nothing_to_say(folder: Path) -> None:

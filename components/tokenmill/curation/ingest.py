@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from email import message_from_string
 from functools import cache
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +20,7 @@ import orjson
 import zstandard
 
 from tokenmill.curation.config import IngestConfig
+from tokenmill.curation.sources import is_tombstones
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import Drop, Keep, Reject, StepContext, step
 
@@ -41,10 +43,13 @@ LIBRARIES = ("trafilatura", "py3langid", "charset-normalizer")
 def ingest(config: IngestConfig, sources: Manifest, ctx: StepContext) -> Draft:
     """Read every source file into records, partitioned by type and language."""
     described = sources.facts["sources"]
+    listed = [orjson.loads(ctx.store.get_blob(shard.blob)) for shard in sources.shards if is_tombstones(shard)]
+    taken_down = frozenset(chain.from_iterable(listed))
     files = []
-    for shard in sorted(sources.shards, key=lambda s: s.name):
+    for shard in sorted((s for s in sources.shards if not is_tombstones(s)), key=lambda s: s.name):
         kind, source, relative = shard.name.split("/", 2)
-        files.append(SourceFile(ctx.store.blob_path(shard.blob), kind, source, relative, described[source].get("dump")))
+        path, dump = ctx.store.blob_path(shard.blob), described[source].get("dump")
+        files.append(SourceFile(path, kind, source, relative, dump, taken_down))
     outcomes = (outcome for file in ctx.parallel(read_source_file, files, "files") for outcome in file)
     return ctx.partition(outcomes, max_rejected=config.max_rejected, shard_records=config.shard_records)
 
@@ -58,6 +63,8 @@ class SourceFile:
     source: str
     relative: str
     dump: str | None = None
+    taken_down: frozenset[str] = frozenset()
+    """Ids of documents that are left out, and nothing kept of them but where they were."""
 
 
 def read_source_file(file: SourceFile) -> list[Outcome]:
@@ -83,7 +90,11 @@ def read_source_file(file: SourceFile) -> list[Outcome]:
             outcomes.append(Drop("empty", _record(file, ordinal, "", fields, "none")))
             continue
         lang = CODE_LANGUAGES[name.suffix[1:].lower()] if file.type == "code" else language(text, fields.get("lang"))
-        outcomes.append(Keep(_record(file, ordinal, text, fields, lang)))
+        record = _record(file, ordinal, text, fields, lang)
+        if record["id"] in file.taken_down:
+            outcomes.append(Drop("taken_down", {name: record[name] for name in ("id", "source", "path")}))
+        else:
+            outcomes.append(Keep(record))
     return outcomes
 
 

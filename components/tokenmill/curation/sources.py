@@ -13,6 +13,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import orjson
 import yaml
 
 from tokenmill.config import Section
@@ -21,6 +22,9 @@ from tokenmill.curation.generators import generate
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Shard
 from tokenmill.steps import StepContext, effect
+from tokenmill.store import ArtifactStore
+from tokenmill.store.layout import TOMBSTONES
+from tokenmill.takedown import tombstones
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SKIPPED = {"__pycache__", "node_modules"}
@@ -32,6 +36,8 @@ def register_sources(config: RegisterSourcesConfig, ctx: StepContext) -> Draft:
     specs, base = load_specs(config.sources)
     shards: list[Shard] = []
     facts = {}
+    taken_down = _taken_down(ctx.store)
+    left_out = 0
     for spec in specs:
         files = sorted(find_files(spec, base, ctx.workdir))
         if not files:
@@ -39,8 +45,13 @@ def register_sources(config: RegisterSourcesConfig, ctx: StepContext) -> Draft:
         for relative, path in files:
             blob, size = ctx.store.put_blob(path)
             shards.append(Shard(name=f"{spec.type}/{spec.name}/{relative}", blob=blob, content=blob, size=size))
+        if documents := sorted({d for relative, _ in files for d in taken_down.get((spec.name, relative), ())}):
+            shards.append(_tombstone_shard(ctx.store, spec.name, documents))
+            left_out += len(documents)
         facts[spec.name] = spec.model_dump(exclude={"name", "uri"}, exclude_none=True) | _versions(spec)
-    counts = {"files": len(shards), "bytes": sum(s.size for s in shards)}
+    registered = [s for s in shards if not is_tombstones(s)]
+    counts = {"files": len(registered), "bytes": sum(s.size for s in registered)}
+    counts |= {"taken_down": left_out} if left_out else {}
     return Draft(kind="sources", shards=tuple(shards), counts=counts, facts={"sources": facts})
 
 
@@ -48,6 +59,24 @@ def register_sources(config: RegisterSourcesConfig, ctx: StepContext) -> Draft:
 def register_reference(config: RegisterReferenceConfig, ctx: StepContext) -> Draft:
     """Register what contamination is measured against: the same generators, other seeds."""
     return register_sources(config, ctx)
+
+
+def is_tombstones(shard: Shard) -> bool:
+    """Whether a shard of a sources manifest lists documents that were taken down; every other one is a source's file."""
+    return shard.name.startswith(f"{TOMBSTONES}/")
+
+
+def _taken_down(store: ArtifactStore) -> dict[tuple[str, str], list[str]]:
+    """(source, file) → ids of its documents that were taken down."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for stone in tombstones(store):
+        found.setdefault((stone.source, stone.path), []).append(stone.document)
+    return found
+
+
+def _tombstone_shard(store: ArtifactStore, source: str, documents: list[str]) -> Shard:
+    blob, size = store.put_blob(orjson.dumps(documents))
+    return Shard(name=f"{TOMBSTONES}/{source}/documents.json", blob=blob, content=blob, size=size)
 
 
 class SourceList(Section):

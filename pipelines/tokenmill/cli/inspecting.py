@@ -1,6 +1,7 @@
 """Commands that look: lineage, diff, store, doctor, lock."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -8,7 +9,13 @@ import typer
 from tokenmill.cli.main import AsJson, StoreUri, app, use_store
 from tokenmill.errors import InputError
 
-Reference = Annotated[str, typer.Argument(help="digest or unique prefix, manifest URI, models:/name@alias")]
+if TYPE_CHECKING:
+    from tokenmill.store import ArtifactStore
+    from tokenmill.store.collection import Amount
+
+Reference = Annotated[
+    str, typer.Argument(help="digest or unique prefix, manifest URI, models:/name@alias; or both run:<key>")
+]
 
 store_app = typer.Typer(help="Look at the store, and clear away what nothing needs.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
@@ -20,9 +27,20 @@ def show(value: Any) -> None:
 
 
 def draw(renderable: Any) -> None:
+    """A tree whose lines are as long as they must be: a terminal wraps them, a pipe loses nothing."""
     from rich.console import Console
 
-    Console(soft_wrap=True).print(renderable)
+    Console(soft_wrap=True, width=1000).print(renderable)
+
+
+def existing_store(uri: str | None) -> "ArtifactStore":
+    """The store to look at; a misspelt address must not read as a store that holds nothing."""
+    from tokenmill.store import open_store
+
+    store = open_store(use_store(uri))
+    if next(iter(store.backend.list()), None) is None:
+        raise InputError(f"there is nothing in {store.uri}: name another with --store or TOKENMILL_STORE")
+    return store
 
 
 @app.command()
@@ -36,15 +54,18 @@ def lineage(
 ) -> None:
     """From a model up to its raw sources and licences; or down from a document to every model that saw it."""
     from tokenmill.lineage import downstream, find_document, upstream
-    from tokenmill.store import open_store
 
-    opened = open_store(use_store(store))
+    opened = existing_store(store)
     try:
         graph: Any = downstream(opened, reference) if down else upstream(opened, reference)
     except InputError:
         if not down:
             raise
         graph = find_document(opened, reference)
+        if not (graph.sightings or graph.dropped):
+            raise InputError(
+                f"{reference!r} is no artifact of {opened.uri}, and none holds a document of that id"
+            ) from None
     if as_json:
         show(graph.to_json())
         return
@@ -58,9 +79,8 @@ def lineage(
 def diff(before: Reference, after: Reference, store: StoreUri = None, as_json: AsJson = False) -> None:
     """What changed between two artifacts, runs or releases, and what that changed."""
     from tokenmill.lineage import diff as compare
-    from tokenmill.store import open_store
 
-    found = compare(open_store(use_store(store)), before, after)
+    found = compare(existing_store(store), before, after)
     if as_json:
         show(found.to_json())
     else:
@@ -73,24 +93,25 @@ def du(store: StoreUri = None, as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
     from tokenmill.store import du as disk_use
-    from tokenmill.store import open_store
 
-    use = asdict(disk_use(open_store(use_store(store))))
+    use = disk_use(existing_store(store))
     if as_json:
-        show(use)
+        show(asdict(use))
         return
-    for name, value in use.items():
-        if isinstance(value, dict):
-            for kind, size in sorted(value.items()):
-                typer.echo(f"{name:<12} {kind:<16} {size}")
-        else:
-            typer.echo(f"{name:<12} {value}")
+    _amounts("areas of the store", use.areas)
+    _amounts("blobs by kind of artifact", use.kinds | {"unreferenced": use.unreferenced})
+
+
+def _amounts(title: str, amounts: Mapping[str, "Amount"]) -> None:
+    typer.echo(f"{title:<28}{'objects':>10}{'bytes':>18}")
+    for name, amount in sorted(amounts.items()):
+        typer.echo(f"  {name:<26}{amount.objects:>10,}{amount.bytes:>18,}")
 
 
 @store_app.command()
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
-    min_age_h: Annotated[float, typer.Option(help="hours that anything is kept, for runs in flight")] = 24.0,
+    min_age_h: Annotated[float, typer.Option(min=0, help="hours that anything is kept, for runs in flight")] = 24.0,
     store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
@@ -98,14 +119,44 @@ def gc(
     from dataclasses import asdict
 
     from tokenmill.store import gc as collect
-    from tokenmill.store import open_store
 
-    report = collect(open_store(use_store(store)), min_age_s=min_age_h * 3600, dry_run=dry_run)
+    report = collect(existing_store(store), min_age_s=min_age_h * 3600, dry_run=dry_run)
     if as_json:
-        show(asdict(report))
+        show(asdict(report) | {"bytes": report.bytes})
         return
-    for name, value in asdict(report).items():
-        typer.echo(f"{name:<20} {value}")
+    _amounts("would go" if dry_run else "deleted", report.deleted)
+    typer.echo(f"kept: {report.kept_manifests:,} manifests with {report.kept_blobs:,} blobs")
+    if report.unfinished:
+        typer.echo(f"unfinished uploads {'found' if dry_run else 'cleared'}: {report.unfinished:,}")
+    for digest in report.lost_parents:
+        typer.echo(f"lost: {digest} is an ancestor of what is kept and not in this store")
+
+
+@store_app.command()
+def takedown(
+    document: Annotated[str, typer.Argument(help="document id, as records and `lineage --down` have it")],
+    reason: Annotated[str, typer.Option(help="why, for the record")],
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Leave a tombstone for a document, name every model that saw it, and leave it out of what is ingested from now on."""
+    from tokenmill.takedown import take_down
+
+    stone = take_down(existing_store(store), document, reason)
+    if as_json:
+        show(stone.model_dump(mode="json"))
+        return
+    typer.echo(f"{stone.document} was taken down at {stone.time}: {stone.reason}")
+    typer.echo(f"it lies in {len(stone.artifacts)} artifacts and reached {len(stone.models)} models")
+    for model in stone.models:
+        known = f" ({', '.join(model.pins)})" if model.pins else ""
+        typer.echo(f"  {model.step} {model.digest}{known} through its {model.through}")
+    if stone.source:
+        typer.echo(
+            f"the next run leaves it out of {stone.source}/{stone.path}; what exists stays until it is collected"
+        )
+    else:
+        typer.echo("no corpus tells which registered file it was read from: nothing leaves it out of the next run")
 
 
 @app.command()

@@ -15,7 +15,9 @@ from typing import Any
 
 import orjson
 
+from tokenmill.cli.main import EXIT_BAD_INPUT
 from tokenmill.cli.summary import as_text, summarise
+from tokenmill.errors import ConfigError, UserError
 from tokenmill.launch.tether import OWNER, die_with_parent, tethered
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef, read_events
@@ -71,7 +73,7 @@ def run_locally(
         "store": store_uri,
     }
     if status == "failed" and not seen.failed:
-        result["exit_code"] = 1
+        result["exit_code"] = EXIT_BAD_INPUT if child.returncode == EXIT_BAD_INPUT else 1
         sys.stderr.write(_last_words(log))
     if store.backend.exists(f"runs/{key}/run.json"):
         result |= summarise(store, key, folder)
@@ -86,6 +88,7 @@ class Narrator:
     def __init__(self, store: ArtifactStore, key: str, quiet: bool) -> None:
         self.store, self.key, self.quiet = store, key, quiet
         self.told: set[tuple[str, float]] = set()
+        self.budgets: dict[str, float | None] = {}
         self.failed = False
         self.exit_code = 2
 
@@ -94,8 +97,10 @@ class Narrator:
             if (event.task, event.time) in self.told:
                 continue
             self.told.add((event.task, event.time))
-            if event.kind == "step_finished":
-                self._say(_finished(event))
+            if event.kind == "step_started":
+                self.budgets[event.task] = event.data["budget_s"]
+            elif event.kind == "step_finished":
+                self._say(_finished(event, self.budgets.get(event.task)))
             elif event.kind == "step_failed":
                 self.failed = True
                 sys.stderr.write(f"tokenmill: {event.data['message']}\n")
@@ -106,14 +111,23 @@ class Narrator:
             sys.stdout.flush()
 
 
-def _finished(event: Event) -> str:
+def _finished(event: Event, budget_s: float | None) -> str:
     how = {"hit": "cached", "effect": "done", "miss": "done"}[event.data["cache"]]
     outputs = event.data["outputs"]
-    first = next(iter(outputs.values()), {"counts": {}, "digest": ""})
-    counts = "  ".join(f"{value:,} {name}" for name, value in list(first["counts"].items())[:4] if "/" not in name)
-    return f"{event.task:<34} {how:<7}{event.data['seconds']:7.1f} s  {first['digest'][:10]:<12}{counts}"
+    first: dict[str, Any] = outputs.get("weights") or outputs[min(outputs)] if outputs else {"counts": {}, "digest": ""}
+    told = sorted((name for name in first["counts"] if "/" not in name), key=_reading_order)
+    counts = "  ".join(f"{first['counts'][name]:,} {name}" for name in told[:4])
+    seconds = event.data["seconds"]
+    allowed = f" {'over' if seconds > budget_s else 'of':>4} {budget_s:3.0f} s" if budget_s else ""
+    return f"{event.task:<34} {how:<7}{seconds:7.1f} s{allowed}  {first['digest'][:10]:<12}{counts}"
 
 
+def _reading_order(count: str) -> tuple[int, str]:
+    """What went in before what came out; the same for a cached output, whose counts are stored by name."""
+    return (_COUNTS.index(count) if count in _COUNTS else len(_COUNTS), count)
+
+
+_COUNTS = ("in", "records", "documents", "dropped", "rejected")
 _WORD = re.compile(r"^\s*(tokenmill: .+|(?:\w+\.)*\w*(?:Error|Exception|Refused)\b.*)$")
 
 
@@ -135,10 +149,20 @@ def _child(job: dict[str, Any], folder: Path) -> int:
 
     die_with_parent()
     os.environ[OWNER] = str(os.getpid())
-    pipeline = build(job["pipeline"], job["preset"])
+    try:
+        pipeline = build(job["pipeline"], job["preset"])
+        _check_arguments(job["pipeline"], job["arguments"], pipeline.component_spec.inputs or {})
+    except UserError as wrong:
+        sys.stderr.write(f"tokenmill: {wrong}\n")
+        return EXIT_BAD_INPUT
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), raise_on_error=True)
     pipeline(**job["arguments"])
     return 0
+
+
+def _check_arguments(pipeline: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    if unknown := sorted(given.keys() - known.keys()):
+        raise ConfigError(f"{pipeline} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}")
 
 
 if __name__ == "__main__":

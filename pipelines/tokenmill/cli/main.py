@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from tokenmill.errors import Interrupted, LeaseLost, UserError
 
 EXIT_BAD_INPUT = 2
 EXIT_RETRY = 75
+
+_UsageError: Any = typer.BadParameter.__base__
+"""Of the errors on a command line typer exports only this leaf."""
 
 app = typer.Typer(
     name="tokenmill",
@@ -46,7 +49,12 @@ def main() -> None:
     from tokenmill.cli import inspecting, running, serving  # noqa: F401 - registers the commands
 
     try:
-        app(standalone_mode=True)
+        sys.exit(app(prog_name="tokenmill", standalone_mode=False))
+    except _UsageError as wrong:
+        if said := wrong.format_message():  # empty where help was shown instead
+            command = wrong.ctx.command_path if wrong.ctx else "tokenmill"
+            sys.stderr.write(f"tokenmill: {' '.join(said.split()).rstrip('.')}; see `{command} --help`\n")
+        sys.exit(EXIT_BAD_INPUT)
     except Interrupted as stopped:
         sys.stderr.write(f"tokenmill: {stopped}\n")
         sys.exit(EXIT_RETRY)

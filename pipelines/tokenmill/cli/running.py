@@ -38,7 +38,7 @@ def run(
 
     overrides = checked(preset, assignments)
     uri = use_store(store)
-    result = run_locally(pipeline, preset, overrides, parse_assignments(arguments or []), uri, quiet=as_json)
+    result = run_locally(pipeline, preset, overrides, parse_assignments(arguments or [], "--arg"), uri, quiet=as_json)
     if as_json:
         typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
     raise typer.Exit(0 if result["status"] == "succeeded" else result["exit_code"])
@@ -113,5 +113,5 @@ def submit(
     from tokenmill.pipelines.package import submit_package
 
     overrides = checked(preset, assignments)
-    parameters = parse_assignments(arguments or []) | ({"overrides": overrides} if overrides else {})
+    parameters = parse_assignments(arguments or [], "--arg") | ({"overrides": overrides} if overrides else {})
     typer.echo(submit_package(pipeline, preset, profile, parameters, host, namespace, experiment, registry))

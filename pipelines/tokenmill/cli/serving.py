@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 
-from tokenmill.cli.main import StoreUri, app, use_store
+from tokenmill.cli.main import AsJson, StoreUri, app, use_store
 
 
 @app.command()
@@ -59,10 +60,14 @@ def track(
     run: Annotated[str, typer.Argument(help="run key")],
     again: Annotated[bool, typer.Option("--again", help="deliver everything anew, e.g. to a fresh MLflow")] = False,
     store: StoreUri = None,
+    as_json: AsJson = False,
 ) -> None:
     """Bring MLflow up to date with a run's events, e.g. after it was away."""
     from tokenmill.store import open_store
     from tokenmill.tracking import deliver
 
     done = deliver(open_store(use_store(store)), run, again=again)
+    if as_json:
+        typer.echo(orjson.dumps(done._asdict(), option=orjson.OPT_INDENT_2).decode())
+        return
     typer.echo(f"{done.events} events → run {done.run_id} in experiment {done.experiment}")

@@ -17,8 +17,10 @@ def summarise(store: ArtifactStore, run: str, folder: Path) -> dict[str, Any]:
     """What the run ended with, as JSON; writes the run's page beside its log."""
     last = _last_outputs(store, run)
     page = folder / "report.html"
-    page.write_text(render(collect(store, run)))
-    summary: dict[str, Any] = {"report": str(page)}
+    data = collect(store, run)
+    page.write_text(render(data))
+    summary: dict[str, Any] = {"report": str(page), "steps": [_timed(row) for row in data["steps"]]}
+    summary["phases"] = phase_times(summary["steps"])
     if verdict := last.get("evaluation.gate"):
         judged = _document(store, verdict, "verdict.json")
         failed = [check["name"] for check in judged["checks"] if not check["passed"]]
@@ -40,7 +42,7 @@ def summarise(store: ArtifactStore, run: str, folder: Path) -> dict[str, Any]:
 
 def as_text(summary: dict[str, Any]) -> str:
     """The summary for a terminal."""
-    lines = [""]
+    lines = ["", *_time_table(summary["phases"])]
     if verdict := summary.get("verdict"):
         word = "passed" if verdict["passed"] else f"refused ({', '.join(verdict['failed'])})"
         lines.append(f"gate      {word}, verdict {verdict['digest'][:12]}")
@@ -60,6 +62,37 @@ def as_text(summary: dict[str, Any]) -> str:
     lines.append(f"report    {summary['report']}")
     lines.append("MLflow    tokenmill ui")
     return "\n".join(lines)
+
+
+def phase_times(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Actual time and budget a phase, then of them all: the sums over its tasks, cache hits included."""
+    names = dict.fromkeys(step["phase"] for step in steps)
+    groups = [(name, [s for s in steps if s["phase"] == name]) for name in names] + [("total", steps)]
+    return [
+        {
+            "phase": name,
+            "seconds": round(sum(s["seconds"] or 0.0 for s in group), 1),
+            "budget_s": sum(s["budget_s"] or 0.0 for s in group) or None,
+            "steps": len(group),
+            "cached": sum(s["cache"] == "hit" for s in group),
+        }
+        for name, group in groups
+    ]
+
+
+def _timed(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("task", "step", "phase", "status", "cache", "seconds", "budget_s")}
+
+
+def _time_table(phases: list[dict[str, Any]]) -> list[str]:
+    budgeted = phases[-1]["budget_s"] is not None
+    lines = [f"{'':<14}{'seconds':>9}{'budget' if budgeted else '':>8}   steps"]
+    for row in phases:
+        budget = f"{row['budget_s']:.0f}" if row["budget_s"] else "–" if budgeted else ""
+        cached = f", {row['cached']} cached" if row["cached"] else ""
+        over = "   over budget" if row["budget_s"] and row["seconds"] > row["budget_s"] else ""
+        lines.append(f"{row['phase']:<14}{row['seconds']:>9.1f}{budget:>8}   {row['steps']}{cached}{over}")
+    return [*lines, ""]
 
 
 def _last_outputs(store: ArtifactStore, run: str) -> dict[str, Manifest]:

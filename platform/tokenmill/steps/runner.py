@@ -12,19 +12,20 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tokenmill.config import StepConfig
+from tokenmill.config import StepConfig, step_budgets
 from tokenmill.errors import ConfigError, InputError, StoreError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
 from tokenmill.steps.context import StepContext
 from tokenmill.steps.registry import Definition, find
 from tokenmill.store import ArtifactStore, acquire
-from tokenmill.tracking import EventLog, RunRef
+from tokenmill.telemetry import step_ended
+from tokenmill.tracking import DeliveryThread, EventLog, RunRef
 
 Inputs = Mapping[str, Manifest | Sequence[Manifest] | None]
 LEASE_TTL_S = float(os.environ.get("TOKENMILL_LEASE_TTL_S", "30"))
@@ -42,35 +43,54 @@ def run_step(
         LeaseLost: another attempt took the work over.
     """
     definition = find(name)
+    by_role = _by_role(definition, inputs)
     events = EventLog(store, run, task or name)
     log = Log({"run": run.key, "step": name})
-    by_role = _by_role(definition, inputs)
     started = time.monotonic()
-    try:
-        events.step_started(
-            name,
-            definition.version,
-            config.identity(),
-            {role: [m.digest for m in manifests] for role, manifests in by_role.items()},
-            options=config.model_dump(mode="json"),
-            observed=observed(),
-        )
-        preflight(definition, by_role, store)
-        with _workdir() as workdir:
-            ctx = StepContext(store, workdir, run, events, log, name, config)
-            drafts, cache = _perform(definition, config, by_role, ctx)
-        manifests = {
-            role: _issue(definition, config, by_role, draft, store, time.monotonic() - started)
-            for role, draft in drafts.items()
-        }
-        events.step_finished(name, manifests, cache, time.monotonic() - started)
-    except BaseException as failure:
-        events.step_failed(name, failure)
-        raise
-    finally:
-        events.close()
-    log.info("done", cache=cache, seconds=round(time.monotonic() - started, 2))
+    with _live_tracking(definition, store, events):
+        try:
+            _tell_start(definition, config, by_role, events)
+            preflight(definition, by_role, store)
+            with _workdir() as workdir:
+                ctx = StepContext(store, workdir, run, events, log, name, config)
+                drafts, cache = _perform(definition, config, by_role, ctx)
+            manifests = {
+                role: _issue(definition, config, by_role, draft, store, time.monotonic() - started)
+                for role, draft in drafts.items()
+            }
+            seconds = time.monotonic() - started
+            events.step_finished(name, manifests, cache, seconds)
+        except BaseException as failure:
+            events.step_failed(name, failure)
+            step_ended(name, "", time.monotonic() - started, succeeded=False)
+            raise
+        finally:
+            events.close()
+    step_ended(name, cache, seconds)
+    log.info("done", cache=cache, seconds=round(seconds, 2))
     return manifests
+
+
+def _live_tracking(definition: Definition, store: ArtifactStore, events: EventLog) -> AbstractContextManager[Any]:
+    """MLflow follows a training while it runs, where there is a server to follow it; others wait for the exit task."""
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if definition.nature == "training" and server.startswith(("http://", "https://")):
+        return DeliveryThread(store, events.run, events.task, tracking_uri=server)
+    return nullcontext()
+
+
+def _tell_start(
+    definition: Definition, config: StepConfig, inputs: Mapping[str, Sequence[Manifest]], events: EventLog
+) -> None:
+    events.step_started(
+        definition.name,
+        definition.version,
+        config.identity(),
+        {role: [m.digest for m in manifests] for role, manifests in inputs.items()},
+        options=config.model_dump(mode="json"),
+        observed=observed(),
+        budget_s=step_budgets(events.run.preset).get(definition.name),
+    )
 
 
 def preflight(definition: Definition, inputs: Mapping[str, Sequence[Manifest]], store: ArtifactStore) -> None:

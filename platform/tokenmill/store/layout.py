@@ -7,6 +7,7 @@ children/<parent>/<child>    the way down the lineage; the way up is in the mani
 work/<key>/lease/<n>         who works on an action; work/<key>/<attempt>/… is that attempt's, and disposable
 runs/<run>/…                 events of a run
 pins/<name>                  a digest that garbage collection keeps, with all its ancestors
+tombstones/<document>        a document that was taken down, and every model that saw it
 gc/<notice>                  what a running collection is about to delete
 """
 
@@ -15,7 +16,8 @@ import re
 from tokenmill.errors import StoreError
 from tokenmill.store.backend import check_key
 
-AREAS = ("blobs", "manifests", "actions", "children", "work", "runs", "pins", "gc")
+TOMBSTONES = "tombstones"
+AREAS = ("blobs", "manifests", "actions", "children", "work", "runs", "pins", TOMBSTONES, "gc")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,3 +49,7 @@ def work_key(key: str, *rest: str) -> str:
 
 def pin_key(name: str) -> str:
     return check_key(f"pins/{name}")
+
+
+def tombstone_key(document: str) -> str:
+    return check_key(f"{TOMBSTONES}/{document}")

@@ -5,6 +5,7 @@ and params are set to the same values, MLflow keeps a metric of equal name, step
 what is done.
 """
 
+import os
 import tempfile
 import threading
 import time
@@ -50,6 +51,8 @@ _OBSERVED_TAGS = {"commit": "mlflow.source.git.commit", "image": "image.digest",
 _MAX_METRICS, _MAX_PARAMS = 1000, 100  # what MLflow takes in one call
 _CURSOR_EVERY = 100  # files
 _LARGEST_CONFIG = 1_000_000  # bytes
+LIVE_EVERY_S = float(os.environ.get("TOKENMILL_DELIVER_EVERY_S", "15"))
+"""How often a long step's events go to MLflow while it works."""
 
 
 class Delivered(NamedTuple):
@@ -438,9 +441,10 @@ class _TaskDelivery:
 
 
 class DeliveryThread:
-    """Delivers a long step's events while it works; what is left when it stops is delivered then.
+    """Delivers a long step's events while it works, and what is left when it stops if MLflow was ever reached.
 
-    An MLflow that is away costs one warning line; the thread goes on trying and the work does not notice.
+    A step shorter than `every_s` never imports mlflow. An MLflow that is away costs one warning line; the thread goes on
+    trying, the work does not notice, and what could not be delivered waits for the exit task.
     """
 
     def __init__(
@@ -450,8 +454,8 @@ class DeliveryThread:
         task: str,
         *,
         tracking_uri: str | None = None,
-        every_s: float = 15.0,
-        stop_timeout_s: float = 60.0,
+        every_s: float = LIVE_EVERY_S,
+        stop_timeout_s: float = 10.0,
     ):
         self._store, self._run, self._task, self._uri = store, run, task, tracking_uri
         self._log = Log({"run": run.key, "task": task})
@@ -476,7 +480,8 @@ class DeliveryThread:
         pause_s = self._every_s
         while not self._stopping.wait(pause_s):
             pause_s = self._every_s if self._attempt() else min(2 * pause_s, 60.0)
-        self._attempt()
+        if self._delivery and not self._away:
+            self._attempt()
 
     def _attempt(self) -> bool:
         try:

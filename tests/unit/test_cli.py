@@ -1,0 +1,111 @@
+"""The command line at its edges: a wrong argument is one line and exit code 2, and scripts get JSON."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+import pytest
+from planted_run import PlantedRun
+
+from tokenmill.cli import main
+from tokenmill.manifest import Manifest
+from tokenmill.store import ArtifactStore, open_store
+from tokenmill.tracking import RunRef
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    monkeypatch.setenv("TOKENMILL_STORE", f"file://{tmp_path}/store")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return open_store()
+
+
+@pytest.fixture
+def weights(store: ArtifactStore, tmp_path: Path) -> Manifest:
+    """A store with a run `one`: a corpus with the document `poem`, and weights of it."""
+    life = PlantedRun(store, tmp_path, RunRef(key="one", name="smoke", preset="pico"))
+    files = {"part-00000.jsonl.zst": [{"id": "poem", "text": "a"}]}
+    corpus = life.step("curation.filter", {"output": life.draft("corpus", files)})["output"]
+    return life.step("sft.train", {"weights": life.draft("weights")}, corpus=corpus)["weights"]
+
+
+@pytest.fixture
+def tokenmill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    def run(*arguments: str) -> Said:
+        monkeypatch.setattr("sys.argv", ["tokenmill", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Said(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("lineage", "Missing argument 'reference'; see `tokenmill lineage --help`"),
+        ("lineage 0 --bogus", "No such option: --bogus"),
+        ("lineage nosuch", "'nosuch' is no artifact"),
+        ("lineage nosuch --down", "none holds a document of that id"),
+        ("lineage 0000 --store nonsense", "neither file:///folder nor s3://bucket/prefix"),
+        ("lineage 0000 --store file:///nowhere/at/all", "there is nothing in file:///nowhere/at/all"),
+        ("lineage models:/nobody", "expected models:/name@alias or models:/name/3"),
+        ("diff run:one", "Missing argument 'after'"),
+        ("diff run:one run:other", "no run 'other'"),
+        ("diff run:one 0000", "compare two artifacts, or two runs"),
+        ("store nosuch", "No such command 'nosuch'"),
+        ("store du --store file:///nowhere/at/all", "there is nothing in"),
+        ("store gc --min-age-h -1", "greater than or equal to 0"),
+        ("store gc --min-age-h soon", "valid number"),
+        ("store takedown poem", "Missing option '--reason'"),
+        ("store takedown nosuch --reason asked", "holds a document 'nosuch'"),
+        ("doctor extra", "unexpected extra argument"),
+        ("run smoke --preset nanoo", "Did you mean 'nano'?"),
+        ("run smoke --preset pico --set curation.filter.ruls=1", "Did you mean 'curation.filter.rules'?"),
+        ("run smoke --preset pico --set a.b=[1", "--set a.b: '[1' is no YAML value"),
+        ("run smoke --preset pico --arg sources", "--arg 'sources': expected name=value"),
+        ("report other", "no run 'other'"),
+        ("track other", "no run 'other'"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(
+    arguments: str, told: str, weights: Manifest, tokenmill: Callable[..., Said]
+) -> None:
+    said = tokenmill(*arguments.split())
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("tokenmill: ") and said.err.count("\n") == 1
+    assert told in said.err
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["nosuch"], "no pipeline named 'nosuch'"), (["smoke", "--arg", "x=1"], "smoke has no parameter 'x'")],
+)
+def test_what_only_the_pipeline_knows_is_also_one_line(
+    arguments: list[str], told: str, store: ArtifactStore, tokenmill: Callable[..., Said], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = tokenmill("run", *arguments, "--preset", "pico")
+    assert (said.code, said.err.count("\n")) == (2, 1) and told in said.err
+
+
+def test_scripts_get_json_and_pipes_whole_lines(weights: Manifest, tokenmill: Callable[..., Said]) -> None:
+    found = orjson.loads(tokenmill("lineage", "poem", "--down", "--json").out)
+    assert [model["digest"] for model in found["models"]] == [weights.digest]
+    stone = orjson.loads(tokenmill("store", "takedown", "poem", "--reason", "asked to", "--json").out)
+    assert [model["digest"] for model in stone["models"]] == [weights.digest] and stone["reason"] == "asked to"
+    assert orjson.loads(tokenmill("diff", "run:one", "run:one", "--json").out)["causes"] == []
+    assert orjson.loads(tokenmill("store", "du", "--json").out)["kinds"]["weights"]["objects"] == 1
+    would_go = orjson.loads(tokenmill("store", "gc", "--dry-run", "--min-age-h", "0", "--json").out)
+    assert would_go["dry_run"] and would_go["deleted"]["manifests"]["objects"] == 2
+    assert orjson.loads(tokenmill("doctor", "--json").out)[0]["name"] == "python"
+    tree = tokenmill("lineage", "poem", "--down").out
+    assert all(part in tree for part in ("part-00000.jsonl.zst record 0", "reached 1 models"))
