@@ -17,7 +17,7 @@ REPORT = "decontamination.json"
 def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Documents of the domain plus the best of the rest, without those that hold a question word for word."""
     index = question_index(config, questions, ctx)
-    domain, rest = [], []
+    domain, rest = list[Record](), list[Record]()
     for record in ctx.records(corpus):
         (domain if record["type"] in config.types else rest).append(record)
     if not domain:

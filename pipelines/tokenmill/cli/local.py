@@ -109,7 +109,7 @@ class Narrator:
 def _finished(event: Event) -> str:
     how = {"hit": "cached", "effect": "done", "miss": "done"}[event.data["cache"]]
     outputs = event.data["outputs"]
-    first = next(iter(outputs.values()), {"counts": {}, "digest": ""})
+    first: dict[str, Any] = next(iter(outputs.values()), {"counts": {}, "digest": ""})
     counts = "  ".join(f"{value:,} {name}" for name, value in list(first["counts"].items())[:4] if "/" not in name)
     return f"{event.task:<34} {how:<7}{event.data['seconds']:7.1f} s  {first['digest'][:10]:<12}{counts}"
 

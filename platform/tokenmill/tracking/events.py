@@ -36,6 +36,8 @@ Kind = Literal[
     "run_closed",
 ]
 
+Status = Literal["succeeded", "failed", "cancelled"]
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _FIRST_FLUSH_S, _LAST_FLUSH_S = 2.0, 30.0  # a run of weeks must not leave a file every two seconds
 _MAX_PENDING = 50_000  # events held while the store is away; beyond it the oldest metrics go
@@ -201,7 +203,7 @@ class EventLog:
         }
         self._append("model", data, urgent=True)
 
-    def run_closed(self, status: Literal["succeeded", "failed", "cancelled"], message: str = "") -> None:
+    def run_closed(self, status: Status, message: str = "") -> None:
         self._append("run_closed", {"status": status, "message": message}, urgent=True)
 
     # Writing --------------------------------------------------------------------------------------------------------

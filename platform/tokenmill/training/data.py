@@ -6,16 +6,13 @@ every `world`-th of them, so any number of ranks, or a restart, sees the same gl
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import torch
 
 from tokenmill.model.losses import IGNORE
-from tokenmill.training.packing import Pack, Piece, best_fit_decreasing
+from tokenmill.training.packing import IntArray, Pack, Piece, best_fit_decreasing
 from tokenmill.training.run import LossOutput, StepBatch
-
-IntArray = numpy.ndarray[Any, numpy.dtype[Any]] | Sequence[int]
 
 
 @dataclass(frozen=True)

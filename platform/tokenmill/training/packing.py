@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from tokenmill.errors import InputError
 from tokenmill.model import IGNORE
+
+IntArray = np.ndarray[Any, np.dtype[Any]] | Sequence[int]
 
 
 class Piece(NamedTuple):
@@ -68,7 +70,7 @@ class Pack:
     cu_seqlens: Tensor
 
     @classmethod
-    def of(cls, samples: Sequence[Sequence[int]], labels: Sequence[Sequence[int]] | None = None) -> Pack:
+    def of(cls, samples: Sequence[IntArray], labels: Sequence[IntArray] | None = None) -> Pack:
         """Join samples. `labels` stand at their tokens' places, IGNORE where nothing is learned; default: all."""
         lengths = [len(sample) for sample in samples]
         if not all(lengths):

@@ -109,6 +109,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
 
     from tokenmill.training.checkpoint import Checkpoints
     from tokenmill.training.loop import Loop, export, seed_everything
+    from tokenmill.training.settings import TrainingExecution
 
     cuda = torch.cuda.is_available()
     if cuda:
@@ -125,13 +126,15 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
         seed_everything(0)
         from tokenmill.steps.runner import arguments
 
-        ctx = WorkerContext(store, workdir, rank, world, config.execution)
+        execution = config.execution
+        assert isinstance(execution, TrainingExecution), "a training step is executed as one"
+        ctx = WorkerContext(store, workdir, rank, world, execution)
         run = definition.function(config, *arguments(definition, inputs), ctx)
         shared = [str(workdir)]
         dist.broadcast_object_list(shared, src=0)
         checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints")
         report = events.metrics if events else lambda values, step: None
-        loop = Loop(run, config.execution, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
+        loop = Loop(run, execution, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
         loop.train()
         if rank == 0:
             _publish(store, spec, run, loop, workdir, export)
