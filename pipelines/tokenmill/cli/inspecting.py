@@ -1,5 +1,6 @@
-"""Commands that look: lineage, diff, store, doctor, lock."""
+"""Commands that look: lineage, diff, store, doctor, lock, schemas."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -132,8 +133,6 @@ def lock(
     check: Annotated[bool, typer.Option("--check", help="only say what is not up to date")] = False,
 ) -> None:
     """Bring steps.lock up to date: for a step whose code moved, a new version or an explicit --same-behaviour."""
-    from pathlib import Path
-
     from tokenmill.steps.lock import read_lock, refresh, write_lock
 
     path = Path("steps.lock")
@@ -147,3 +146,14 @@ def lock(
     elif entries != known:
         moved = sorted(name for name in known.keys() | entries.keys() if known.get(name) != entries.get(name))
         raise InputError(f"{path} is behind for {', '.join(moved)}: run `tokenmill lock`")
+
+
+@app.command()
+def schemas(folder: Annotated[Path, typer.Argument(help="where to write them")] = Path("docs/schemas")) -> None:
+    """Write the JSON Schemas of presets and of the files in a store."""
+    from tokenmill.schemas import as_files
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in as_files().items():
+        (folder / name).write_text(text)
+        typer.echo(folder / name)

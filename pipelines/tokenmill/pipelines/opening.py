@@ -12,7 +12,7 @@ from tokenmill.logs import Log
 from tokenmill.steps.component import EXIT_BAD_INPUT, RunContext, write_pointer
 from tokenmill.store import open_store
 from tokenmill.tracking import EventLog, RunRef, deliver, read_run
-from tokenmill.tracking.events import Status
+from tokenmill.tracking.event_data import Status
 
 RUN_KEY = "TOKENMILL_RUN_KEY"
 """Environment: the run's key where the caller chose it (the CLI); on a cluster it is KFP's job id."""

@@ -4,11 +4,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from tokenmill.errors import Interrupted, StepFailed
 from tokenmill.launch.tether import tethered
@@ -38,36 +35,35 @@ def launch_training(
     Raises:
         StepFailed: with the first failing rank's message; its traceback is in the log.
     """
-    from tokenmill.training.worker import Spec
+    from tokenmill.training.messages import Failure, Result, Spec
 
     assert ctx.lease, "training runs under a lease"
     spec = Spec(
         store=ctx.store.uri,
         step=definition.name,
         version=definition.version,
-        preset_config=config.model_dump(mode="json", exclude_defaults=True),
-        inputs={role: [m.digest for m in manifests] for role, manifests in inputs.items()},
+        config=config.model_dump(mode="json", exclude_defaults=True),
+        inputs={role: tuple(m.digest for m in manifests) for role, manifests in inputs.items()},
         key=ctx.key,
         attempt=ctx.lease.attempt,
-        run=ctx.run.model_dump(mode="json"),
+        run=ctx.run,
         task=ctx.events.task,
     )
-    ctx.store.backend.put(f"{spec.folder}/spec.json", orjson.dumps(asdict(spec)))
+    ctx.store.backend.put(f"{spec.folder}/spec.json", spec.model_dump_json().encode())
     state, tail = _run(spec.uri, config.execution, ctx)
     ctx.lease.check()
     backend = ctx.store.backend
     if backend.exists(f"{spec.folder}/result.json"):
-        outputs = orjson.loads(backend.get(f"{spec.folder}/result.json"))["outputs"]
-        return {role: Draft.model_validate(body) for role, body in outputs.items()}
+        return Result.model_validate_json(backend.get(f"{spec.folder}/result.json")).outputs
     if not backend.exists(f"{spec.folder}/failure.json"):
         raise StepFailed(f"{definition.name}: the ranks ended ({state}) without a word; last lines:\n{tail}")
-    failure = orjson.loads(backend.get(f"{spec.folder}/failure.json"))
-    if not failure["expected"]:
-        ctx.log.error("rank failed first", rank=failure["rank"], traceback=failure["traceback"])
-    if failure["retry"]:
-        raise Interrupted(f"{definition.name}: {failure['message']}")
+    failure = Failure.model_validate_json(backend.get(f"{spec.folder}/failure.json"))
+    if not failure.expected:
+        ctx.log.error("rank failed first", rank=failure.rank, traceback=failure.traceback)
+    if failure.retry:
+        raise Interrupted(f"{definition.name}: {failure.message}")
     raise StepFailed(
-        f"{definition.name}: rank {failure['rank']} of {config.execution.ranks} failed first: {failure['message']}"
+        f"{definition.name}: rank {failure.rank} of {config.execution.ranks} failed first: {failure.message}"
     )
 
 
