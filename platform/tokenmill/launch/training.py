@@ -1,5 +1,6 @@
 """From a training step to its ranks and back: spec.json out, result.json or failure.json in."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from tokenmill.launch.tether import tethered
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import StepContext
 from tokenmill.steps.registry import Definition
+from tokenmill.training.settings import TrainingExecution
 
 PASSED_ON = (
     "TOKENMILL_",
@@ -50,7 +52,7 @@ def launch_training(
         task=ctx.events.task,
     )
     ctx.store.backend.put(f"{spec.folder}/spec.json", spec.model_dump_json().encode())
-    state, tail = _run(spec.uri, config.execution, ctx)
+    state, tail = _run(spec.uri, config.execution)
     ctx.lease.check()
     backend = ctx.store.backend
     if backend.exists(f"{spec.folder}/result.json"):
@@ -67,11 +69,12 @@ def launch_training(
     )
 
 
-def _run(uri: str, execution: Any, ctx: StepContext) -> tuple[str, str]:
+def _run(uri: str, execution: TrainingExecution) -> tuple[str, str]:
     """Run torchrun under a torchx AppDef until it ends; returns the final state and the last log lines."""
     from torchx.runner import get_runner
     from torchx.specs import AppDef, Resource, Role
 
+    _quiet_torchx()
     with tempfile.TemporaryDirectory(prefix="tokenmill-launch-") as scratch:
         torchrun = [
             *("--nnodes=1", f"--nproc_per_node={execution.ranks}", "--max-restarts=0"),
@@ -99,6 +102,12 @@ def _run(uri: str, execution: Any, ctx: StepContext) -> tuple[str, str]:
                 runner.cancel(handle)
                 raise
         return str(status.state if status else "unknown"), _tail(Path(scratch) / "logs")
+
+
+def _quiet_torchx() -> None:
+    """Where the root logger shows INFO, torchx would tell of every call and poll of the runner."""
+    logging.getLogger("torchx").setLevel(logging.WARNING)
+    logging.getLogger("torchx-events-null").disabled = True  # torchx sets the level of this one itself
 
 
 def _tail(logs: Path, lines: int = 15) -> str:
