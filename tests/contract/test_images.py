@@ -75,6 +75,8 @@ def test_the_serving_environment_is_pinned_without_local_versions():
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
 def test_hadolint_has_nothing_to_say(dockerfile):
-    done = subprocess.run([Path(sys.executable).with_name("hadolint"), dockerfile], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), dockerfile], capture_output=True, text=True, check=False
+    )
     assert done.stdout == ""
     assert done.returncode == 0

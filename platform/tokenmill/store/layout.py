@@ -1,13 +1,14 @@
 """Where things lie in a store.
 
-blobs/<sha[:2]>/<sha>        stored bytes, under their own sha256
-manifests/<digest>           what an artifact is, and where it comes from
-actions/<key>                what a step made of given inputs: the action cache
-children/<parent>/<child>    the way down the lineage; the way up is in the manifests
-work/<key>/lease/<n>         who works on an action; work/<key>/<attempt>/… is that attempt's, and disposable
-runs/<run>/…                 events of a run
-pins/<name>                  a digest that garbage collection keeps, with all its ancestors
-gc/<notice>                  what a running collection is about to delete
+blobs/<sha[:2]>/<sha>               stored bytes, under their own sha256
+manifests/<digest>                  what an artifact is, and where it comes from
+actions/<key>                       what a step made of given inputs: the action cache
+children/<parent>/<child>           the way down the lineage; the way up is in the manifests
+work/<key>/lease/<n>                who works on an action; work/<key>/<attempt>/… is that attempt's, and disposable
+runs/<run>/…                        events of a run
+pins/<name>                         a digest that garbage collection keeps, with all its ancestors; registered models have one
+registry/<mlflow>/<model>/<digest>  the version that a manifest is registered as
+gc/<notice>                         what a running collection is about to delete
 """
 
 import re
@@ -15,7 +16,6 @@ import re
 from tokenmill.errors import StoreError
 from tokenmill.store.backend import check_key
 
-AREAS = ("blobs", "manifests", "actions", "children", "work", "runs", "pins", "gc")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,3 +47,7 @@ def work_key(key: str, *rest: str) -> str:
 
 def pin_key(name: str) -> str:
     return check_key(f"pins/{name}")
+
+
+def registry_key(target: str, model: str, digest: str) -> str:
+    return check_key(f"registry/{target}/{model}/{_sha256(digest)}")
