@@ -38,7 +38,7 @@ def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: Ste
 
 def question_index(config: SelectConfig, questions: Manifest, ctx: StepContext) -> OverlapIndex:
     """Every question with its answer that evaluation will ask, except what it takes from the training split itself."""
-    index = OverlapIndex(config.ngram_words, config.ngram_characters, config.min_words, config.max_sharing)
+    index = OverlapIndex(config)
     for shard in questions.shards:
         suite = shard.name.partition(".")[0]
         for record in ctx.records(questions, shard):
