@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 PRESET ?= nano
 
-.PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak lint format compile clean
+.PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak lint format hooks compile clean
 
 help: ## what each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -57,6 +57,9 @@ lint: install ## ruff and mypy
 
 format: install ## let ruff put the code in order
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+hooks: install ## ruff, mypy and the check of steps.lock before every commit
+	$(BIN)/pre-commit install
 
 compile: install ## the package for the Kubeflow UI
 	$(BIN)/tokenmill compile lifecycle --preset $(PRESET) --profile gpu

@@ -103,6 +103,16 @@ def nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{"a": {"b": 1}}` → `("a.b", 1)`."""
+    for key, value in tree.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, path)
+        else:
+            yield path, value
+
+
 def parse_assignments(assignments: list[str], option: str = "--set") -> dict[str, Any]:
     """`["a.b=0.02"]` → `{"a.b": 0.02}`; values are YAML."""
     overrides = {}

@@ -14,6 +14,7 @@ import orjson
 from rich.markup import escape
 from rich.tree import Tree
 
+from tokenmill.config import flatten
 from tokenmill.errors import InputError
 from tokenmill.manifest import JSON, Manifest
 from tokenmill.records import JSONL, read_lines
@@ -511,19 +512,10 @@ def _changes(old: Manifest, new: Manifest) -> Iterator[Change]:
         if getattr(old, name) != getattr(new, name):
             yield Change(name, "", getattr(old, name), getattr(new, name))
     for name in ("config", "facts", "counts", "dropped"):
-        before, after = dict(_flat(getattr(old, name))), dict(_flat(getattr(new, name)))
+        before, after = dict(flatten(getattr(old, name))), dict(flatten(getattr(new, name)))
         for path in sorted(before.keys() | after.keys()):
             if before.get(path) != after.get(path):
                 yield Change(name, path, before.get(path), after.get(path))
-
-
-def _flat(tree: Mapping[str, JSON], prefix: str = "") -> Iterator[tuple[str, JSON]]:
-    for key, value in tree.items():
-        path = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, path)
-        else:
-            yield path, value
 
 
 # Showing ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from pydantic import Field
+
+from tokenmill.config import StepConfig
 from tokenmill.records import Record
 
 _WORD = re.compile(r"\w+|[-+*/=<>^%×÷]")
@@ -38,14 +41,24 @@ def units(text: str, chinese: bool) -> Sequence[str]:
     return list("".join(words)) if chinese else words
 
 
+class OverlapConfig(StepConfig):
+    """What counts as a copy."""
+
+    ngram_words: int = Field(
+        13, ge=2, description="consecutive words that count as a copy (13-grams, as GPT-3's and Llama's)"
+    )
+    ngram_characters: int = Field(30, ge=5, description="consecutive characters that count as a copy, in Chinese")
+    min_words: int = Field(5, ge=2, description="shorter questions are common speech and cannot be called copied")
+    max_sharing: int = Field(
+        2, ge=1, description="an n-gram that more questions share is their template, and nobody's copy"
+    )
+
+
 @dataclass
 class OverlapIndex:
     """The questions' n-grams, looked up by their first words: one pass over a text finds those of any length."""
 
-    ngram_words: int = 13
-    ngram_characters: int = 30
-    min_words: int = 5
-    max_sharing: int = 2
+    config: OverlapConfig
     _anchors: tuple[dict[Gram, list[tuple[Gram, str]]], ...] = field(default_factory=lambda: ({}, {}))
     _owners: dict[bool, dict[Gram, set[str]]] = field(default_factory=lambda: {False: {}, True: {}})
     too_short: set[str] = field(default_factory=set)
@@ -61,7 +74,7 @@ class OverlapIndex:
     def add(self, name: str, text: str) -> None:
         chinese = is_chinese(text)
         found = units(text, chinese)
-        n = min(self.ngram_characters if chinese else self.ngram_words, len(found))
+        n = min(self.config.ngram_characters if chinese else self.config.ngram_words, len(found))
         if n < self._anchor(chinese):
             self.too_short.add(name)
             return
@@ -69,14 +82,14 @@ class OverlapIndex:
             self._owners[chinese].setdefault(gram, set()).add(name)
 
     def _anchor(self, chinese: bool) -> int:
-        return 2 * self.min_words if chinese else self.min_words
+        return 2 * self.config.min_words if chinese else self.config.min_words
 
     def build(self) -> None:
         """Leave out the templates; call it once, when every question is in."""
         for chinese in (False, True):
             anchored: defaultdict[Gram, list[tuple[Gram, str]]] = defaultdict(list)
             for gram, owners in self._owners[chinese].items():
-                if max(count_by_suite(owners).values()) <= self.max_sharing:
+                if max(count_by_suite(owners).values()) <= self.config.max_sharing:
                     anchored[gram[: self._anchor(chinese)]] += [(gram, owner) for owner in owners]
             self._anchors[chinese].update(anchored)
 

@@ -1,9 +1,14 @@
 """A progress bar where a person looks (a terminal), silence elsewhere: logs and events tell the rest."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
 class Bar(Protocol):
@@ -16,11 +21,11 @@ class _Silent:
 
 
 class _Rich:
-    def __init__(self, live: object, task: object) -> None:
+    def __init__(self, live: Progress, task: TaskID) -> None:
         self.live, self.task = live, task
 
     def advance(self, amount: float = 1) -> None:
-        self.live.advance(self.task, amount)  # type: ignore[attr-defined]
+        self.live.advance(self.task, amount)
 
 
 @contextmanager

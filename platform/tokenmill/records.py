@@ -42,7 +42,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
     """The uncompressed lines of a JSONL.zst file, one at a time."""
     with path.open("rb") as raw:
         try:
-            reader = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw), 1 << 20)  # type: ignore[type-var]
+            reader = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw), 1 << 20)
             yield from reader
         except zstandard.ZstdError as broken:
             raise CorruptError(f"{path}: not a readable zstd stream ({broken}); restore it or rerun its step") from None

@@ -113,3 +113,18 @@ def test_steps_lock_holds_every_step_as_it_is():
     _, problems = refresh(lock, [])
     assert problems == []
     assert lock == current(), "run `tokenmill lock`"
+
+
+def test_a_lock_that_is_behind_is_refused(tmp_path, monkeypatch):
+    from tokenmill.cli.inspecting import lock
+    from tokenmill.errors import InputError
+    from tokenmill.steps.lock import current, write_lock
+
+    monkeypatch.chdir(tmp_path)
+    entries = current()
+    write_lock(Path("steps.lock"), entries)
+    lock(check=True)
+    entries["curation.filter"] = {"version": 0, "hash": "0" * 16}  # raised since, and nobody wrote it down
+    write_lock(Path("steps.lock"), entries)
+    with pytest.raises(InputError, match=r"behind for curation\.filter: run `tokenmill lock`"):
+        lock(check=True)

@@ -6,7 +6,7 @@ from tokenmill import images
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def register_sources(run: str, sources: list, registered: dsl.Output[dsl.Dataset]):
+def register_sources(run: str, sources: list, registered: dsl.Output[dsl.Dataset]) -> None:
     """List the raw files with size, sha256, licence and origin. Without `sources`, the preset's."""
     from tokenmill.steps import run_component
 
@@ -15,7 +15,7 @@ def register_sources(run: str, sources: list, registered: dsl.Output[dsl.Dataset
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def register_reference(run: str, registered: dsl.Output[dsl.Dataset]):
+def register_reference(run: str, registered: dsl.Output[dsl.Dataset]) -> None:
     """Problems like the corpus's own, made with another seed: what contamination is measured against."""
     from tokenmill.steps import run_component
 
@@ -23,7 +23,9 @@ def register_reference(run: str, registered: dsl.Output[dsl.Dataset]):
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def ingest(run: str, sources: dsl.Input[dsl.Dataset], corpus: dsl.Output[dsl.Dataset], task: str = "curation.ingest"):
+def ingest(
+    run: str, sources: dsl.Input[dsl.Dataset], corpus: dsl.Output[dsl.Dataset], task: str = "curation.ingest"
+) -> None:
     """Raw files → JSONL documents by type and language (the report's Format)."""
     from tokenmill.steps import run_component
 
@@ -31,7 +33,7 @@ def ingest(run: str, sources: dsl.Input[dsl.Dataset], corpus: dsl.Output[dsl.Dat
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def filter_corpus(run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[dsl.Dataset]):
+def filter_corpus(run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[dsl.Dataset]) -> None:
     """Keep the documents that pass every rule; every drop has a rule, a value and a threshold (Clean)."""
     from tokenmill.steps import run_component
 
@@ -39,7 +41,7 @@ def filter_corpus(run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[ds
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def deduplicate(run: str, corpus: dsl.Input[dsl.Dataset], unique: dsl.Output[dsl.Dataset]):
+def deduplicate(run: str, corpus: dsl.Input[dsl.Dataset], unique: dsl.Output[dsl.Dataset]) -> None:
     """Drop exact and near duplicates; the newest dump survives (Dedup)."""
     from tokenmill.steps import run_component
 
@@ -47,7 +49,7 @@ def deduplicate(run: str, corpus: dsl.Input[dsl.Dataset], unique: dsl.Output[dsl
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def screen(run: str, corpus: dsl.Input[dsl.Dataset], safe: dsl.Output[dsl.Dataset]):
+def screen(run: str, corpus: dsl.Input[dsl.Dataset], safe: dsl.Output[dsl.Dataset]) -> None:
     """Drop blocked domains and words, and what was scored unsafe (Safe)."""
     from tokenmill.steps import run_component
 
@@ -55,7 +57,7 @@ def screen(run: str, corpus: dsl.Input[dsl.Dataset], safe: dsl.Output[dsl.Datase
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def grade(run: str, corpus: dsl.Input[dsl.Dataset], graded: dsl.Output[dsl.Dataset]):
+def grade(run: str, corpus: dsl.Input[dsl.Dataset], graded: dsl.Output[dsl.Dataset]) -> None:
     """Score fluency and advertisement; drop below the thresholds (High-quality)."""
     from tokenmill.steps import run_component
 
@@ -63,7 +65,7 @@ def grade(run: str, corpus: dsl.Input[dsl.Dataset], graded: dsl.Output[dsl.Datas
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def order_code(run: str, corpus: dsl.Input[dsl.Dataset], ordered: dsl.Output[dsl.Dataset]):
+def order_code(run: str, corpus: dsl.Input[dsl.Dataset], ordered: dsl.Output[dsl.Dataset]) -> None:
     """Repositories as Markdown documents, dependencies before dependants."""
     from tokenmill.steps import run_component
 

@@ -160,7 +160,7 @@ def find_duplicates(prints: Iterable[Fingerprint], config: DeduplicateConfig) ->
             i = parent[i]
         return i
 
-    for a, b in candidates(distinct, config.bands):
+    for a, b in candidates(distinct, config.bands):  # candidates have signatures
         ra, rb = root(a), root(b)
         if ra != rb and agreement(distinct[a].signature, distinct[b].signature) >= config.threshold:  # type: ignore[arg-type]
             parent[max(ra, rb)] = min(ra, rb)

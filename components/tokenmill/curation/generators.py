@@ -58,4 +58,4 @@ def _reasoning_gym(source: str) -> Callable[..., Any]:
         sys.modules["reasoning_gym"] = package
     for family in FAMILIES:
         importlib.import_module(f"reasoning_gym.{family}")
-    return importlib.import_module("reasoning_gym.factory").create_dataset  # type: ignore[no-any-return]
+    return importlib.import_module("reasoning_gym.factory").create_dataset

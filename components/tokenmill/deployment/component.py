@@ -14,7 +14,7 @@ def bundle(
     verdict: dsl.Input[dsl.Artifact],
     training_sets: dsl.Input[dsl.Artifact],
     release: dsl.Output[dsl.Model],
-):
+) -> None:
     """Weights in LLaMA layout with all that a server needs, pinned by digest; only what the gate passed."""
     from tokenmill.steps import run_component
 
@@ -30,7 +30,7 @@ def register_release(
     release: dsl.Input[dsl.Model],
     verdict: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """The release as a version in the model registry, under an alias."""
     from tokenmill.steps import run_component
 
@@ -41,7 +41,7 @@ def register_release(
 @dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
 def register_weights(
     run: str, role: str, alias: str, weights: dsl.Input[dsl.Model], registration: dsl.Output[dsl.Artifact]
-):
+) -> None:
     """A base or reward model as a version in the model registry."""
     from tokenmill.steps import run_component
 
@@ -57,7 +57,7 @@ def deploy(
     release: dsl.Input[dsl.Model],
     registration: dsl.Input[dsl.Artifact],
     deployment: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Serve the release with vLLM, ask it, compare templates and greedy tokens; without `go` nothing is served."""
     from tokenmill.steps import run_component
 
@@ -73,7 +73,7 @@ def promote(
     registration: dsl.Input[dsl.Artifact],
     deployment: dsl.Input[dsl.Artifact],
     promotion: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Move the serving alias to a version whose smoke test passed, or back."""
     from tokenmill.steps import run_component
 

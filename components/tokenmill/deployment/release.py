@@ -8,23 +8,61 @@ import mmap
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
+from pydantic import Field
 
 from tokenmill.errors import CorruptError, InputError
-from tokenmill.manifest import canonical
+from tokenmill.manifest import Frozen, canonical
 
 RELEASE, CARD = "release.json", "README.md"
 
 
+class PinnedFile(Frozen):
+    sha256: str
+    size: int
+
+
+class Measured(Frozen):
+    """The evaluation that the gate judged."""
+
+    content: str
+    label: str
+    suites: dict[str, Any] = Field(description="suite → metric, value, ci_low, ci_high, n")
+
+
+class Judged(Frozen):
+    """The gate's verdict."""
+
+    content: str
+    passed: Literal[True]
+    checks: int
+
+
+class Release(Frozen):
+    """release.json: what a release is made of and what vouches for it. Serving refuses what differs."""
+
+    name: str
+    weights: str = Field(description="content of the weights that were trained")
+    tokenizer: str = Field(description="its content")
+    evaluation: Measured
+    verdict: Judged
+    lineage: dict[str, Any] | None = Field(description="training sets and raw sources, with licences")
+    rope_theta: float
+    max_position_embeddings: int
+    files: dict[str, PinnedFile] = Field(description="every other file of the release")
+    tensors: dict[str, str] = Field(description="tensor → sha256 over name, dtype, shape and bytes")
+
+
 def pin(folder: Path, facts: dict[str, Any]) -> None:
     """Write release.json: the sha256 of every other file, the digest of every tensor, and `facts`."""
-    pinned = {
-        "files": {name: {"sha256": sha256_of(path), "size": path.stat().st_size} for name, path in _files(folder)},
-        "tensors": dict(tensor_digests(folder / "model.safetensors")),
-    }
-    text = orjson.dumps(facts | pinned, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+    release = Release(
+        **facts,
+        files={name: PinnedFile(sha256=sha256_of(path), size=path.stat().st_size) for name, path in _files(folder)},
+        tensors=dict(tensor_digests(folder / "model.safetensors")),
+    )
+    text = orjson.dumps(release.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
     (folder / RELEASE).write_bytes(text)
 
 

@@ -12,7 +12,7 @@ def select_domain(
     questions: dsl.Input[dsl.Dataset],
     domain: dsl.Output[dsl.Dataset],
     decontamination: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """The domain set and the best of the rest, without what evaluation asks."""
     from tokenmill.steps import run_component
 
@@ -30,7 +30,7 @@ def enhance(
     decontamination: dsl.Input[dsl.Artifact],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Continue Base on the domain set at a lower rate and batch."""
     from tokenmill.steps import run_component
 

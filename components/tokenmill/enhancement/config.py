@@ -4,11 +4,12 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from tokenmill.config import Section, StepConfig
+from tokenmill.config import Section
+from tokenmill.overlap import OverlapConfig
 from tokenmill.training.settings import OptimConfig, StageConfig
 
 
-class SelectConfig(StepConfig):
+class SelectConfig(OverlapConfig):
     """The domain set: documents of the domain, some of the best of the rest, none that a benchmark asks."""
 
     types: tuple[str, ...] = Field(
@@ -16,14 +17,6 @@ class SelectConfig(StepConfig):
     )
     high_quality_share: float = Field(
         0.26, ge=0, lt=1, description="share of bytes from other documents, the best graded first (report Table 4: 26%)"
-    )
-    ngram_words: int = Field(
-        13, ge=2, description="consecutive words shared with a question that drop a document; not published"
-    )
-    ngram_characters: int = Field(30, ge=5, description="the same for Chinese, in characters; not published")
-    min_words: int = Field(5, ge=2, description="shorter questions are common speech and cannot be called copied")
-    max_sharing: int = Field(
-        2, ge=1, description="an n-gram that more questions share is their template, and nobody's copy"
     )
 
 

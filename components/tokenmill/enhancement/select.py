@@ -17,7 +17,7 @@ REPORT = "decontamination.json"
 def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Documents of the domain plus the best of the rest, without those that hold a question word for word."""
     index = question_index(config, questions, ctx)
-    domain, rest = [], []
+    domain, rest = list[Record](), list[Record]()
     for record in ctx.records(corpus):
         (domain if record["type"] in config.types else rest).append(record)
     if not domain:
@@ -38,7 +38,7 @@ def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: Ste
 
 def question_index(config: SelectConfig, questions: Manifest, ctx: StepContext) -> OverlapIndex:
     """Everything that evaluation will ask or read, the held-out documents it measures perplexity on among it."""
-    index = OverlapIndex(config.ngram_words, config.ngram_characters, config.min_words, config.max_sharing)
+    index = OverlapIndex(config)
     for shard in questions.shards:
         index.add_suite(shard.name.partition(".")[0], ctx.records(questions, shard))
     index.build()

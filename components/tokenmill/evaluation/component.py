@@ -13,7 +13,7 @@ def prepare_questions(
     reference: dsl.Input[dsl.Dataset],
     conversations: dsl.Input[dsl.Dataset],
     questions: dsl.Output[dsl.Dataset],
-):
+) -> None:
     """Suites with verifiable answers from what no model of this run is trained on."""
     from tokenmill.steps import run_component
 
@@ -30,7 +30,7 @@ def evaluate(
     tokenizer: dsl.Input[dsl.Artifact],
     questions: dsl.Input[dsl.Dataset],
     evaluation: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """One model on every suite: perplexity, choices, generated answers, format, contamination deltas."""
     from tokenmill.steps import run_component
 
@@ -40,7 +40,7 @@ def evaluate(
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def collect_training_sets(run: str, weights: dsl.Input[dsl.Model], training_sets: dsl.Output[dsl.Artifact]):
+def collect_training_sets(run: str, weights: dsl.Input[dsl.Model], training_sets: dsl.Output[dsl.Artifact]) -> None:
     """Walk the lineage: everything whose text the model was trained on, at any stage of its life."""
     from tokenmill.steps import run_component
 
@@ -55,7 +55,7 @@ def check_contamination(
     training_sets: dsl.Input[dsl.Artifact],
     questions: dsl.Input[dsl.Dataset],
     contamination: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Which questions stand, word for word, in what the model was trained on."""
     from tokenmill.steps import run_component
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from tokenmill.config import Execution, Section, StepConfig
+from tokenmill.overlap import OverlapConfig
 
 
 class PrepareConfig(StepConfig):
@@ -46,17 +47,8 @@ class CollectConfig(StepConfig):
     pass
 
 
-class ContaminationConfig(StepConfig):
+class ContaminationConfig(OverlapConfig):
     """Overlap of the questions with everything that the model was trained on."""
-
-    ngram_words: int = Field(
-        13, ge=2, description="consecutive words that count as a copy (13-grams, as GPT-3's and Llama's)"
-    )
-    ngram_characters: int = Field(30, ge=5, description="consecutive characters that count as a copy, in Chinese")
-    min_words: int = Field(5, ge=2, description="shorter questions are common speech and cannot be called copied")
-    max_sharing: int = Field(
-        2, ge=1, description="an n-gram that more questions share is their template, and nobody's copy"
-    )
 
 
 class Limits(Section):

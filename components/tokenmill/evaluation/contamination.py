@@ -79,7 +79,7 @@ def check_contamination(
     config: ContaminationConfig, training_sets: Manifest, questions: Manifest, ctx: StepContext
 ) -> Draft:
     """Look for every question in every training set, word for word."""
-    index = OverlapIndex(config.ngram_words, config.ngram_characters, config.min_words, config.max_sharing)
+    index = OverlapIndex(config)
     asked: Counter[str] = Counter()
     for shard in questions.shards:
         suite = "/".join(suite_of(shard.name))

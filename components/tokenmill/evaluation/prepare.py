@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from tokenmill.evaluation import questions as q
 from tokenmill.evaluation.config import PrepareConfig
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.overlap import OverlapIndex
+from tokenmill.overlap import OverlapConfig, OverlapIndex
 from tokenmill.records import Record
 from tokenmill.steps import StepContext, step
 
@@ -82,7 +82,7 @@ def _unseen(tests: list[Record], trained: list[Record]) -> list[Record]:
 
     Test and reference pass the same sieve, so that they stay of one kind; shared wording is no excuse here.
     """
-    index = OverlapIndex(max_sharing=max(2, len(tests)))
+    index = OverlapIndex(OverlapConfig(max_sharing=max(2, len(tests))))
     for record in tests:
         index.add(f"maths#{record['id']}", f"{record['question']} {record['answer']}")
         index.add(f"question#{record['id']}", record["question"])

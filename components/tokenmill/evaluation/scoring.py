@@ -1,6 +1,6 @@
 """A model on the suites: losses in packed passes, answers in batches. Runs on CPU or GPU, without a server."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tokenmill.model.losses import IGNORE
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
-from tokenmill.training.packing import Pack
+from tokenmill.training.packing import Pack, in_groups
 
 Sample = tuple[Sequence[int], Sequence[int]]
 """Ids, and the labels in their places."""
@@ -61,7 +61,7 @@ class Subject:
     def losses(self, samples: Sequence[Sample]) -> list[tuple[float, int]]:
         """Summed cross-entropy and number of predicted tokens of each sample."""
         results: list[tuple[float, int]] = []
-        for group in self._groups(samples):
+        for group in in_groups(samples, self.config.execution.batch_tokens, lambda sample: len(sample[0])):
             pack = Pack.of([ids for ids, _ in group], [labels for _, labels in group])
             device = self.model.output.weight.device
             with torch.no_grad():
@@ -76,16 +76,6 @@ class Subject:
             sums = [float(part.double().sum()) for part in losses.cpu().split(lengths)]
             results += zip(sums, counted, strict=True)
         return results
-
-    def _groups(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-        group: list[Sample] = []
-        for sample in samples:
-            if group and sum(len(ids) for ids, _ in group) + len(sample[0]) > self.config.execution.batch_tokens:
-                yield group
-                group = []
-            group.append(sample)
-        if group:
-            yield group
 
     # ---- answers -------------------------------------------------------------------------------------------------
 

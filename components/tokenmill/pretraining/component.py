@@ -6,7 +6,7 @@ from tokenmill import images
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def train_tokenizer(run: str, corpus: dsl.Input[dsl.Dataset], tokenizer: dsl.Output[dsl.Artifact]):
+def train_tokenizer(run: str, corpus: dsl.Input[dsl.Dataset], tokenizer: dsl.Output[dsl.Artifact]) -> None:
     """Learn a byte-level BPE from a sample of the corpus."""
     from tokenmill.steps import run_component
 
@@ -20,7 +20,7 @@ def tokenize_corpus(
     tokenizer: dsl.Input[dsl.Artifact],
     tokens: dsl.Output[dsl.Dataset],
     task: str = "pretraining.tokenize",
-):
+) -> None:
     """Corpus → memory-mapped token shards with the document behind every token."""
     from tokenmill.steps import run_component
 
@@ -35,7 +35,7 @@ def train_short(
     tokenizer: dsl.Input[dsl.Artifact],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Phase 1, "4K": from random weights, RoPE base 50,000."""
     from tokenmill.steps import run_component
 
@@ -50,7 +50,7 @@ def train_long(
     base: dsl.Input[dsl.Model],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Phase 2, "32K": RoPE base 1,000,000, half of the tokens from short documents. Its result is Base."""
     from tokenmill.steps import run_component
 

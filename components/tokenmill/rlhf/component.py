@@ -14,7 +14,7 @@ def collect_preferences(
     heldout: dsl.Output[dsl.Dataset],
     queries: dsl.Output[dsl.Dataset],
     heldout_queries: dsl.Output[dsl.Dataset],
-):
+) -> None:
     """Pairs for the reward model and queries for PPO, some of each held out by template."""
     from tokenmill.steps import run_component
 
@@ -32,7 +32,7 @@ def train_first_reward_model(
     reward_model: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
     shuffle_labels: bool = False,
-):
+) -> None:
     """The conditional reward model of round 1; with `shuffle_labels` the control that must learn nothing."""
     from tokenmill.steps import run_component
 
@@ -55,7 +55,7 @@ def train_reward_model(
     tokenizer: dsl.Input[dsl.Artifact],
     reward_model: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """The reward model of a later round: all preferences so far, and the patches against hacks of the round before."""
     from tokenmill.steps import run_component
 
@@ -74,7 +74,7 @@ def evaluate_reward_model(
     control: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Accuracy a domain on held-out templates, flips with the prompt, and two controls that must fail."""
     from tokenmill.steps import run_component
 
@@ -95,7 +95,7 @@ def ppo(
     tokens: dsl.Input[dsl.Dataset],
     policy: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """One round of PPO from SFT against the round's reward model; past the last round, the policy before."""
     from tokenmill.steps import run_component
 
@@ -117,7 +117,7 @@ def probe(
     tokenizer: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
     patches: dsl.Output[dsl.Dataset],
-):
+) -> None:
     """Held-out reward before and after, lengths, KL; hacks become patches for the next round's reward model."""
     from tokenmill.steps import run_component
 

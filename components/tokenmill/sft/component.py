@@ -11,7 +11,7 @@ def prepare_conversations(
     sources: dsl.Input[dsl.Dataset],
     conversations: dsl.Output[dsl.Dataset],
     heldout: dsl.Output[dsl.Dataset],
-):
+) -> None:
     """Dialogues, questions with verifiable answers and requests, deduplicated and split."""
     from tokenmill.steps import run_component
 
@@ -29,7 +29,7 @@ def fine_tune(
     tokens: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """One epoch of ChatML conversations from Base; loss on what the assistant says."""
     from tokenmill.steps import run_component
 

@@ -1,6 +1,7 @@
-"""Commands that look: lineage, diff, store, doctor, lock."""
+"""Commands that look: lineage, diff, store, doctor, lock, schemas."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -180,17 +181,30 @@ def lock(
     same_behaviour: Annotated[
         list[str] | None, typer.Option("--same-behaviour", metavar="STEP|all", help="the change alters no output of it")
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="only say which steps moved")] = False,
+    check: Annotated[bool, typer.Option("--check", help="only say what is not up to date")] = False,
 ) -> None:
     """Bring steps.lock up to date: for a step whose code moved, a new version or an explicit --same-behaviour."""
-    from pathlib import Path
-
     from tokenmill.steps.lock import read_lock, refresh, write_lock
 
     path = Path("steps.lock")
-    entries, problems = refresh(read_lock(path), same_behaviour or [])
+    known = read_lock(path)
+    entries, problems = refresh(known, same_behaviour or [])
     if problems:
         raise InputError("\n".join(problems))
     if not check:
         write_lock(path, entries)
         typer.echo(f"{path}: {len(entries)} steps")
+    elif entries != known:
+        moved = sorted(name for name in known.keys() | entries.keys() if known.get(name) != entries.get(name))
+        raise InputError(f"{path} is behind for {', '.join(moved)}: run `tokenmill lock`")
+
+
+@app.command()
+def schemas(folder: Annotated[Path, typer.Argument(help="where to write them")] = Path("docs/schemas")) -> None:
+    """Write the JSON Schemas of presets and of the files in a store."""
+    from tokenmill.schemas import as_files
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in as_files().items():
+        (folder / name).write_text(text)
+        typer.echo(folder / name)

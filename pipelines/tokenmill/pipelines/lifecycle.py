@@ -29,7 +29,7 @@ def lifecycle(preset: str) -> Any:
         rounds: int = ROUNDS,
         release_alias: str = "candidate",
         deploy: bool = True,
-    ):
+    ) -> None:
         job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
         run = open_run(name="lifecycle", preset=preset, overrides=overrides, job_id=job_id).output
         with dsl.ExitHandler(close_run(job_id=job_id), name="life"):

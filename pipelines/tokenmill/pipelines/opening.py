@@ -12,6 +12,7 @@ from tokenmill.logs import Log
 from tokenmill.steps.component import EXIT_BAD_INPUT, RunContext, write_pointer
 from tokenmill.store import open_store
 from tokenmill.tracking import EventLog, RunRef, deliver, read_run
+from tokenmill.tracking.event_data import Status
 
 RUN_KEY = "TOKENMILL_RUN_KEY"
 """Environment: the run's key where the caller chose it (the CLI); on a cluster it is KFP's job id."""
@@ -36,9 +37,9 @@ def close_run(job_id: str, state: str, message: str) -> None:
     """Record the final state; deliver to MLflow. MLflow being away costs the run nothing: `tokenmill track` catches up."""
     store = open_store()
     key = os.environ.get(RUN_KEY) or job_id
-    status = {"SUCCEEDED": "succeeded", "CANCELLED": "cancelled"}.get(state, "failed")
+    known: dict[str, Status] = {"SUCCEEDED": "succeeded", "CANCELLED": "cancelled"}
     with EventLog(store, read_run(store, key), "close") as events:
-        events.run_closed(status, message)  # type: ignore[arg-type]
+        events.run_closed(known.get(state, "failed"), message)
     try:
         deliver(store, key)
     except UserError as away:

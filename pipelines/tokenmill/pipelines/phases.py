@@ -202,7 +202,7 @@ def deployment(
     evaluation: dsl.Input[dsl.Artifact],
     training_sets: dsl.Input[dsl.Artifact],
     verdict: dsl.Input[dsl.Artifact],
-):
+) -> None:
     release = deployment_tasks.bundle(
         run=run,
         weights=chat,

@@ -14,7 +14,7 @@ def open_run(name: str, preset: str, overrides: dict, job_id: str) -> str:
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def close_run(job_id: str, status: dsl.PipelineTaskFinalStatus):
+def close_run(job_id: str, status: dsl.PipelineTaskFinalStatus) -> None:
     """Record how the run ended and deliver its events to MLflow, whatever happened."""
     from tokenmill.pipelines.opening import close_run
 
@@ -22,7 +22,7 @@ def close_run(job_id: str, status: dsl.PipelineTaskFinalStatus):
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def report(run: str, page: dsl.Output[dsl.HTML], after: str = ""):
+def report(run: str, page: dsl.Output[dsl.HTML], after: str = "") -> None:
     """The run on one page: funnel, losses, rewards, evaluation, verdict, lineage."""
     from tokenmill.steps import run_component
 
@@ -30,7 +30,7 @@ def report(run: str, page: dsl.Output[dsl.HTML], after: str = ""):
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def import_manifest(run: str, uri: str, artifact: dsl.Output[dsl.Artifact]):
+def import_manifest(run: str, uri: str, artifact: dsl.Output[dsl.Artifact]) -> None:
     """Start from what exists: a checkpoint, a corpus, somebody else's model."""
     from tokenmill.pipelines.opening import import_manifest
 

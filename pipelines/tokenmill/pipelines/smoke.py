@@ -13,7 +13,7 @@ def smoke(preset: str) -> Any:
     """The pipeline, made for one preset."""
 
     @dsl.pipeline(name=f"tokenmill-smoke-{preset}", description="Sources, filter, a two-rank training, a report.")
-    def pipeline(sources: list = [], overrides: dict = {}):  # noqa: B006 - KFP reads the default
+    def pipeline(sources: list = [], overrides: dict = {}) -> None:  # noqa: B006 - KFP reads the default
         job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
         run = open_run(name="smoke", preset=preset, overrides=overrides, job_id=job_id).output
         with dsl.ExitHandler(close_run(job_id=job_id)):

@@ -1,20 +1,19 @@
 """From a training step to its ranks and back: spec.json out, result.json or failure.json in."""
 
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from tokenmill.errors import Interrupted, StepFailed
 from tokenmill.launch.tether import tethered
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import StepContext
 from tokenmill.steps.registry import Definition
+from tokenmill.training.settings import TrainingExecution
 
 PASSED_ON = (
     "TOKENMILL_",
@@ -38,44 +37,44 @@ def launch_training(
     Raises:
         StepFailed: with the first failing rank's message; its traceback is in the log.
     """
-    from tokenmill.training.worker import Spec
+    from tokenmill.training.messages import Failure, Result, Spec
 
     assert ctx.lease, "training runs under a lease"
     spec = Spec(
         store=ctx.store.uri,
         step=definition.name,
         version=definition.version,
-        preset_config=config.model_dump(mode="json", exclude_defaults=True),
-        inputs={role: [m.digest for m in manifests] for role, manifests in inputs.items()},
+        config=config.model_dump(mode="json", exclude_defaults=True),
+        inputs={role: tuple(m.digest for m in manifests) for role, manifests in inputs.items()},
         key=ctx.key,
         attempt=ctx.lease.attempt,
-        run=ctx.run.model_dump(mode="json"),
+        run=ctx.run,
         task=ctx.events.task,
     )
-    ctx.store.backend.put(f"{spec.folder}/spec.json", orjson.dumps(asdict(spec)))
-    state, tail = _run(spec.uri, config.execution, ctx)
+    ctx.store.backend.put(f"{spec.folder}/spec.json", spec.model_dump_json().encode())
+    state, tail = _run(spec.uri, config.execution)
     ctx.lease.check()
     backend = ctx.store.backend
     if backend.exists(f"{spec.folder}/result.json"):
-        outputs = orjson.loads(backend.get(f"{spec.folder}/result.json"))["outputs"]
-        return {role: Draft.model_validate(body) for role, body in outputs.items()}
+        return Result.model_validate_json(backend.get(f"{spec.folder}/result.json")).outputs
     if not backend.exists(f"{spec.folder}/failure.json"):
         raise StepFailed(f"{definition.name}: the ranks ended ({state}) without a word; last lines:\n{tail}")
-    failure = orjson.loads(backend.get(f"{spec.folder}/failure.json"))
-    if not failure["expected"]:
-        ctx.log.error("rank failed first", rank=failure["rank"], traceback=failure["traceback"])
-    if failure["retry"]:
-        raise Interrupted(f"{definition.name}: {failure['message']}")
+    failure = Failure.model_validate_json(backend.get(f"{spec.folder}/failure.json"))
+    if not failure.expected:
+        ctx.log.error("rank failed first", rank=failure.rank, traceback=failure.traceback)
+    if failure.retry:
+        raise Interrupted(f"{definition.name}: {failure.message}")
     raise StepFailed(
-        f"{definition.name}: rank {failure['rank']} of {config.execution.ranks} failed first: {failure['message']}"
+        f"{definition.name}: rank {failure.rank} of {config.execution.ranks} failed first: {failure.message}"
     )
 
 
-def _run(uri: str, execution: Any, ctx: StepContext) -> tuple[str, str]:
+def _run(uri: str, execution: TrainingExecution) -> tuple[str, str]:
     """Run torchrun under a torchx AppDef until it ends; returns the final state and the last log lines."""
     from torchx.runner import get_runner
     from torchx.specs import AppDef, Resource, Role
 
+    _quiet_torchx()
     with tempfile.TemporaryDirectory(prefix="tokenmill-launch-") as scratch:
         torchrun = [
             *("--nnodes=1", f"--nproc_per_node={execution.ranks}", "--max-restarts=0"),
@@ -103,6 +102,12 @@ def _run(uri: str, execution: Any, ctx: StepContext) -> tuple[str, str]:
                 runner.cancel(handle)
                 raise
         return str(status.state if status else "unknown"), _tail(Path(scratch) / "logs")
+
+
+def _quiet_torchx() -> None:
+    """Where the root logger shows INFO, torchx would tell of every call and poll of the runner."""
+    logging.getLogger("torchx").setLevel(logging.WARNING)
+    logging.getLogger("torchx-events-null").disabled = True  # torchx sets the level of this one itself
 
 
 def _tail(logs: Path, lines: int = 15) -> str:

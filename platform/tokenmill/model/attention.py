@@ -45,4 +45,4 @@ def _torch_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqle
     from torch.nn.attention.varlen import varlen_attn
 
     ends = cu_seqlens, cu_seqlens, max_seqlen, max_seqlen
-    return varlen_attn(q, k, v, *ends, window_size=(-1, 0), enable_gqa=True)  # type: ignore[return-value]
+    return varlen_attn(q, k, v, *ends, window_size=(-1, 0), enable_gqa=True)  # type: ignore[return-value] # a pair only on demand

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,13 +33,25 @@ def save_model(model: InternLM2, folder: Path | str) -> None:
     _write(Path(folder), model.config.to_json(type(model).__name__, _dtype(state)), state)
 
 
+@overload
+def load_model(
+    folder: Path | str, *, fresh_head: int | None = None, dtype: torch.dtype | None = None
+) -> InternLM2ForCausalLM: ...
+
+
+@overload
+def load_model(
+    folder: Path | str, cls: type[Model], *, fresh_head: int | None = None, dtype: torch.dtype | None = None
+) -> Model: ...
+
+
 def load_model(
     folder: Path | str,
-    cls: type[Model] = InternLM2ForCausalLM,  # type: ignore[assignment]
+    cls: type[InternLM2] = InternLM2ForCausalLM,
     *,
     fresh_head: int | None = None,
     dtype: torch.dtype | None = None,
-) -> Model:
+) -> InternLM2:
     """Read a model in its own precision or in `dtype`.
 
     With `fresh_head`, a seed, only the body is read and the head drawn anew: so a reward model starts from SFT weights,

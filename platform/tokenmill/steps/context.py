@@ -3,12 +3,10 @@
 A step that opens files, counts by hand or talks to MLflow is doing the platform's work.
 """
 
-import multiprocessing
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, Shard, sha256
 from tokenmill.progress import progress
 from tokenmill.records import JSONL, Record, content_digest, read_jsonl, write_jsonl
+from tokenmill.steps.pool import map_in_processes
 from tokenmill.store import ArtifactStore, Lease, open_store
 from tokenmill.tracking import EventLog, RunRef
 
@@ -101,7 +100,10 @@ class StepContext:
             yield bar
 
     def parallel(self, function: Callable[[Item], Result], items: Iterable[Item], what: str = "") -> Iterator[Result]:
-        """`map` over a pool of `execution.workers` processes, in order, with progress. `function` must be picklable."""
+        """`map` over a pool of `execution.workers` processes, in order, with progress.
+
+        `function` and items are pickled; worker processes import their modules, never the running script.
+        """
         todo = list(items)
         workers = min(self.config.execution.workers, len(todo))
         with self.progress(len(todo), what) as bar:
@@ -111,11 +113,10 @@ class StepContext:
                     yield function(item)
                     bar.advance()
                 return
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-                for result in pool.map(function, todo):
-                    self.check()
-                    yield result
-                    bar.advance()
+            for result in map_in_processes(function, todo, workers, self.name):
+                self.check()
+                yield result
+                bar.advance()
 
     def map_shards(
         self,

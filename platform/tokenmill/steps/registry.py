@@ -7,7 +7,7 @@ every rank; its work is launching them.
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal, get_type_hints
@@ -16,6 +16,8 @@ from tokenmill.config import StepConfig
 from tokenmill.errors import ConfigError
 
 Reproducible = Literal["exact", "same_platform"]
+Kinds = Mapping[str, str | tuple[str, ...]]
+"""Role → the kind of artifact it takes, or several."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def step(
     version: int,
     reproducible: Reproducible = "exact",
     libraries: tuple[str, ...] = (),
-    kinds: dict[str, str | tuple[str, ...]] | None = None,
+    kinds: Kinds | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a pure step. Its version is explicit: a changed comment must not cost three weeks of pretraining."""
     return _register(name, version, "step", kinds, reproducible=reproducible, libraries=libraries)
@@ -70,21 +72,21 @@ def effect(
     *,
     version: int,
     needs_registry: bool = False,
-    kinds: dict[str, str | tuple[str, ...]] | None = None,
+    kinds: Kinds | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register an effect: never cached, idempotent."""
     return _register(name, version, "effect", kinds, needs_registry=needs_registry)
 
 
 def training_step(
-    name: str, *, version: int, kinds: dict[str, str | tuple[str, ...]] | None = None
+    name: str, *, version: int, kinds: Kinds | None = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a training step: `build(config, inputs…, ctx) -> TrainingRun`, called in every rank of the worker."""
     return _register(name, version, "training", kinds, reproducible="same_platform", libraries=("torch", "deepspeed"))
 
 
 def _register(
-    name: str, version: int, nature: Any, kinds: dict[str, str | tuple[str, ...]] | None, **traits: Any
+    name: str, version: int, nature: Any, kinds: Kinds | None, **traits: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         known = _DEFINITIONS.get(name)
@@ -97,9 +99,7 @@ def _register(
     return register
 
 
-def _signature(
-    name: str, function: Callable[..., Any], kinds: dict[str, str | tuple[str, ...]]
-) -> tuple[type[StepConfig], tuple[Role, ...]]:
+def _signature(name: str, function: Callable[..., Any], kinds: Kinds) -> tuple[type[StepConfig], tuple[Role, ...]]:
     """Read config class and input roles off `(config, role: Manifest | list[Manifest] | None…, ctx)`."""
     parameters = list(inspect.signature(function).parameters)
     if len(parameters) < 2 or parameters[0] != "config" or parameters[-1] != "ctx":

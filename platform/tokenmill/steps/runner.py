@@ -26,6 +26,7 @@ from tokenmill.steps.registry import Definition, find
 from tokenmill.store import ArtifactStore, acquire
 from tokenmill.telemetry import step_ended
 from tokenmill.tracking import DeliveryThread, EventLog, RunRef
+from tokenmill.tracking.event_data import Cache
 
 Inputs = Mapping[str, Manifest | Sequence[Manifest] | None]
 LEASE_TTL_S = float(os.environ.get("TOKENMILL_LEASE_TTL_S", "30"))
@@ -138,7 +139,7 @@ def lookup(store: ArtifactStore, key: str) -> dict[str, Draft] | None:
 
 def _perform(
     definition: Definition, config: StepConfig, inputs: Mapping[str, Sequence[Manifest]], ctx: StepContext
-) -> tuple[dict[str, Draft], str]:
+) -> tuple[dict[str, Draft], Cache]:
     """The outputs, and whether they were a cache `hit`, a `miss`, or an `effect`."""
     if definition.nature == "effect":
         return _call(definition, config, inputs, ctx), "effect"

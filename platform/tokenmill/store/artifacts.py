@@ -199,7 +199,7 @@ class ArtifactStore:
 
     def get_action(self, key: str) -> dict[str, Any] | None:
         try:
-            return orjson.loads(self.backend.get(layout.action_key(key)))  # type: ignore[no-any-return]
+            return orjson.loads(self.backend.get(layout.action_key(key)))
         except NotFoundError:
             return None
 

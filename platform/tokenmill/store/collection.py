@@ -1,8 +1,8 @@
 """What the store holds, and clearing away what nobody needs.
 
 Kept is what can be reached, up through the parents, from: pins (registered models are pinned), manifests younger than
-`min_age_s`, and work that is under way. The order of deletion (actions, manifests, children, work, blobs) makes a kill
-at any moment harmless: an action or a manifest that is present has its blobs. `guard` protects runs that start late.
+`min_age_s`, and work that is under way. The order of deletion (`ORDER`) makes a kill at any
+moment harmless: an action or a manifest that is present has its blobs. `guard` protects runs that start late.
 """
 
 import re
@@ -24,7 +24,7 @@ DAY_S = 86_400.0
 BATCH = 1000  # objects under one notice
 SILENT_TTLS = 10  # a lease that was silent for so many times its time to live is dead; waiters are quicker to judge
 STALE_NOTICE_S = 3600.0
-ORDER = ("actions", "manifests", "children", "work", "blobs")
+ORDER = ("actions", "manifests", "children", "registry", "work", "blobs")
 
 
 @dataclass
@@ -143,7 +143,7 @@ class _Live:
             case "actions":  # of use as long as all that it made is there
                 made = re.findall(rb'"blob":"([0-9a-f]{64})"', self._get(entry))
                 return all(sha.decode() in self.blobs for sha in made)
-            case "manifests" | "children":
+            case "manifests" | "children" | "registry":
                 return _name(entry) in self.manifests
             case "work":
                 return entry.key.split("/")[1] in self.works

@@ -1,14 +1,15 @@
 """Where things lie in a store.
 
-blobs/<sha[:2]>/<sha>        stored bytes, under their own sha256
-manifests/<digest>           what an artifact is, and where it comes from
-actions/<key>                what a step made of given inputs: the action cache
-children/<parent>/<child>    the way down the lineage; the way up is in the manifests
-work/<key>/lease/<n>         who works on an action; work/<key>/<attempt>/… is that attempt's, and disposable
-runs/<run>/…                 events of a run
-pins/<name>                  a digest that garbage collection keeps, with all its ancestors
-tombstones/<document>        a document that was taken down, and every model that saw it
-gc/<notice>                  what a running collection is about to delete
+blobs/<sha[:2]>/<sha>               stored bytes, under their own sha256
+manifests/<digest>                  what an artifact is, and where it comes from
+actions/<key>                       what a step made of given inputs: the action cache
+children/<parent>/<child>           the way down the lineage; the way up is in the manifests
+work/<key>/lease/<n>                who works on an action; work/<key>/<attempt>/… is that attempt's, and disposable
+runs/<run>/…                        events of a run
+pins/<name>                         a digest that garbage collection keeps, with all its ancestors; registered models have one
+registry/<mlflow>/<model>/<digest>  the version that a manifest is registered as
+tombstones/<document>               a document that was taken down, and every model that saw it
+gc/<notice>                         what a running collection is about to delete
 """
 
 import re
@@ -17,7 +18,6 @@ from tokenmill.errors import StoreError
 from tokenmill.store.backend import check_key
 
 TOMBSTONES = "tombstones"
-AREAS = ("blobs", "manifests", "actions", "children", "work", "runs", "pins", TOMBSTONES, "gc")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -53,3 +53,7 @@ def pin_key(name: str) -> str:
 
 def tombstone_key(document: str) -> str:
     return check_key(f"{TOMBSTONES}/{document}")
+
+
+def registry_key(target: str, model: str, digest: str) -> str:
+    return check_key(f"registry/{target}/{model}/{_sha256(digest)}")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from tokenmill.config import flatten
 from tokenmill.lineage import upstream
 from tokenmill.logs import Log
 from tokenmill.manifest import JSON, Manifest, canonical, sha256
@@ -549,16 +550,6 @@ def write_model_files(store: ArtifactStore, manifest: Manifest, folder: Path) ->
     lines += [f"- {s.name}: {s.licence or 'no licence recorded'} ({s.origin or 'no origin recorded'})" for s in sources]
     lines += [] if sources else ["- no source is recorded"]
     (folder / "card.md").write_text("\n".join(lines) + "\n")
-
-
-def flatten(tree: Mapping[str, JSON], prefix: str = "") -> Iterator[tuple[str, JSON]]:
-    """`{"a": {"b": 1}}` → `("a.b", 1)`."""
-    for key, value in tree.items():
-        path = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, path)
-        else:
-            yield path, value
 
 
 def _merge_metrics(events: Iterable[Event]) -> Iterator[Event]:

@@ -23,18 +23,22 @@ from tokenmill.errors import InputError, UserError
 from tokenmill.logs import Log
 from tokenmill.manifest import Manifest, canonical, sha256
 from tokenmill.store import ArtifactStore
-
-Kind = Literal[
-    "run_opened",
-    "step_started",
-    "step_finished",
-    "step_failed",
-    "metrics",
-    "params",
-    "artifact",
-    "model",
-    "run_closed",
-]
+from tokenmill.tracking.event_data import (
+    Artifact,
+    Cache,
+    Kind,
+    Metrics,
+    Model,
+    Number,
+    Output,
+    Params,
+    RunClosed,
+    RunOpened,
+    Status,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+)
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _FIRST_FLUSH_S, _LAST_FLUSH_S = 2.0, 30.0  # a run of weeks must not leave a file every two seconds
@@ -97,9 +101,9 @@ class EventLog:
 
     # What can happen ------------------------------------------------------------------------------------------------
 
-    def run_opened(self, *, config: Mapping[str, Any] | None = None, **data: Any) -> None:
+    def run_opened(self, *, config: Mapping[str, Any] | None = None) -> None:
         """The run begins; `config` is the resolved tree that its steps take their sections from."""
-        self._append("run_opened", {"config": dict(config or {}), **data}, urgent=True)
+        self._append("run_opened", RunOpened(config=dict(config or {})), urgent=True)
 
     def step_started(
         self,
@@ -125,24 +129,24 @@ class EventLog:
             tags: what to find this step by, e.g. `{"round": "2"}`.
             budget_s: wall time that the plan allows this step, for the report.
         """
-        data = {
-            "step": step,
-            "version": version,
-            "config": dict(config),
-            "config_sha256": sha256(canonical(dict(config))),
-            "options": dict(options or config),
-            "inputs": {role: list(digests) for role, digests in inputs.items() if digests},
-            "observed": dict(observed or {}),
-            "tags": dict(tags or {}),
-            "budget_s": budget_s,
-        }
+        data = StepStarted(
+            step=step,
+            version=version,
+            config=dict(config),
+            config_sha256=sha256(canonical(dict(config))),
+            options=dict(options or config),
+            inputs={role: list(digests) for role, digests in inputs.items() if digests},
+            observed=dict(observed or {}),
+            tags=dict(tags or {}),
+            budget_s=budget_s,
+        )
         self._append("step_started", data, urgent=True)
 
     def step_finished(
         self,
         step: str,
         outputs: Mapping[str, Manifest],
-        cache: str,
+        cache: Cache,
         seconds: float,
     ) -> None:
         """A step is done; its outputs of kind weights become MLflow models.
@@ -154,31 +158,30 @@ class EventLog:
             seconds: wall time.
         """
         described = {role: _describe(manifest) for role, manifest in outputs.items()}
-        self._append(
-            "step_finished", {"step": step, "outputs": described, "cache": cache, "seconds": seconds}, urgent=True
-        )
+        data = StepFinished(step=step, outputs=described, cache=cache, seconds=seconds)
+        self._append("step_finished", data, urgent=True)
 
     def step_failed(self, step: str, failure: BaseException | str) -> None:
         """A step gave up; what a person is told of it."""
         if isinstance(failure, BaseException) and not isinstance(failure, UserError):
             failure = f"{type(failure).__name__}: {failure}".rstrip(": ")
-        self._append("step_failed", {"step": step, "message": str(failure)}, urgent=True)
+        self._append("step_failed", StepFailed(step=step, message=str(failure)), urgent=True)
 
     def metric(self, name: str, value: float, step: int | None = None) -> None:
         self.metrics({name: value}, step)
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Numbers at a point of the work; for training `step` counts the tokens seen."""
-        numbers = {name: _finite_or_name(value) for name, value in values.items()}
-        self._append("metrics", {"values": numbers, "step": step or 0})
+        numbers = {name: _number(value) for name, value in values.items()}
+        self._append("metrics", Metrics(values=numbers, step=step or 0))
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Facts of the work that are no option, e.g. the number of parameters."""
-        self._append("params", {"values": dict(values)})
+        self._append("params", Params(values=dict(values)))
 
     def artifact(self, name: str, blob: str, *, on: Literal["step", "run"] = "step") -> None:
         """A stored file (`blob` is its sha256) to show under `name` in MLflow: a report, a picture."""
-        self._append("artifact", {"name": name, "blob": blob, "on": on}, urgent=True)
+        self._append("artifact", Artifact(name=name, blob=blob, on=on), urgent=True)
 
     def model(
         self,
@@ -191,18 +194,18 @@ class EventLog:
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """A checkpoint to see as an MLflow model before its step is over; `step` counts the tokens seen."""
-        data = {
-            "name": name,
-            "digest": manifest.digest,
-            "uri": uri or manifest_uri(self._store, manifest.digest),
-            "config": dict(config or {}),
-            "step": step or 0,
-            "metrics": {key: _finite_or_name(value) for key, value in (metrics or {}).items()},
-        }
+        data = Model(
+            name=name,
+            digest=manifest.digest,
+            uri=uri or manifest_uri(self._store, manifest.digest),
+            config=dict(config or {}),
+            step=step or 0,
+            metrics={key: _number(value) for key, value in (metrics or {}).items()},
+        )
         self._append("model", data, urgent=True)
 
-    def run_closed(self, status: Literal["succeeded", "failed", "cancelled"], message: str = "") -> None:
-        self._append("run_closed", {"status": status, "message": message}, urgent=True)
+    def run_closed(self, status: Status, message: str = "") -> None:
+        self._append("run_closed", RunClosed(status=status, message=message), urgent=True)
 
     # Writing --------------------------------------------------------------------------------------------------------
 
@@ -234,7 +237,7 @@ class EventLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _append(self, kind: Kind, data: dict[str, Any], *, urgent: bool = False) -> None:
+    def _append(self, kind: Kind, data: Mapping[str, object], *, urgent: bool = False) -> None:
         event = {"kind": kind, "time": time.time(), "data": data}
         with self._change:
             if self._closed:
@@ -355,18 +358,18 @@ def _events_prefix(run: str, task: str) -> str:
     return f"runs/{run}/events/{task}/"
 
 
-def _describe(manifest: Manifest) -> dict[str, Any]:
-    """What an event keeps of a manifest; the rest is one read away by its digest."""
-    return {
-        "digest": manifest.digest,
-        "content": manifest.content,
-        "kind": manifest.kind,
-        "step": manifest.step,
-        "counts": manifest.counts,
-        "dropped": manifest.dropped,
-    }
+def _describe(manifest: Manifest) -> Output:
+    return Output(
+        digest=manifest.digest,
+        content=manifest.content,
+        kind=manifest.kind,
+        step=manifest.step,
+        counts=manifest.counts,
+        dropped=manifest.dropped,
+    )
 
 
-def _finite_or_name(value: float) -> float | str:
-    """JSON has no NaN: a diverged loss is kept as the word and read back with `float`."""
-    return float(value) if math.isfinite(value) else str(float(value))
+def _number(value: float) -> Number:
+    if math.isfinite(value):
+        return float(value)
+    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"

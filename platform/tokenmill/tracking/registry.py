@@ -11,6 +11,7 @@ import orjson
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
 from tokenmill.store import ArtifactStore
+from tokenmill.store.layout import registry_key
 from tokenmill.tracking.connection import (
     MANIFEST_TAG,
     TrackingError,
@@ -85,7 +86,7 @@ class Registry:
             return self._has(name, version)
 
         self._ensure_registered_model(name)
-        key = f"registry/{target_name(self.uri)}/{name}/{manifest.digest}"
+        key = registry_key(target_name(self.uri), name, manifest.digest)
         version = once(self.store, key, find=find, create=create, discard=discard, alive=alive)
         own = {
             MANIFEST_TAG: manifest.digest,

@@ -4,18 +4,15 @@ Samples are packed best-fit-decreasing, packs are shuffled by the seed, and step
 every `world`-th of them, so any number of ranks, or a restart, sees the same global order.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import torch
 
 from tokenmill.model.losses import IGNORE
-from tokenmill.training.packing import Pack, Piece, best_fit_decreasing
+from tokenmill.training.packing import IntArray, Pack, Piece, best_fit_decreasing, in_groups
 from tokenmill.training.run import LossOutput, StepBatch
-
-IntArray = numpy.ndarray[Any, numpy.dtype[Any]] | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -101,20 +98,9 @@ def next_token_loss(model: torch.nn.Module, pack: Pack) -> LossOutput:
 def mean_loss(model: torch.nn.Module, samples: Sequence[Sample], tokens_at_once: int = 8192) -> float:
     """Mean cross-entropy a trained token, in nats."""
     total, trained = 0.0, 0
-    for group in _groups(samples, tokens_at_once):
+    for group in in_groups(samples, tokens_at_once, len):
         parts = [sample.part(Piece(0, 0, len(sample))) for sample in group]
         pack = Pack.of([ids for ids, _ in parts], [labels for _, labels in parts])
         total += float(next_token_loss(model, pack).loss)
         trained += int((pack.labels != IGNORE).sum())
     return total / max(trained, 1)
-
-
-def _groups(samples: Sequence[Sample], tokens_at_once: int) -> Iterator[list[Sample]]:
-    group: list[Sample] = []
-    for sample in samples:
-        if group and sum(map(len, group)) + len(sample) > tokens_at_once:
-            yield group
-            group = []
-        group.append(sample)
-    if group:
-        yield group

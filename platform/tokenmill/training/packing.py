@@ -7,9 +7,9 @@ splitting fills them to 100% and splits a third of all documents.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from tokenmill.errors import InputError
 from tokenmill.model import IGNORE
+
+Item = TypeVar("Item")
+IntArray = np.ndarray[Any, np.dtype[Any]] | Sequence[int]
 
 
 class Piece(NamedTuple):
@@ -58,6 +61,20 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[Piec
     return packs
 
 
+def in_groups(samples: Iterable[Item], capacity: int, length: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Samples in their order, as many together as `capacity` tokens hold; a longer one stands alone."""
+    group: list[Item] = []
+    tokens = 0
+    for sample in samples:
+        if group and tokens + length(sample) > capacity:
+            yield group
+            group, tokens = [], 0
+        group.append(sample)
+        tokens += length(sample)
+    if group:
+        yield group
+
+
 @dataclass(frozen=True)
 class Pack:
     """One packed stream, as the model reads it. `labels[t]` is the token to say after `input_ids[t]`."""
@@ -68,7 +85,7 @@ class Pack:
     cu_seqlens: Tensor
 
     @classmethod
-    def of(cls, samples: Sequence[Sequence[int]], labels: Sequence[Sequence[int]] | None = None) -> Pack:
+    def of(cls, samples: Sequence[IntArray], labels: Sequence[IntArray] | None = None) -> Pack:
         """Join samples. `labels` stand at their tokens' places, IGNORE where nothing is learned; default: all."""
         lengths = [len(sample) for sample in samples]
         if not all(lengths):

@@ -64,8 +64,8 @@ class TrainingRun:
     batches: Batches
     loss: Callable[[torch.nn.Module, Any], LossOutput]
     optim: OptimConfig
-    export: Callable[[torch.nn.Module, Path], None]
-    """Write the weights folder from the bare module; called on rank 0 at the end."""
+    export: Callable[[Any, Path], None]
+    """Write the weights folder from the bare `model`; called on rank 0 at the end."""
     groups: list[ParameterGroup] | None = None
     """Default: matrices with decay, norms without."""
     evaluate: Callable[[torch.nn.Module], dict[str, float]] | None = None

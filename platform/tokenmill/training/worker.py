@@ -12,48 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from tokenmill.errors import Interrupted, LeaseLost, UserError
 from tokenmill.launch.tether import die_with_parent
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import materialise, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
-from tokenmill.tracking import EventLog, RunRef
+from tokenmill.tracking import EventLog
+from tokenmill.training.messages import Failure, Result, Spec
 
 EXIT_RETRY = 75
 """EX_TEMPFAIL: a checkpoint is written, run me again."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What the launcher writes for its ranks. No secrets."""
-
-    store: str
-    step: str
-    version: int
-    preset_config: dict[str, Any]
-    inputs: dict[str, list[str]]
-    key: str
-    attempt: str
-    run: dict[str, Any]
-    task: str
-
-    @property
-    def folder(self) -> str:
-        return f"work/{self.key}/{self.attempt}"
-
-    @property
-    def uri(self) -> str:
-        return f"{self.store}/{self.folder}/spec.json"
 
 
 def read_spec(uri: str) -> tuple[ArtifactStore, Spec]:
     """The store and spec that a spec URI names."""
     root, _, path = uri.rpartition("/work/")
     store = open_store(root)
-    return store, Spec(**orjson.loads(store.backend.get(f"work/{path}")))
+    return store, Spec.model_validate_json(store.backend.get(f"work/{path}"))
 
 
 @dataclass
@@ -91,14 +67,14 @@ def main(uri: str) -> int:
         return 1
     except BaseException as failure:
         retry = isinstance(failure, Interrupted)
-        report = {
-            "rank": rank,
-            "message": str(failure) or type(failure).__name__,
-            "expected": retry or isinstance(failure, UserError),
-            "retry": retry,
-            "traceback": traceback.format_exc(),
-        }
-        store.backend.create(f"{spec.folder}/failure.json", orjson.dumps(report))
+        report = Failure(
+            rank=rank,
+            message=str(failure) or type(failure).__name__,
+            expected=retry or isinstance(failure, UserError),
+            retry=retry,
+            traceback=traceback.format_exc(),
+        )
+        store.backend.create(f"{spec.folder}/failure.json", report.model_dump_json().encode())
         traceback.print_exc()
         return EXIT_RETRY if retry else 1
 
@@ -109,6 +85,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
 
     from tokenmill.training.checkpoint import Checkpoints
     from tokenmill.training.loop import Loop, export, seed_everything
+    from tokenmill.training.settings import TrainingExecution
 
     cuda = torch.cuda.is_available()
     if cuda:
@@ -117,21 +94,23 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     dist.init_process_group("nccl" if cuda else "gloo")
     definition = find(spec.step)
-    config = definition.config.at(spec.step, spec.preset_config)
+    config = definition.config.at(spec.step, spec.config)
     inputs = {role: [store.get_manifest(d) for d in digests] for role, digests in spec.inputs.items()}
-    events = EventLog(store, RunRef.model_validate(spec.run), spec.task) if rank == 0 else None
+    events = EventLog(store, spec.run, spec.task) if rank == 0 else None
     with tempfile.TemporaryDirectory(prefix="tokenmill-rank-") as scratch:
         workdir = Path(scratch)
         seed_everything(0)
         from tokenmill.steps.runner import arguments
 
-        ctx = WorkerContext(store, workdir, rank, world, config.execution)
+        execution = config.execution
+        assert isinstance(execution, TrainingExecution), "a training step is executed as one"
+        ctx = WorkerContext(store, workdir, rank, world, execution)
         run = definition.function(config, *arguments(definition, inputs), ctx)
         shared = [str(workdir)]
         dist.broadcast_object_list(shared, src=0)
         checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints")
         report = events.metrics if events else lambda values, step: None
-        loop = Loop(run, config.execution, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
+        loop = Loop(run, execution, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
         loop.train()
         if rank == 0:
             _publish(store, spec, run, loop, workdir, export)
@@ -159,8 +138,8 @@ def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Pat
     training_log = Draft(
         kind="training_log", shards=(store_file(store, log, log.name, count),), counts={"records": count}
     )
-    outputs = {"weights": weights.body(), "training_log": training_log.body()}
-    store.backend.put(f"{spec.folder}/result.json", orjson.dumps({"outputs": outputs}))
+    result = Result(outputs={"weights": weights, "training_log": training_log})
+    store.backend.put(f"{spec.folder}/result.json", result.model_dump_json().encode())
 
 
 if __name__ == "__main__":

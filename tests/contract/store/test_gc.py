@@ -12,6 +12,7 @@ from tokenmill.errors import CorruptError, StoreError
 from tokenmill.manifest import Manifest
 from tokenmill.store import ArtifactStore, acquire, collection, du, gc
 from tokenmill.store.collection import _Live
+from tokenmill.store.layout import registry_key
 from tokenmill.store.local import LocalBackend
 
 Publish = Callable[..., Manifest]
@@ -66,12 +67,22 @@ def test_pinned_artifacts_stay_with_their_ancestors_and_the_rest_goes(store: Art
     assert keys(store, "actions") == {"corpus", "weights"}
     assert store.children(corpus.digest) == [weights.digest]
     assert {area: amount.objects for area, amount in report.deleted.items()} == {
-        "actions": 1, "manifests": 1, "children": 1, "work": 0, "blobs": 2,
+        "actions": 1, "manifests": 1, "children": 1, "registry": 0, "work": 0, "blobs": 2,
     }  # fmt: skip
     assert report.deleted["blobs"].bytes == len(b"experiment") + len(b"orphan")
     assert (report.kept_manifests, report.kept_blobs, report.lost_parents) == (3, 5, [])
     assert keys(store, "gc") == set()
     assert_whole(store)
+
+
+def test_a_registered_version_is_forgotten_with_its_manifest(store: ArtifactStore, grown: Grown) -> None:
+    _, _, weights, failed = grown
+    for manifest in (weights, failed):
+        store.backend.put(registry_key("mlflow", "base", manifest.digest), b"1")
+    report = gc(store, min_age_s=0)
+    assert keys(store, "registry") == {weights.digest}
+    assert (report.deleted["registry"].objects, report.deleted["registry"].bytes) == (1, 1)
+    assert du(store).areas["registry"].bytes == 1
 
 
 def test_what_is_young_stays(store: ArtifactStore, grown: Grown) -> None:

@@ -4,13 +4,13 @@ import random
 
 import pytest
 
-from tokenmill.overlap import OverlapIndex
+from tokenmill.overlap import OverlapConfig, OverlapIndex
 
 SENTENCE = "Mary went to the market on a rainy day and bought seven green apples for her three brothers"
 
 
 def index(**questions: str) -> OverlapIndex:
-    made = OverlapIndex()
+    made = OverlapIndex(OverlapConfig())
     for name, text in questions.items():
         made.add(f"suite#{name}", text)
     made.build()
@@ -62,7 +62,7 @@ def test_agrees_with_a_search_that_compares_everything(seed: int) -> None:
     draw = random.Random(seed)
     words = ["a", "b", "c", "d", "e"]
     questions = {f"q{i}": " ".join(draw.choice(words) for _ in range(draw.randrange(5, 20))) for i in range(30)}
-    made = OverlapIndex(ngram_words=8, max_sharing=100)
+    made = OverlapIndex(OverlapConfig(ngram_words=8, max_sharing=100))
     for name, text in questions.items():
         made.add(f"s#{name}", text)
     made.build()

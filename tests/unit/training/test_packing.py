@@ -11,7 +11,7 @@ from tokenmill.errors import InputError
 from tokenmill.model import IGNORE
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.modeling import InternLM2ForCausalLM
-from tokenmill.training.packing import Pack, Piece, best_fit_decreasing
+from tokenmill.training.packing import Pack, Piece, best_fit_decreasing, in_groups
 
 SAMPLES = [[5, 9, 200, 31], [77, 3], [8, 8, 1, 250, 12, 40]]
 
@@ -78,6 +78,12 @@ def test_masked_labels_stay_with_their_tokens():
 def test_an_empty_sample_is_refused():
     with pytest.raises(InputError, match="sample 1"):
         Pack.of([[5], [], [6]])
+
+
+def test_groups_keep_the_order_and_hold_as_many_tokens_as_fit():
+    samples = ["aaa", "bb", "c", "dddddddd", "ee", "fff"]
+    assert list(in_groups(samples, 5, len)) == [["aaa", "bb"], ["c"], ["dddddddd"], ["ee", "fff"]]
+    assert list(in_groups([], 5, len)) == []
 
 
 @pytest.fixture(scope="module")

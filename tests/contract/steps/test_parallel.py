@@ -1,0 +1,54 @@
+"""`ctx.parallel` from a script that nothing guards: no `if __name__ == "__main__"`."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+from tokenmill.config import Execution, StepConfig
+from tokenmill.manifest import Draft, Manifest
+from tokenmill.steps import effect, run_step, step
+from tokenmill.store import open_store
+from tokenmill.tracking import RunRef
+
+def own(record):
+    return record
+
+@effect("toy.register", version=1)
+def register(config: StepConfig, ctx) -> Draft:
+    return ctx.write_records("sources", {f"part-0000{i}.jsonl.zst": [{"id": str(i)}] for i in range(4)})
+
+@step("toy.copy", version=1)
+def copy(config: StepConfig, corpus: Manifest, ctx) -> Draft:
+    return ctx.map_shards(corpus, FUNCTION)
+
+print("begun")
+store, run, config = open_store(), RunRef.new("test"), StepConfig(execution=Execution(workers=WORKERS))
+sources = run_step("toy.register", config, {}, store=store, run=run)["output"]
+print(run_step("toy.copy", config, {"corpus": sources}, store=store, run=run)["output"].counts["records"])
+"""
+
+
+def run(tmp_path, function, workers):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("FUNCTION", function).replace("WORKERS", str(workers)))
+    environment = os.environ | {"TOKENMILL_STORE": f"file://{tmp_path}/store"}
+    command = [sys.executable, script]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("function", "workers"), [("dict", 2), ("own", 1)])
+def test_worker_processes_do_not_run_the_script_again(tmp_path, function, workers):
+    done = run(tmp_path, function, workers)
+    assert (done.stdout.split(), done.returncode) == (["begun", "4"], 0), done.stderr
+
+
+def test_a_function_of_the_script_itself_is_refused_in_one_line(tmp_path):
+    done = run(tmp_path, "own", 2)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        "toy.copy: worker processes cannot import own, which the running script defines: "
+        "move it into a module, or set toy.copy.execution.workers to 1"
+    )
