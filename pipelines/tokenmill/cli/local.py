@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from tokenmill.cli.summary import as_text, summarise
+from tokenmill.errors import EXIT_BAD_INPUT, EXIT_DEFECT, told_in_one_line
 from tokenmill.launch.tether import die_with_parent, tethered
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef, read_events
@@ -61,18 +62,18 @@ def run_locally(
             child.wait()
             raise
     seen.tell()
-    status = "succeeded" if child.returncode == 0 else "failed"
+    status, exit_code = ("succeeded", 0) if child.returncode == 0 else ("failed", seen.exit_code)
+    if status == "failed" and not exit_code:
+        said, exit_code = _last_words(log)
+        sys.stderr.write(said)
     result = {
         "status": status,
-        "exit_code": 0 if status == "succeeded" else seen.exit_code,
+        "exit_code": exit_code,
         "run": key,
         "seconds": round(time.monotonic() - started, 1),
         "log": str(log),
         "store": store_uri,
     }
-    if status == "failed" and not seen.failed:
-        result["exit_code"] = 1
-        sys.stderr.write(_last_words(log))
     if store.backend.exists(f"runs/{key}/run.json"):
         result |= summarise(store, key, folder)
         if not quiet:
@@ -86,8 +87,8 @@ class Narrator:
     def __init__(self, store: ArtifactStore, key: str, quiet: bool) -> None:
         self.store, self.key, self.quiet = store, key, quiet
         self.told: set[tuple[str, float]] = set()
-        self.failed = False
-        self.exit_code = 2
+        self.exit_code = 0
+        """The failed step's, once one failed."""
 
     def tell(self) -> None:
         for event in list(read_events(self.store, self.key)):
@@ -97,7 +98,7 @@ class Narrator:
             if event.kind == "step_finished":
                 self._say(_finished(event))
             elif event.kind == "step_failed":
-                self.failed = True
+                self.exit_code = event.data["exit_code"]
                 sys.stderr.write(f"tokenmill: {event.data['message']}\n")
 
     def _say(self, line: str) -> None:
@@ -117,11 +118,15 @@ def _finished(event: Event) -> str:
 _WORD = re.compile(r"^\s*(tokenmill: .+|(?:\w+\.)*\w*(?:Error|Exception|Refused)\b.*)$")
 
 
-def _last_words(log: Path) -> str:
-    """What a task said that failed before its step began: the last error of the log that is not KFP's own."""
+def _last_words(log: Path) -> tuple[str, int]:
+    """What a task said that failed before its step began, and the exit code for it.
+
+    It is the last error of the log that is not KFP's own.
+    """
     found = [m[1] for line in log.read_text(errors="replace").splitlines() if (m := _WORD.match(line))]
     told = [line for line in found if "finished with status" not in line]
-    return f"{told[-1] if told else 'the run failed'}  (see {log})\n"
+    said = told[-1] if told else "the run failed"
+    return f"{said}  (see {log})\n", EXIT_BAD_INPUT if said.startswith("tokenmill: ") else EXIT_DEFECT
 
 
 def _child(job: dict[str, Any], folder: Path) -> int:
@@ -131,10 +136,12 @@ def _child(job: dict[str, Any], folder: Path) -> int:
     warnings.simplefilter("ignore")
     from kfp import local
 
-    from tokenmill.pipelines.package import build
+    from tokenmill.pipelines.package import build, check_parameters
 
     die_with_parent()
-    pipeline = build(job["pipeline"], job["preset"])
+    with told_in_one_line():
+        pipeline = build(job["pipeline"], job["preset"])
+        check_parameters(job["pipeline"], pipeline, job["arguments"])
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), raise_on_error=True)
     pipeline(**job["arguments"])
     return 0

@@ -1,16 +1,12 @@
 """The command line. Commands import what they need: `tokenmill --help` takes a tenth of a second."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tokenmill.errors import Interrupted, LeaseLost, UserError
-
-EXIT_BAD_INPUT = 2
-EXIT_RETRY = 75
+from tokenmill.errors import told_in_one_line
 
 app = typer.Typer(
     name="tokenmill",
@@ -45,14 +41,5 @@ def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2; everything else keeps its traceback."""
     from tokenmill.cli import inspecting, running, serving  # noqa: F401 - registers the commands
 
-    try:
+    with told_in_one_line():
         app(standalone_mode=True)
-    except Interrupted as stopped:
-        sys.stderr.write(f"tokenmill: {stopped}\n")
-        sys.exit(EXIT_RETRY)
-    except UserError as wrong:
-        sys.stderr.write(f"tokenmill: {wrong}\n")
-        sys.exit(EXIT_BAD_INPUT)
-    except LeaseLost as lost:
-        sys.stderr.write(f"tokenmill: {lost}; rerun to adopt its result\n")
-        sys.exit(EXIT_RETRY)

@@ -1,5 +1,6 @@
 """The end of a run, for the person who waited: verdict, the served model's answer, lineage, where to look next."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import orjson
 from tokenmill.errors import UserError
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Manifest
+from tokenmill.pipelines.handed_on import handed_on
 from tokenmill.report import collect, render
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking import read_events
@@ -18,7 +20,8 @@ def summarise(store: ArtifactStore, run: str, folder: Path) -> dict[str, Any]:
     last = _last_outputs(store, run)
     page = folder / "report.html"
     page.write_text(render(collect(store, run)))
-    summary: dict[str, Any] = {"report": str(page)}
+    made = handed_on(store, run)
+    summary: dict[str, Any] = {"report": str(page), "outputs": made}
     if verdict := last.get("evaluation.gate"):
         judged = _document(store, verdict, "verdict.json")
         failed = [check["name"] for check in judged["checks"] if not check["passed"]]
@@ -27,11 +30,10 @@ def summarise(store: ArtifactStore, run: str, folder: Path) -> dict[str, Any]:
         told = _document(store, deployment, "deployment.json")
         keys = ("name", "version", "served", "ok", "question", "answer", "parity", "agreement", "reason")
         summary["served"] = {key: told[key] for key in keys if key in told}
-    root = last.get("deployment.bundle") or last.get("rlhf.ppo") or last.get("pretraining.train_short")
-    if root:
-        graph = upstream(store, root.digest)
+    if root := _furthest(last, made):
+        graph = upstream(store, root)
         summary["lineage"] = {
-            "of": root.digest,
+            "of": root,
             "artifacts": len(graph.nodes),
             "sources": [source._asdict() for source in graph.sources],
         }
@@ -57,9 +59,20 @@ def as_text(summary: dict[str, Any]) -> str:
         lines.append(
             f"lineage   {lineage['of'][:12]} ← {lineage['artifacts']} artifacts ← {len(lineage['sources'])} sources: {names}"
         )
+    if outputs := summary["outputs"]:
+        lines.append("hand on   " + " ".join(f"--input {name}={digest[:12]}" for name, digest in outputs.items()))
     lines.append(f"report    {summary['report']}")
     lines.append("MLflow    tokenmill ui")
     return "\n".join(lines)
+
+
+def _furthest(last: Mapping[str, Manifest], made: Mapping[str, str]) -> str | None:
+    """The digest of the furthest point of a model's life that the run came to."""
+    if released := last.get("deployment.bundle"):
+        return released.digest
+    ends = [made[name] for name in ("chat", "sft", "enhanced", "base") if name in made]
+    ends += [last[step].digest for step in ("pretraining.train_short", "curation.order_code") if step in last]
+    return next(iter(ends), None)
 
 
 def _last_outputs(store: ArtifactStore, run: str) -> dict[str, Manifest]:

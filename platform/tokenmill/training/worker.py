@@ -14,16 +14,13 @@ from typing import Any
 
 import orjson
 
-from tokenmill.errors import Interrupted, LeaseLost, UserError
+from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, UserError
 from tokenmill.launch.tether import die_with_parent
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import materialise, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
 from tokenmill.tracking import EventLog, RunRef
-
-EXIT_RETRY = 75
-"""EX_TEMPFAIL: a checkpoint is written, run me again."""
 
 
 @dataclass(frozen=True)
