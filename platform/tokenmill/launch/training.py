@@ -38,6 +38,7 @@ def launch_training(
     Raises:
         StepFailed: with the first failing rank's message; its traceback is in the log.
     """
+    from tokenmill.training.resume import Layout, outlook
     from tokenmill.training.worker import Spec
 
     assert ctx.lease, "training runs under a lease"
@@ -53,6 +54,9 @@ def launch_training(
         task=ctx.events.task,
     )
     ctx.store.backend.put(f"{spec.folder}/spec.json", orjson.dumps(asdict(spec)))
+    unused, said = outlook(ctx.store, ctx.key, Layout(config.execution.ranks, config.execution.zero_stage))
+    if said:
+        (ctx.log.warning if unused else ctx.log.info)(said)
     state, tail = _run(spec.uri, config.execution, ctx)
     ctx.lease.check()
     backend = ctx.store.backend

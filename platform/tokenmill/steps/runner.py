@@ -11,17 +11,15 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from tokenmill.config import StepConfig
 from tokenmill.errors import ConfigError, InputError, StoreError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
-from tokenmill.steps.context import StepContext
+from tokenmill.steps.context import StepContext, scratch
 from tokenmill.steps.registry import Definition, find
 from tokenmill.store import ArtifactStore, acquire
 from tokenmill.tracking import EventLog, RunRef
@@ -56,7 +54,7 @@ def run_step(
             observed=observed(),
         )
         preflight(definition, by_role, store)
-        with _workdir() as workdir:
+        with scratch() as workdir:
             ctx = StepContext(store, workdir, run, events, log, name, config)
             drafts, cache = _perform(definition, config, by_role, ctx)
         manifests = {
@@ -224,13 +222,3 @@ def observed() -> dict[str, Any]:
         "commit": os.environ.get("TOKENMILL_COMMIT", ""),
     }
     return {name: value for name, value in seen.items() if value}
-
-
-@contextmanager
-def _workdir() -> Iterator[Path]:
-    """A scratch folder. What a killed step leaves in it is never read again."""
-    folder = Path(tempfile.mkdtemp(prefix="tokenmill-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,6 @@ It needs nothing but that URI, the image and the environment. Rank 0 writes `res
 
 import os
 import sys
-import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import orjson
 from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, UserError
 from tokenmill.launch.tether import die_with_parent
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.steps.context import materialise, store_file
+from tokenmill.steps.context import materialise, scratch, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
 from tokenmill.tracking import EventLog, RunRef
@@ -117,8 +116,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
     config = definition.config.at(spec.step, spec.preset_config)
     inputs = {role: [store.get_manifest(d) for d in digests] for role, digests in spec.inputs.items()}
     events = EventLog(store, RunRef.model_validate(spec.run), spec.task) if rank == 0 else None
-    with tempfile.TemporaryDirectory(prefix="tokenmill-rank-") as scratch:
-        workdir = Path(scratch)
+    with scratch() as workdir:
         seed_everything(0)
         from tokenmill.steps.runner import arguments
 
@@ -126,7 +124,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
         run = definition.function(config, *arguments(definition, inputs), ctx)
         shared = [str(workdir)]
         dist.broadcast_object_list(shared, src=0)
-        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints")
+        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints", config.execution.zero_stage)
         report = events.metrics if events else lambda values, step: None
         loop = Loop(run, config.execution, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
         loop.train()
