@@ -192,7 +192,7 @@ def test_another_layout_of_ranks_goes_on_from_the_checkpoint(prepared, tmp_path,
     process = start(folder, inputs, *after)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err[-2000:]
-    assert f"go on from the checkpoint of step {step} by {before} rank" in err
+    assert f"going on from the checkpoint of step {step} by {before} rank" in err
     calm, resumed = training_log(root / "calm", expected), training_log(folder, orjson.loads(out.splitlines()[-1]))
     assert list(resumed) == list(calm) == list(range(STEPS))
     for name in ("lr", "tokens"):

@@ -64,8 +64,8 @@ def outlook(store: ArtifactStore, key: str, layout: Layout) -> tuple[bool, str]:
     start = f"from the checkpoint of step {chosen.step} by {chosen.layout}" if chosen else "from the beginning"
     newest = saved[-1]
     if chosen and chosen.step == newest.step:
-        return False, f"{layout} go on {start}"
+        return False, f"{layout}: going on {start}"
     return True, (
-        f"{layout} cannot load the checkpoint of step {newest.step} by {newest.layout}, and start {start}: set "
+        f"{layout}: starting {start}. The checkpoint of step {newest.step} by {newest.layout} cannot be loaded so: set "
         f"execution.ranks={newest.layout.ranks} and execution.zero_stage={newest.layout.zero_stage} to go on from it"
     )

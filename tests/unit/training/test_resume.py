@@ -36,7 +36,7 @@ def test_the_newest_complete_one_counts_and_of_one_step_rather_ones_own(saved):
     assert newest_checkpoint(store, "key", Layout(4, 2)).step == 8
     assert outlook(store, "key", Layout(4, 2)) == (
         False,
-        "4 ranks at ZeRO stage 2 go on from the checkpoint of step 8 by 1 rank at ZeRO stage 1",
+        "4 ranks at ZeRO stage 2: going on from the checkpoint of step 8 by 1 rank at ZeRO stage 1",
     )
 
 
@@ -46,9 +46,9 @@ def test_what_cannot_be_regrouped_is_left_and_said_in_one_line(saved):
     unused, said = outlook(store, "key", TWO)
     assert unused and "\n" not in said
     assert said == (
-        "2 ranks at ZeRO stage 1 cannot load the checkpoint of step 12 by 4 ranks at ZeRO stage 3, and start from the "
-        "beginning: set execution.ranks=4 and execution.zero_stage=3 to go on from it"
+        "2 ranks at ZeRO stage 1: starting from the beginning. The checkpoint of step 12 by 4 ranks at ZeRO stage 3 "
+        "cannot be loaded so: set execution.ranks=4 and execution.zero_stage=3 to go on from it"
     )
     saved(8, ONE)
-    assert "start from the checkpoint of step 8 by 1 rank at ZeRO stage 1" in outlook(store, "key", TWO)[1]
+    assert "starting from the checkpoint of step 8 by 1 rank at ZeRO stage 1" in outlook(store, "key", TWO)[1]
     assert newest_checkpoint(store, "key", FOUR_SHARDED) == (12, FOUR_SHARDED)
