@@ -1,10 +1,13 @@
 """Phases that people run alone, at pico size: each goes on from what another run made, and nothing is done twice."""
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 
 import orjson
+import psutil
 import pytest
 
 from tokenmill.store import open_store
@@ -19,10 +22,16 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("parts")
 
 
-def tokenmill(folder, *arguments):
+def start(folder, *arguments):
     command = [sys.executable, "-m", "tokenmill.cli", *arguments]
-    env = os.environ | {"TOKENMILL_STORE": f"file://{folder}/store"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=280, check=False)
+    env = os.environ | {"TOKENMILL_STORE": f"file://{folder}/store", "TOKENMILL_LEASE_TTL_S": "4"}
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def tokenmill(folder, *arguments):
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=280)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 def run(folder, pipeline, *arguments):
@@ -74,6 +83,31 @@ def test_sft_alone_goes_on_from_that_base(folder, curated, pretrained):
     assert set(tuned["outputs"]) == {"sft"}
     weights = open_store(f"file://{folder}/store").get_manifest(tuned["outputs"]["sft"])
     assert weights.parents["base"] == (made["base"],)
+
+
+def test_a_killed_run_leaves_no_rank_and_a_rerun_ends_as_if_nothing_had_been(folder, tmp_path, curated, pretrained):
+    shutil.copytree(folder / "store", tmp_path / "store")
+    for action in (tmp_path / "store" / "actions").iterdir():
+        action.unlink()
+    arguments = (*SHORT, "--input", f"corpus={curated['outputs']['corpus']}")
+    process = start(tmp_path, "run", "pretraining", "--preset", "pico", *arguments)
+
+    def ranks():
+        lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+        return [line for line in lines if "tokenmill.training.worker" in line and str(tmp_path) in line]
+
+    wait_for(ranks, "a rank", 120)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not ranks(), "the ranks to die with their run", 10)
+    assert run(tmp_path, "pretraining", *arguments)["outputs"] == pretrained["outputs"]
+
+
+def wait_for(condition, what, timeout_s):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
 
 
 def test_a_wrong_input_is_one_line_and_exit_code_2(folder, curated):
