@@ -4,6 +4,14 @@ A `UserError` is bad input or a world that is not as it must be: the CLI prints 
 and exits with 2; no stack trace is raised at a person. Everything else is a defect and keeps its traceback.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_DEFECT = 1
+EXIT_BAD_INPUT = 2
+EXIT_RETRY = 75  # EX_TEMPFAIL: run it again, and it goes on from where it was
+
 
 class UserError(Exception):
     """Bad input or a missing precondition; the message says what is wrong, where, and what to do."""
@@ -39,3 +47,21 @@ class Interrupted(UserError):
 
 class LeaseLost(Exception):
     """Another attempt took the work over: stop at once and publish nothing."""
+
+
+def exit_code(failure: BaseException) -> int:
+    """What a process ends with that failed so."""
+    if isinstance(failure, Interrupted | LeaseLost):
+        return EXIT_RETRY
+    return EXIT_BAD_INPUT if isinstance(failure, UserError) else EXIT_DEFECT
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """End the process with one line, and no traceback, where a person can act on what failed."""
+    try:
+        yield
+    except (UserError, LeaseLost) as failure:
+        advice = "; rerun to adopt its result" if isinstance(failure, LeaseLost) else ""
+        sys.stderr.write(f"tokenmill: {failure}{advice}\n")
+        sys.exit(exit_code(failure))

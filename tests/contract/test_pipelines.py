@@ -1,12 +1,15 @@
-"""The compiled shape of the lifecycle: its boxes and parameters, resources by profile, KFP's cache off everywhere."""
+"""The compiled shape of the pipelines: their boxes and parameters, resources by profile, KFP's cache off everywhere."""
 
+import json
 import re
 
 import pytest
 import yaml
 
 from tokenmill.config import step_budgets
-from tokenmill.pipelines.package import compile_package
+from tokenmill.errors import ConfigError
+from tokenmill.pipelines.handed_on import HANDED_ON
+from tokenmill.pipelines.package import build, check_parameters, compile_package
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +59,88 @@ def test_every_step_of_the_lifecycle_has_a_budget_and_every_budget_a_step(packag
     assert len(called) > 20
     assert set(step_budgets("nano")) == called
     assert all(seconds > 0 for seconds in step_budgets("nano").values())
+
+
+OPTIONAL = {"overrides", "rounds", "release_alias", "deploy"}
+PARTS = {
+    "curation": {"sources"},
+    "pretraining": {"corpus"},
+    "enhancement": {"sources", "corpus", "tokens", "tokenizer", "base"},
+    "sft": {"sources", "tokens", "tokenizer", "base"},
+    "alignment": {"sources", "tokens", "tokenizer", "sft", "rounds"},
+    "evaluation": {"sources", "corpus", "tokens", "tokenizer", "base", "enhanced", "sft", "chat"},
+    "deployment": {
+        *("tokenizer", "base", "reward_model", "chat", "evaluation", "training_sets", "verdict"),
+        *("release_alias", "deploy"),
+    },
+}
+"""What each phase takes when it is run alone: manifests by name, all needed, and the lifecycle's own options."""
+
+
+@pytest.fixture(scope="module", params=PARTS)
+def part(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("parts") / "part.yaml"
+    compile_package(request.param, "pico", "gpu", path)
+    return request.param, next(yaml.safe_load_all(path.read_text()))
+
+
+def test_a_phase_alone_takes_what_it_does_not_make(part):
+    name, spec = part
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    assert set(parameters) == {*PARTS[name], "overrides"}
+    if name == "curation":
+        assert parameters["sources"] == {"parameterType": "LIST", "defaultValue": [], "isOptional": True}
+    else:
+        assert {n for n, p in parameters.items() if p.get("isOptional")} == {*PARTS[name], "overrides"} & OPTIONAL
+        assert all(parameters[n]["parameterType"] == "STRING" for n in {*PARTS[name]} - OPTIONAL)
+    assert spec["pipelineInfo"]["name"] == f"tokenmill-{name}-pico"
+
+
+def unnumbered(component):
+    """As it is but for the numbers that KFP gives to a component's second use in a package."""
+    return re.sub(r'("comp-[a-z-]+?)(-\d+)?"', r'\1"', json.dumps(component, sort_keys=True))
+
+
+def test_a_phase_alone_is_the_lifecycles_box_in_the_lifecycles_frame(part, package):
+    """The very tasks of the lifecycle's nested pipeline, between an opening, imports, a report and a closing task."""
+    name, spec = part
+    inner = spec["components"]
+    assert unnumbered(inner[f"comp-{name}"]) == unnumbered(package[0]["components"][f"comp-{name}"])
+    root = spec["root"]["dag"]["tasks"]
+    assert [root[task]["taskInfo"]["name"] for task in sorted(root)] == ["close-run", "life", "open-run"]
+    assert root["close-run"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    life = inner["comp-exit-handler-1"]["dag"]["tasks"]
+    assert name in life["report"]["dependentTasks"]
+    imports = [task for key, task in life.items() if key.startswith("import-manifest")]
+    assert {task["inputs"]["parameters"]["uri"]["componentInputParameter"] for task in imports} == {
+        f"pipelinechannel--{given}"
+        for given in {*PARTS[name]} - OPTIONAL - ({"sources"} if name == "curation" else set())
+    }
+    assert {task["taskInfo"]["name"] for task in imports} == {
+        "import " + t["inputs"]["parameters"]["uri"]["componentInputParameter"].removeprefix("pipelinechannel--")
+        for t in imports
+    }
+    assert all(not task.get("cachingOptions") for dag in dags(spec) for task in dag["tasks"].values())
+
+
+def test_every_input_of_a_part_is_made_by_a_part_before_it():
+    """So that a person who lacks one is told whom to ask, and finds its digest in that run's last lines."""
+    order = list(PARTS)
+    for name, parameters in PARTS.items():
+        for given in {*parameters} - OPTIONAL - ({"sources"} if name == "curation" else set()):
+            assert order.index(HANDED_ON[given].pipeline) < order.index(name), given
+
+
+def test_missing_and_unknown_parameters_are_one_line_that_says_where_to_find_them():
+    sft = build("sft", "pico")
+    with pytest.raises(
+        ConfigError,
+        match=r"sft lacks tokens \(made by pretraining\), tokenizer \(made by pretraining\), base \(made by pretraining\)",
+    ):
+        check_parameters("sft", sft, {"sources": "abcd"})
+    with pytest.raises(
+        ConfigError, match="sft has no parameter 'bass'. It has sources, tokens, tokenizer, base, overrides"
+    ):
+        check_parameters("sft", sft, {"sources": "a", "tokens": "t", "tokenizer": "b", "base": "c", "bass": "d"})
+    check_parameters("sft", sft, {"sources": "a", "tokens": "t", "tokenizer": "b", "base": "c"})
+    check_parameters("lifecycle", build("lifecycle", "pico"), {})

@@ -16,7 +16,8 @@ from tokenmill.tracking import EventLog, RunRef
 from tokenmill.training.messages import Failure, Result, Spec
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "schemas"
-PRESETS = sorted((resources.files("tokenmill") / "presets").iterdir(), key=lambda path: path.name)
+FOLDER = resources.files("tokenmill") / "presets"
+PRESETS = sorted((path for path in FOLDER.iterdir() if path.is_file()), key=lambda path: path.name)
 
 
 def validate(name, value):

@@ -39,13 +39,3 @@ def test_a_rerun_finds_every_pure_step_done_with_the_same_digests(life, first):
 def test_a_planted_secret_is_found_nowhere(life, first):
     holders = [p for p in life.folder.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
     assert holders == []
-
-
-def test_wrong_words_end_with_one_line_and_exit_code_2(life):
-    for arguments, said in (
-        (("run", "lifecycle", "--preset", "nanoo"), "Did you mean 'nano'"),
-        (("run", "smoke", "--preset", "pico", "--set", "curation.ingest.max_rejectd=1"), "max_rejected"),
-        (("step", "curation.filtre"), "no step named"),
-    ):
-        done = life.tokenmill(*arguments)
-        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenmill.errors import ConfigError, InputError, StoreError
+from tokenmill.errors import ConfigError, InputError, Interrupted, StoreError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.store.local import LocalBackend
@@ -121,9 +121,14 @@ def test_two_attempts_of_a_task_keep_their_events_apart(store: ArtifactStore, ru
 def test_a_failure_is_told_as_a_person_is_told_it(store: ArtifactStore, run: RunRef) -> None:
     with EventLog(store, run, "train") as log:
         log.step_failed("sft.train", ConfigError("unknown option 'x'"))
+        log.step_failed("sft.train", Interrupted("stopped after step 4"))
         log.step_failed("sft.train", ZeroDivisionError("division by zero"))
-    messages = [e.data["message"] for e in read_events(store, run.key)]
-    assert messages == ["unknown option 'x'", "ZeroDivisionError: division by zero"]
+    told = [(e.data["message"], e.data["exit_code"]) for e in read_events(store, run.key)]
+    assert told == [
+        ("unknown option 'x'", 2),
+        ("stopped after step 4", 75),
+        ("ZeroDivisionError: division by zero", 1),
+    ]
 
 
 @pytest.mark.parametrize("key", ["../other", "a/b", "", ".hidden", "x" * 200])

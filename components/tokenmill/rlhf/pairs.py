@@ -76,6 +76,9 @@ class PairBatches:
     def __len__(self) -> int:
         return len(self.bins)
 
+    def accumulation(self, world: int) -> int:
+        return 1
+
     def at(self, step: int, rank: int, world: int) -> StepBatch:
         everything = self.bins[step]
         mine = [self.pairs[index] for index in everything[rank::world]]

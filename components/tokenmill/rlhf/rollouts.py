@@ -50,16 +50,21 @@ class Rollouts:
     def __len__(self) -> int:
         return self.config.iterations * self.config.passes
 
-    def at(self, step: int, rank: int, world: int) -> StepBatch:
+    def accumulation(self, world: int) -> int:
+        """A rank's blocks of answers are its micro-batches."""
         blocks = self.config.answers // self.config.block
         if blocks % world:
             raise ConfigError(
                 f"rlhf.ppo: {blocks} blocks of answers do not divide among {world} ranks: "
                 "change rlhf.ppo.answers, block or execution.ranks"
             )
+        return blocks // world
+
+    def at(self, step: int, rank: int, world: int) -> StepBatch:
+        mine = range(rank, self.accumulation(world) * world, world)
         iteration = step // self.config.passes
         if iteration != self._iteration:
-            self._experience = tuple(self.block(iteration, index) for index in range(rank, blocks, world))
+            self._experience = tuple(self.block(iteration, index) for index in mine)
             self._iteration = iteration
         totals, tokens = self._totals()
         critic_only = iteration < self.config.critic_warmup

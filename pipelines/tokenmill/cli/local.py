@@ -15,9 +15,8 @@ from typing import Any
 
 import orjson
 
-from tokenmill.cli.main import EXIT_BAD_INPUT
 from tokenmill.cli.summary import as_text, summarise
-from tokenmill.errors import ConfigError, UserError
+from tokenmill.errors import EXIT_BAD_INPUT, EXIT_DEFECT, told_in_one_line
 from tokenmill.launch.tether import OWNER, die_with_parent, tethered
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef, read_events
@@ -63,18 +62,18 @@ def run_locally(
             child.wait()
             raise
     seen.tell()
-    status = "succeeded" if child.returncode == 0 else "failed"
+    status, exit_code = ("succeeded", 0) if child.returncode == 0 else ("failed", seen.exit_code)
+    if status == "failed" and not exit_code:
+        said, exit_code = _last_words(log)
+        sys.stderr.write(said)
     result = {
         "status": status,
-        "exit_code": 0 if status == "succeeded" else seen.exit_code,
+        "exit_code": exit_code,
         "run": key,
         "seconds": round(time.monotonic() - started, 1),
         "log": str(log),
         "store": store_uri,
     }
-    if status == "failed" and not seen.failed:
-        result["exit_code"] = EXIT_BAD_INPUT if child.returncode == EXIT_BAD_INPUT else 1
-        sys.stderr.write(_last_words(log))
     if store.backend.exists(f"runs/{key}/run.json"):
         result |= summarise(store, key, folder)
         if not quiet:
@@ -89,8 +88,8 @@ class Narrator:
         self.store, self.key, self.quiet = store, key, quiet
         self.told: set[tuple[str, float]] = set()
         self.budgets: dict[str, float | None] = {}
-        self.failed = False
-        self.exit_code = 2
+        self.exit_code = 0
+        """The failed step's, once one failed."""
 
     def tell(self) -> None:
         for event in list(read_events(self.store, self.key)):
@@ -102,7 +101,7 @@ class Narrator:
             elif event.kind == "step_finished":
                 self._say(_finished(event, self.budgets.get(event.task)))
             elif event.kind == "step_failed":
-                self.failed = True
+                self.exit_code = event.data["exit_code"]
                 sys.stderr.write(f"tokenmill: {event.data['message']}\n")
 
     def _say(self, line: str) -> None:
@@ -131,11 +130,15 @@ _COUNTS = ("in", "records", "documents", "dropped", "rejected")
 _WORD = re.compile(r"^\s*(tokenmill: .+|(?:\w+\.)*\w*(?:Error|Exception|Refused)\b.*)$")
 
 
-def _last_words(log: Path) -> str:
-    """What a task said that failed before its step began: the last error of the log that is not KFP's own."""
+def _last_words(log: Path) -> tuple[str, int]:
+    """What a task said that failed before its step began, and the exit code for it.
+
+    It is the last error of the log that is not KFP's own.
+    """
     found = [m[1] for line in log.read_text(errors="replace").splitlines() if (m := _WORD.match(line))]
     told = [line for line in found if "finished with status" not in line]
-    return f"{told[-1] if told else 'the run failed'}  (see {log})\n"
+    said = told[-1] if told else "the run failed"
+    return f"{said}  (see {log})\n", EXIT_BAD_INPUT if said.startswith("tokenmill: ") else EXIT_DEFECT
 
 
 def _child(job: dict[str, Any], folder: Path) -> int:
@@ -145,24 +148,16 @@ def _child(job: dict[str, Any], folder: Path) -> int:
     warnings.simplefilter("ignore")
     from kfp import local
 
-    from tokenmill.pipelines.package import build
+    from tokenmill.pipelines.package import build, check_parameters
 
     die_with_parent()
     os.environ[OWNER] = str(os.getpid())
-    try:
+    with told_in_one_line():
         pipeline = build(job["pipeline"], job["preset"])
-        _check_arguments(job["pipeline"], job["arguments"], pipeline.component_spec.inputs or {})
-    except UserError as wrong:
-        sys.stderr.write(f"tokenmill: {wrong}\n")
-        return EXIT_BAD_INPUT
+        check_parameters(job["pipeline"], pipeline, job["arguments"])
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), raise_on_error=True)
     pipeline(**job["arguments"])
     return 0
-
-
-def _check_arguments(pipeline: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    if unknown := sorted(given.keys() - known.keys()):
-        raise ConfigError(f"{pipeline} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenmill.errors import Interrupted, LeaseLost, UserError
-
-EXIT_BAD_INPUT = 2
-EXIT_RETRY = 75
+from tokenmill.errors import EXIT_BAD_INPUT, told_in_one_line
 
 _UsageError: Any = typer.BadParameter.__base__
 """Of the errors on a command line typer exports only this leaf."""
@@ -48,19 +45,11 @@ def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2; everything else keeps its traceback."""
     from tokenmill.cli import inspecting, running, serving  # noqa: F401 - registers the commands
 
-    try:
-        sys.exit(app(prog_name="tokenmill", standalone_mode=False))
-    except _UsageError as wrong:
-        if said := wrong.format_message():  # empty where help was shown instead
-            command = wrong.ctx.command_path if wrong.ctx else "tokenmill"
-            sys.stderr.write(f"tokenmill: {' '.join(said.split()).rstrip('.')}; see `{command} --help`\n")
-        sys.exit(EXIT_BAD_INPUT)
-    except Interrupted as stopped:
-        sys.stderr.write(f"tokenmill: {stopped}\n")
-        sys.exit(EXIT_RETRY)
-    except UserError as wrong:
-        sys.stderr.write(f"tokenmill: {wrong}\n")
-        sys.exit(EXIT_BAD_INPUT)
-    except LeaseLost as lost:
-        sys.stderr.write(f"tokenmill: {lost}; rerun to adopt its result\n")
-        sys.exit(EXIT_RETRY)
+    with told_in_one_line():
+        try:
+            sys.exit(app(prog_name="tokenmill", standalone_mode=False))
+        except _UsageError as wrong:
+            if said := wrong.format_message():  # empty where help was shown instead
+                command = wrong.ctx.command_path if wrong.ctx else "tokenmill"
+                sys.stderr.write(f"tokenmill: {' '.join(said.split()).rstrip('.')}; see `{command} --help`\n")
+            sys.exit(EXIT_BAD_INPUT)

@@ -10,7 +10,12 @@ from tokenmill.cli.main import AsJson, Assignments, Preset, StoreUri, app, use_s
 from tokenmill.config import load_preset, merge, nest, parse_assignments, resolve
 from tokenmill.errors import ConfigError
 
-Pipeline = Annotated[str, typer.Argument(help="lifecycle or smoke")]
+Pipeline = Annotated[str, typer.Argument(help="lifecycle, smoke, or a phase alone: curation, pretraining, …")]
+Arguments = Annotated[list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="a parameter of the pipeline")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", metavar="NAME=MANIFEST", help="what exists: digest, URI or models:/…@alias"),
+]
 
 
 def checked(preset: str, assignments: list[str] | None) -> dict[str, Any]:
@@ -22,15 +27,22 @@ def checked(preset: str, assignments: list[str] | None) -> dict[str, Any]:
     return overrides
 
 
+def references(inputs: list[str] | None) -> list[tuple[str, str]]:
+    """(name, manifest) of every `--input`. A digest is no YAML: some look like numbers."""
+    pairs = [one.partition("=") for one in inputs or []]
+    if wrong := [name for name, _, reference in pairs if not reference]:
+        raise ConfigError(f"--input {wrong[0]!r}: expected name=manifest")
+    return [(name.strip(), reference.strip()) for name, _, reference in pairs]
+
+
 @app.command()
 def run(
     pipeline: Pipeline = "lifecycle",
     preset: Preset = "nano",
     assignments: Assignments = None,
     store: StoreUri = None,
-    arguments: Annotated[
-        list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="a parameter of the pipeline")
-    ] = None,
+    inputs: Given = None,
+    arguments: Arguments = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline here: the same components as on a cluster, under kfp.local."""
@@ -38,7 +50,8 @@ def run(
 
     overrides = checked(preset, assignments)
     uri = use_store(store)
-    result = run_locally(pipeline, preset, overrides, parse_assignments(arguments or [], "--arg"), uri, quiet=as_json)
+    parameters = parse_assignments(arguments or [], "--arg") | dict(references(inputs))
+    result = run_locally(pipeline, preset, overrides, parameters, uri, quiet=as_json)
     if as_json:
         typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
     raise typer.Exit(0 if result["status"] == "succeeded" else result["exit_code"])
@@ -47,9 +60,7 @@ def run(
 @app.command()
 def step(
     name: Annotated[str, typer.Argument(help="e.g. curation.filter")],
-    inputs: Annotated[
-        list[str] | None, typer.Option("--input", "-i", metavar="ROLE=MANIFEST", help="digest, URI or models:/…@alias")
-    ] = None,
+    inputs: Given = None,
     preset: Preset = "nano",
     assignments: Assignments = None,
     store: StoreUri = None,
@@ -64,10 +75,7 @@ def step(
     overrides = checked(preset, assignments)
     opened = open_store(use_store(store))
     given: dict[str, list[Any]] = {}
-    for assignment in inputs or []:
-        role, equals, reference = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--input {assignment!r}: expected role=manifest")
+    for role, reference in references(inputs):
         given.setdefault(role, []).append(opened.get_manifest(resolve_manifest(opened, reference)))
     config = resolve(find(name).config, name, preset, overrides)
     outputs = run_step(name, config, given, store=opened, run=RunRef.new(name, preset))
@@ -106,12 +114,14 @@ def submit(
     namespace: Annotated[str, typer.Option(envvar="KFP_NAMESPACE")] = "kubeflow",
     experiment: Annotated[str, typer.Option()] = "tokenmill",
     assignments: Assignments = None,
-    arguments: Annotated[list[str] | None, typer.Option("--arg", metavar="NAME=VALUE")] = None,
+    inputs: Given = None,
+    arguments: Arguments = None,
     registry: Annotated[str | None, typer.Option()] = None,
 ) -> None:
     """Compile, upload and start a pipeline through kfp's own client."""
     from tokenmill.pipelines.package import submit_package
 
     overrides = checked(preset, assignments)
-    parameters = parse_assignments(arguments or [], "--arg") | ({"overrides": overrides} if overrides else {})
+    parameters = parse_assignments(arguments or [], "--arg") | dict(references(inputs))
+    parameters |= {"overrides": overrides} if overrides else {}
     typer.echo(submit_package(pipeline, preset, profile, parameters, host, namespace, experiment, registry))

@@ -1,5 +1,6 @@
 """The end of a run, for the person who waited: verdict, the served model's answer, lineage, where to look next."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import orjson
 from tokenmill.errors import UserError
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Manifest
+from tokenmill.pipelines.handed_on import handed_on
 from tokenmill.report import collect, render
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking import read_events
@@ -17,10 +19,10 @@ def summarise(store: ArtifactStore, run: str, folder: Path) -> dict[str, Any]:
     """What the run ended with, as JSON; writes the run's page beside its log."""
     last = _last_outputs(store, run)
     page = folder / "report.html"
-    data = collect(store, run)
+    data, made = collect(store, run), handed_on(store, run)
     page.write_text(render(data))
-    summary: dict[str, Any] = {"report": str(page), "steps": [_timed(row) for row in data["steps"]]}
-    summary["phases"] = phase_times(summary["steps"])
+    steps = [_timed(row) for row in data["steps"]]
+    summary: dict[str, Any] = {"report": str(page), "outputs": made, "steps": steps, "phases": phase_times(steps)}
     if verdict := last.get("evaluation.gate"):
         judged = _document(store, verdict, "verdict.json")
         failed = [check["name"] for check in judged["checks"] if not check["passed"]]
@@ -29,11 +31,10 @@ def summarise(store: ArtifactStore, run: str, folder: Path) -> dict[str, Any]:
         told = _document(store, deployment, "deployment.json")
         keys = ("name", "version", "served", "ok", "question", "answer", "parity", "agreement", "reason")
         summary["served"] = {key: told[key] for key in keys if key in told}
-    root = last.get("deployment.bundle") or last.get("rlhf.ppo") or last.get("pretraining.train_short")
-    if root:
-        graph = upstream(store, root.digest)
+    if root := _furthest(last, made):
+        graph = upstream(store, root)
         summary["lineage"] = {
-            "of": root.digest,
+            "of": root,
             "artifacts": len(graph.nodes),
             "sources": [source._asdict() for source in graph.sources],
         }
@@ -59,6 +60,8 @@ def as_text(summary: dict[str, Any]) -> str:
         lines.append(
             f"lineage   {lineage['of'][:12]} ← {lineage['artifacts']} artifacts ← {len(lineage['sources'])} sources: {names}"
         )
+    if outputs := summary["outputs"]:
+        lines.append("hand on   " + " ".join(f"--input {name}={digest[:12]}" for name, digest in outputs.items()))
     lines.append(f"report    {summary['report']}")
     lines.append("MLflow    tokenmill ui")
     return "\n".join(lines)
@@ -93,6 +96,15 @@ def _time_table(phases: list[dict[str, Any]]) -> list[str]:
         over = "   over budget" if row["budget_s"] and row["seconds"] > row["budget_s"] else ""
         lines.append(f"{row['phase']:<14}{row['seconds']:>9.1f}{budget:>8}   {row['steps']}{cached}{over}")
     return [*lines, ""]
+
+
+def _furthest(last: Mapping[str, Manifest], made: Mapping[str, str]) -> str | None:
+    """The digest of the furthest point of a model's life that the run came to."""
+    if released := last.get("deployment.bundle"):
+        return released.digest
+    ends = [made[name] for name in ("chat", "sft", "enhanced", "base") if name in made]
+    ends += [last[step].digest for step in ("pretraining.train_short", "curation.order_code") if step in last]
+    return next(iter(ends), None)
 
 
 def _last_outputs(store: ArtifactStore, run: str) -> dict[str, Manifest]:

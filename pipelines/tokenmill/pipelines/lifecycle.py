@@ -15,7 +15,7 @@ from tokenmill.pipelines.phases import (
     questions,
     sft,
 )
-from tokenmill.pipelines.run import close_run, open_run, report
+from tokenmill.pipelines.run import opened, report
 from tokenmill.sft.component import prepare_conversations
 
 
@@ -30,9 +30,7 @@ def lifecycle(preset: str) -> Any:
         release_alias: str = "candidate",
         deploy: bool = True,
     ) -> None:
-        job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-        run = open_run(name="lifecycle", preset=preset, overrides=overrides, job_id=job_id).output
-        with dsl.ExitHandler(close_run(job_id=job_id), name="life"):
+        with opened("lifecycle", preset, overrides) as run:
             curated = curation(run=run, sources=sources)
             corpus = curated.outputs["corpus"]
             pretrained = pretraining(run=run, corpus=corpus)
@@ -69,7 +67,7 @@ def lifecycle(preset: str) -> Any:
                 chat=aligned.outputs["chat"],
             )
             with dsl.If(judged.outputs["passed"] == True, name="passed"):  # noqa: E712 - KFP's comparison
-                deployment(
+                deployed = deployment(
                     run=run,
                     alias=release_alias,
                     deploy=deploy,
@@ -81,6 +79,7 @@ def lifecycle(preset: str) -> Any:
                     training_sets=judged.outputs["training_sets"],
                     verdict=judged.outputs["verdict"],
                 )
+                report(run=run).after(deployed)
             with dsl.Else(name="refused"):
                 report(run=run)
 

@@ -1,15 +1,14 @@
 """What the opening, closing and importing tasks do."""
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from tokenmill.config import load_preset, merge, nest
-from tokenmill.errors import UserError
+from tokenmill.errors import UserError, told_in_one_line
 from tokenmill.lifecycle_config import LifecycleConfig
 from tokenmill.logs import Log
-from tokenmill.steps.component import EXIT_BAD_INPUT, RunContext, write_pointer
+from tokenmill.steps.component import RunContext, write_pointer
 from tokenmill.store import open_store
 from tokenmill.tracking import EventLog, RunRef, deliver, read_run
 from tokenmill.tracking.event_data import Status
@@ -20,17 +19,14 @@ RUN_KEY = "TOKENMILL_RUN_KEY"
 
 def open_run(name: str, preset: str, overrides: Mapping[str, Any], job_id: str) -> str:
     """A `RunContext` as JSON. Exit code 2 with one line where preset or overrides are wrong."""
-    try:
+    with told_in_one_line():
         tree = merge(load_preset(preset), nest(overrides))
         LifecycleConfig.at("", tree)
         tags = {"kfp.run_id": job_id}
         ref = RunRef(key=os.environ.get(RUN_KEY) or job_id, name=name, preset=preset, tags=tags)
         with EventLog(open_store(), ref, "open") as events:
             events.run_opened(config=tree)
-        return RunContext(run=ref, overrides=dict(overrides)).model_dump_json()
-    except UserError as wrong:
-        sys.stderr.write(f"tokenmill: {wrong}\n")
-        sys.exit(EXIT_BAD_INPUT)
+    return RunContext(run=ref, overrides=dict(overrides)).model_dump_json()
 
 
 def close_run(job_id: str, state: str, message: str) -> None:
@@ -50,9 +46,6 @@ def import_manifest(run: str, uri: str, artifact: Any) -> None:
     """Point to an existing manifest by digest, unique prefix, manifest URI or `models:/name@alias`."""
     from tokenmill.lineage import resolve
 
-    try:
+    with told_in_one_line():
         store = open_store()
         write_pointer(store, store.get_manifest(resolve(store, uri)), artifact)
-    except UserError as wrong:
-        sys.stderr.write(f"tokenmill: {wrong}\n")
-        sys.exit(EXIT_BAD_INPUT)

@@ -4,6 +4,7 @@ Every compiled task has KFP's cache off: ours is the only one, and KFP's would s
 """
 
 import importlib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,40 @@ import yaml
 
 from tokenmill.config import merge
 from tokenmill.errors import ConfigError
+from tokenmill.pipelines.handed_on import HANDED_ON
 
-NAMES = ("lifecycle", "smoke")
+PARTS = ("curation", "pretraining", "enhancement", "sft", "alignment", "evaluation", "deployment")
+NAMES = ("lifecycle", *PARTS, "smoke")
 
 
 def build(name: str, preset: str) -> Any:
     """The pipeline `name`, made for `preset`."""
     if name not in NAMES:
         raise ConfigError(f"no pipeline named {name!r}. Pipelines: {', '.join(NAMES)}")
-    module = importlib.import_module(f"tokenmill.pipelines.{name}")
+    module = importlib.import_module(f"tokenmill.pipelines.{'parts' if name in PARTS else name}")
     return getattr(module, name)(preset)
+
+
+def check_parameters(name: str, pipeline: Any, parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters that the pipeline does not have, and say what those are that it lacks."""
+    known = pipeline.component_spec.inputs or {}
+    if unknown := sorted(set(parameters) - set(known)):
+        raise ConfigError(f"{name} has no parameter {unknown[0]!r}. It has {', '.join(known)}")
+    if missing := [n for n, spec in known.items() if not spec.optional and n not in parameters]:
+        makers = ", ".join(f"{n} (made by {HANDED_ON[n].pipeline})" for n in missing)
+        flags = " ".join(f"--input {n}=<manifest>" for n in missing)
+        raise ConfigError(
+            f"{name} lacks {makers}: give {flags}. A run names what it made in its last lines (`hand on`); "
+            "`tokenmill lineage <model>` shows what went into a model"
+        )
 
 
 def compile_package(name: str, preset: str, profile: str, path: Path, registry: str | None = None) -> None:
     """Write the YAML that the Kubeflow UI takes."""
     from kfp import compiler
 
-    pipeline = build(name, preset)
     settings = load_profile(profile)
+    pipeline = build(name, preset)
     path.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(pipeline, str(path))
     documents = list(yaml.safe_load_all(path.read_text()))
@@ -96,6 +113,7 @@ def submit_package(
 
     if not host:
         raise ConfigError("where is Kubeflow Pipelines? Set KFP_ENDPOINT or --host, e.g. http://localhost:8080")
+    check_parameters(name, build(name, preset), parameters)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / f"{name}-{preset}-{profile}.yaml"
         compile_package(name, preset, profile, package, registry)

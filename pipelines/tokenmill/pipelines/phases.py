@@ -1,6 +1,7 @@
 """One nested pipeline a phase: the seven boxes that open in the KFP UI.
 
-`lifecycle.py` chains them; a pipeline of one's own can take any of them, with `import_manifest` for what exists.
+`lifecycle.py` chains them, `parts.py` runs each alone; a pipeline of one's own can take any of them, with
+`import_manifest` for what exists.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,6 @@ from tokenmill.curation import component as curation_tasks
 from tokenmill.deployment import component as deployment_tasks
 from tokenmill.enhancement import component as enhancement_tasks
 from tokenmill.evaluation import component as evaluation_tasks
-from tokenmill.pipelines.run import report
 from tokenmill.pretraining import component as pretraining_tasks
 from tokenmill.rlhf import component as rlhf_tasks
 from tokenmill.sft import component as sft_tasks
@@ -217,7 +217,4 @@ def deployment(
     deployment_tasks.register_weights(run=run, role="base", alias=alias, weights=base)
     deployment_tasks.register_weights(run=run, role="reward", alias=alias, weights=reward_model)
     served = deployment_tasks.deploy(run=run, go=deploy, release=release, registration=registration)
-    promoted = deployment_tasks.promote(
-        run=run, go=deploy, registration=registration, deployment=served.outputs["deployment"]
-    )
-    report(run=run).after(promoted)
+    deployment_tasks.promote(run=run, go=deploy, registration=registration, deployment=served.outputs["deployment"])

@@ -1,4 +1,8 @@
-"""Opening and closing a run: the first task carries its identity, the exit task brings MLflow up to date."""
+"""The frame of every pipeline: the first task carries the run's identity, the exit task brings MLflow up to date."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from kfp import dsl
 
@@ -35,3 +39,20 @@ def import_manifest(run: str, uri: str, artifact: dsl.Output[dsl.Artifact]) -> N
     from tokenmill.pipelines.opening import import_manifest
 
     import_manifest(run, uri, artifact)
+
+
+@contextmanager
+def opened(name: str, preset: str, overrides: Any) -> Iterator[Any]:
+    """The frame: the tasks of the block belong to one run, which is closed however they end; yields what each is told."""
+    job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    run = open_run(name=name, preset=preset, overrides=overrides, job_id=job_id).output
+    with dsl.ExitHandler(close_run(job_id=job_id), name="life"):
+        yield run
+
+
+def imported(run: Any, **uris: Any) -> dict[str, Any]:
+    """What exists already, by name: the very manifests, so that whatever is made of them has their lineage."""
+    return {
+        name: import_manifest(run=run, uri=uri).set_display_name(f"import {name}").outputs["artifact"]
+        for name, uri in uris.items()
+    }

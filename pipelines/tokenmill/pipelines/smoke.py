@@ -5,7 +5,7 @@ from typing import Any
 from kfp import dsl
 
 from tokenmill.curation.component import filter_corpus, ingest, register_sources
-from tokenmill.pipelines.run import close_run, open_run, report
+from tokenmill.pipelines.run import opened, report
 from tokenmill.pretraining.component import tokenize_corpus, train_short, train_tokenizer
 
 
@@ -14,9 +14,7 @@ def smoke(preset: str) -> Any:
 
     @dsl.pipeline(name=f"tokenmill-smoke-{preset}", description="Sources, filter, a two-rank training, a report.")
     def pipeline(sources: list = [], overrides: dict = {}) -> None:  # noqa: B006 - KFP reads the default
-        job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-        run = open_run(name="smoke", preset=preset, overrides=overrides, job_id=job_id).output
-        with dsl.ExitHandler(close_run(job_id=job_id)):
+        with opened("smoke", preset, overrides) as run:
             registered = register_sources(run=run, sources=sources)
             raw = ingest(run=run, sources=registered.outputs["registered"])
             clean = filter_corpus(run=run, corpus=raw.outputs["corpus"])

@@ -38,6 +38,7 @@ def launch_training(
         StepFailed: with the first failing rank's message; its traceback is in the log.
     """
     from tokenmill.training.messages import Failure, Result, Spec
+    from tokenmill.training.resume import Layout, outlook
 
     assert ctx.lease, "training runs under a lease"
     spec = Spec(
@@ -52,6 +53,9 @@ def launch_training(
         task=ctx.events.task,
     )
     ctx.store.backend.put(f"{spec.folder}/spec.json", spec.model_dump_json().encode())
+    unused, said = outlook(ctx.store, ctx.key, Layout(config.execution.ranks, config.execution.zero_stage))
+    if said:
+        (ctx.log.warning if unused else ctx.log.info)(said)
     state, tail = _run(spec.uri, config.execution)
     ctx.lease.check()
     backend = ctx.store.backend

@@ -4,7 +4,6 @@ A KFP artifact is a *pointer*: its file holds the manifest's digest and its meta
 drag a terabyte through pod disks. A report is the exception: KFP shows the file itself.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,13 @@ import orjson
 from pydantic import Field
 
 from tokenmill.config import Section, resolve
-from tokenmill.errors import InputError, Interrupted, UserError
+from tokenmill.errors import InputError, told_in_one_line
 from tokenmill.launch.tether import die_with_owner
 from tokenmill.manifest import Manifest
 from tokenmill.steps.registry import find
 from tokenmill.steps.runner import run_step
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef
-
-EXIT_BAD_INPUT = 2
-EXIT_RETRY = 75  # EX_TEMPFAIL: a retry goes on from the checkpoint
 
 
 class RunContext(Section):
@@ -56,7 +52,7 @@ def run_component(
         otherwise: output role → input artifact that stands for it when not `go`.
     """
     die_with_owner()
-    try:
+    with told_in_one_line():
         store, context = open_store(), RunContext.model_validate_json(run)
         if not go:
             for role, artifact in (outputs or {}).items():
@@ -75,10 +71,7 @@ def run_component(
             if role not in manifests:
                 raise InputError(f"{step} has no output {role!r}; it has {sorted(manifests)}")
             write_pointer(store, manifests[role], artifact)
-        return manifests
-    except UserError as wrong:
-        sys.stderr.write(f"tokenmill: {wrong}\n")
-        sys.exit(EXIT_RETRY if isinstance(wrong, Interrupted) else EXIT_BAD_INPUT)
+    return manifests
 
 
 def read_pointers(store: ArtifactStore, artifact: Any) -> list[Manifest]:

@@ -3,8 +3,10 @@
 A step that opens files, counts by hand or talks to MLflow is doing the platform's work.
 """
 
+import errno
 import re
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from tokenmill.errors import CorruptError, InputError
+from tokenmill.errors import CorruptError, InputError, StoreError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, Shard, sha256
 from tokenmill.progress import progress
@@ -335,11 +337,20 @@ def _sift_shard(job: _ShardJob) -> _Sifted:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder that is gone afterwards."""
-    import tempfile
+    """A temporary folder that is gone afterwards. What a killed step leaves in one is never read again.
 
-    with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
-        yield Path(folder)
+    Raises:
+        StoreError: the disk that it lies on is full.
+    """
+    with tempfile.TemporaryDirectory(prefix="tokenmill-", ignore_cleanup_errors=True) as folder:
+        try:
+            yield Path(folder)
+        except OSError as failure:
+            if failure.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StoreError(
+                f"{tempfile.gettempdir()} is full: free space there or set TMPDIR, then run again"
+            ) from None
 
 
 def _store_records(store: ArtifactStore, workdir: Path, name: str, rows: Iterable[Record]) -> Shard:

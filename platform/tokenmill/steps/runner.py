@@ -11,17 +11,16 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from tokenmill.config import StepConfig, step_budgets
 from tokenmill.errors import ConfigError, InputError, StoreError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
-from tokenmill.steps.context import StepContext
+from tokenmill.steps.context import StepContext, scratch
 from tokenmill.steps.registry import Definition, find
 from tokenmill.store import ArtifactStore, acquire
 from tokenmill.telemetry import step_ended
@@ -52,7 +51,7 @@ def run_step(
         try:
             _tell_start(definition, config, by_role, events)
             preflight(definition, by_role, store)
-            with _workdir() as workdir:
+            with scratch() as workdir:
                 ctx = StepContext(store, workdir, run, events, log, name, config)
                 drafts, cache = _perform(definition, config, by_role, ctx)
             manifests = {
@@ -245,13 +244,3 @@ def observed() -> dict[str, Any]:
         "commit": os.environ.get("TOKENMILL_COMMIT", ""),
     }
     return {name: value for name, value in seen.items() if value}
-
-
-@contextmanager
-def _workdir() -> Iterator[Path]:
-    """A scratch folder. What a killed step leaves in it is never read again."""
-    folder = Path(tempfile.mkdtemp(prefix="tokenmill-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

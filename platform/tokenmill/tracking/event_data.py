@@ -53,6 +53,7 @@ class StepFinished(TypedDict):
 class StepFailed(TypedDict):
     step: str
     message: str
+    exit_code: int
 
 
 class Metrics(TypedDict):

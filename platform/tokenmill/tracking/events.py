@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from tokenmill.errors import InputError, UserError
+from tokenmill.errors import EXIT_BAD_INPUT, InputError, UserError, exit_code
 from tokenmill.logs import Log
 from tokenmill.manifest import Manifest, canonical, sha256
 from tokenmill.store import ArtifactStore
@@ -163,9 +163,10 @@ class EventLog:
 
     def step_failed(self, step: str, failure: BaseException | str) -> None:
         """A step gave up; what a person is told of it."""
+        code = exit_code(failure) if isinstance(failure, BaseException) else EXIT_BAD_INPUT
         if isinstance(failure, BaseException) and not isinstance(failure, UserError):
             failure = f"{type(failure).__name__}: {failure}".rstrip(": ")
-        self._append("step_failed", StepFailed(step=step, message=str(failure)), urgent=True)
+        self._append("step_failed", StepFailed(step=step, message=str(failure), exit_code=code), urgent=True)
 
     def metric(self, name: str, value: float, step: int | None = None) -> None:
         self.metrics({name: value}, step)

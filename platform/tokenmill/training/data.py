@@ -64,6 +64,9 @@ class PackedBatches:
     def __len__(self) -> int:
         return self.steps
 
+    def accumulation(self, world: int) -> int:
+        return 1
+
     def pieces(self, step: int) -> list[Piece]:
         """What all ranks together see in a step."""
         return [piece for pack in self._packs(step) for piece in pack]

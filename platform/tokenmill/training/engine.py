@@ -24,7 +24,7 @@ def default_groups(model: torch.nn.Module) -> list[ParameterGroup]:
 class Engine:
     """A model under DeepSpeed ZeRO with AdamW; rates are set per step from the schedule."""
 
-    def __init__(self, run: TrainingRun, execution: TrainingExecution, micro_batches: int) -> None:
+    def __init__(self, run: TrainingRun, execution: TrainingExecution, micro_batches: int, *, regrouped: bool) -> None:
         deepspeed = _import_deepspeed()
         self.run, self.groups = run, run.groups or default_groups(run.model)
         optimizer = torch.optim.AdamW(
@@ -41,7 +41,10 @@ class Engine:
         )
         self.micro_batches = micro_batches
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=run.model, optimizer=optimizer, config=_deepspeed_config(run.optim, execution, micro_batches)
+            model=run.model,
+            optimizer=optimizer,
+            config=_deepspeed_config(run.optim, execution, micro_batches)
+            | {"checkpoint": {"load_universal": regrouped}},
         )
 
     @property

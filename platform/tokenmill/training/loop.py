@@ -14,6 +14,7 @@ import torch.distributed as dist
 from tokenmill.errors import Interrupted, StepFailed
 from tokenmill.training.checkpoint import Checkpoints
 from tokenmill.training.engine import Engine
+from tokenmill.training.resume import Complete
 from tokenmill.training.run import TrainingRun
 from tokenmill.training.schedule import learning_rate
 from tokenmill.training.settings import TrainingExecution
@@ -42,9 +43,10 @@ class Loop:
     def train(self) -> torch.nn.Module:
         """Run all optimizer steps; returns the bare module."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        first = self.run.batches.at(0, self.rank, self.world)
-        engine = Engine(self.run, self.execution, len(first.micro_batches))
-        start = self._resume(engine)
+        found = self.checkpoints.newest()
+        regrouped = found is not None and found.layout != self.checkpoints.layout
+        engine = Engine(self.run, self.execution, self.run.batches.accumulation(self.world), regrouped=regrouped)
+        start = self._resume(engine, found)
         for step in range(start, len(self.run.batches)):
             self.check()
             self._evaluate(engine, step)
@@ -100,9 +102,8 @@ class Loop:
         self.checkpoints.save(engine.engine, step, state)
         self.checkpoints.prune(keep=step - self.execution.checkpoint_every)
 
-    def _resume(self, engine: Engine) -> int:
+    def _resume(self, engine: Engine, found: Complete | None) -> int:
         seed_everything(0)
-        found = self.checkpoints.newest()
         if not found:
             return 0
         state = self.checkpoints.load(engine.engine, found)

@@ -19,7 +19,7 @@ class StepBatch:
     """One rank's share of one optimizer step."""
 
     micro_batches: list[Any]
-    """The same number on every rank."""
+    """As many as `Batches.accumulation` says, on every rank."""
     weight: float
     """Total weight over *all* ranks: what the summed loss is divided by (trained tokens, pairs)."""
     tokens: int
@@ -32,8 +32,11 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Optimizer steps."""
 
+    def accumulation(self, world: int) -> int:
+        """Micro-batches a rank and step: what gradients are accumulated over. Known before anything is drawn."""
+
     def at(self, step: int, rank: int, world: int) -> StepBatch:
-        """This rank's share of global step `step`."""
+        """This rank's share of global step `step`. It may ask the model, which by then is where it trains."""
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,19 @@ It needs nothing but that URI, the image and the environment. Rank 0 writes `res
 
 import os
 import sys
-import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenmill.errors import Interrupted, LeaseLost, UserError
+from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, UserError
 from tokenmill.launch.tether import die_with_parent
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.steps.context import materialise, store_file
+from tokenmill.steps.context import materialise, scratch, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
 from tokenmill.tracking import EventLog
 from tokenmill.training.messages import Failure, Result, Spec
-
-EXIT_RETRY = 75
-"""EX_TEMPFAIL: a checkpoint is written, run me again."""
 
 
 def read_spec(uri: str) -> tuple[ArtifactStore, Spec]:
@@ -97,8 +93,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
     config = definition.config.at(spec.step, spec.config)
     inputs = {role: [store.get_manifest(d) for d in digests] for role, digests in spec.inputs.items()}
     events = EventLog(store, spec.run, spec.task) if rank == 0 else None
-    with tempfile.TemporaryDirectory(prefix="tokenmill-rank-") as scratch:
-        workdir = Path(scratch)
+    with scratch() as workdir:
         seed_everything(0)
         from tokenmill.steps.runner import arguments
 
@@ -108,7 +103,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
         run = definition.function(config, *arguments(definition, inputs), ctx)
         shared = [str(workdir)]
         dist.broadcast_object_list(shared, src=0)
-        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints")
+        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints", execution.zero_stage)
         report = events.metrics if events else lambda values, step: None
         loop = Loop(run, execution, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
         loop.train()

@@ -48,7 +48,14 @@ def test_ranks_share_out_the_same_answers(rollouts):
         assert torch.equal(one.experience.answers.input_ids, two.answers.input_ids)
         assert one.experience.pretraining == two.pretraining
     with pytest.raises(ConfigError, match="3 ranks"):
-        rollouts.at(0, 0, 3)
+        rollouts.accumulation(3)
+
+
+def test_how_many_micro_batches_a_rank_has_is_known_before_any_answer_is_drawn(rollouts, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(rollouts.model.actor, "forward", None)  # whoever generates now fails
+        counts = {world: rollouts.accumulation(world) for world in (1, 2)}
+    assert counts == {world: len(share(rollouts, 0, 0, world).micro_batches) for world in (1, 2)}
 
 
 def test_every_query_is_asked_once_before_any_is_asked_again(rollouts, queries):
