@@ -91,9 +91,13 @@ def base(lab):
 @pytest.fixture(scope="module")
 def sft(lab, conversations, base, tokens):
     config = SFTTrainConfig(
-        context=128, packs_per_step=4, optim=OptimConfig(lr=3e-3, warmup_ratio=0.1), execution=TWO_RANKS
+        context=128,
+        packs_per_step=4,
+        pretraining_types=("qa",),
+        optim=OptimConfig(lr=3e-3, warmup_ratio=0.1),
+        execution=TWO_RANKS,
     )
-    inputs = {"conversations": conversations["train"], "heldout": conversations["heldout"]}
+    inputs = {"conversations": conversations["train"], "heldout": conversations["heldout"], "tokens": tokens[0]}
     return lab.step("sft.train", config, base=base, tokenizer=tokens[1], **inputs)
 
 

@@ -2,15 +2,19 @@
 
 from itertools import islice
 
+import numpy
 import pytest
 
 from tokenmill.errors import InputError
 from tokenmill.model import IGNORE
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.sft.arithmetic import questions
+from tokenmill.sft.config import SFTTrainConfig
 from tokenmill.sft.dialogues import conversations, is_dialogue_file
 from tokenmill.sft.requests import STYLES, requests, wording
-from tokenmill.sft.samples import chat_samples
+from tokenmill.sft.samples import chat_samples, pretraining_samples
+from tokenmill.training.data import Sample
+from tokenmill.training.tokens import Document
 
 
 def dialogue(*turns: list[str]) -> dict:
@@ -79,3 +83,16 @@ def test_only_the_assistant_is_learned_and_what_cannot_be_learned_is_left_out():
     assert chat_samples([record, record], tokenizer, max_length=64)[1].source == "s"
     with pytest.raises(InputError, match="nothing to learn"):
         chat_samples([record], tokenizer, max_length=5)
+
+
+def test_pretraining_data_has_its_share_of_the_tokens_and_only_its_types():
+    def document(kind: str, token: int) -> Document:
+        return Document(kind, kind, "en", kind, numpy.full(5000, token, dtype="<u2"), heldout=False)
+
+    chats = [Sample([1, 2, 3] * 10, [1, 2, 3] * 10)] * 100
+    config = SFTTrainConfig(context=64, pretraining_share=0.25, pretraining_types=("book", "code"))
+    samples = pretraining_samples([document("book", 7), document("code", 8), document("math", 9)], chats, config)
+    assert sum(map(len, samples)) == pytest.approx(1000, abs=2)  # 1000 of 4000
+    assert {int(token) for sample in samples for token in sample.ids} == {7, 8}
+    assert all(sample.labels is None and len(sample) <= 64 for sample in samples)  # every token is learned
+    assert pretraining_samples([], chats, config.model_copy(update={"pretraining_share": 0.0})) == []

@@ -1,0 +1,70 @@
+"""What a stage draws from its documents."""
+
+from collections import Counter
+
+import numpy
+import pytest
+
+from tokenmill.errors import InputError
+from tokenmill.training.settings import StageConfig
+from tokenmill.training.stage import mixture
+from tokenmill.training.tokens import Document
+
+
+def documents(sizes: dict[str, list[int]]) -> list[Document]:
+    """Documents by type; a document's tokens are its own number, so that a sample tells where it is from."""
+    return [
+        Document(f"{kind}-{i}", kind, "en", kind, numpy.full(size, number, dtype="<u2"), heldout=False)
+        for number, (kind, i, size) in enumerate(
+            (kind, i, size) for kind, lengths in sizes.items() for i, size in enumerate(lengths)
+        )
+    ]
+
+
+def tokens_by_source(samples) -> Counter:
+    counted = Counter()
+    for sample in samples:
+        counted[sample.source] += len(sample)
+    return counted
+
+
+def test_a_part_of_an_epoch_has_the_shares_of_the_whole():
+    """A few whole books would use up the budget and leave the code out."""
+    corpus = documents({"book": [40_000] * 3, "code": [60_000], "math": [30] * 1000})
+    drawn = tokens_by_source(mixture(corpus, StageConfig(context=256, tokens=21_000)))
+    assert drawn == {"book/en": 12_000, "code/en": 6_000, "math/en": 3_000}
+
+
+def test_long_documents_come_in_pieces_from_all_over():
+    corpus = documents({"book": [25_600] * 4})
+    samples = mixture(corpus, StageConfig(context=256, tokens=10_240))
+    assert max(map(len, samples)) == 256
+    assert {int(sample.ids[0]) for sample in samples} == {0, 1, 2, 3}
+
+
+def test_an_epoch_loses_nothing_and_repeats_nothing():
+    corpus = documents({"book": [1000, 777], "math": [30, 5]})
+    samples = mixture(corpus, StageConfig(context=256, tokens=1812))
+    assert Counter(int(t) for sample in samples for t in sample.ids) == {0: 1000, 1: 777, 2: 30, 3: 5}
+
+
+def test_a_larger_budget_repeats_epochs():
+    samples = mixture(documents({"math": [10] * 4}), StageConfig(context=16, tokens=100))
+    seen = Counter(int(sample.ids[0]) for sample in samples)
+    assert sum(map(len, samples)) == 100 and set(seen.values()) <= {2, 3}
+
+
+def test_phase_two_takes_half_of_its_tokens_from_short_documents():
+    corpus = documents({"book": [5000] * 4, "math": [30] * 400})
+    drawn = tokens_by_source(mixture(corpus, StageConfig(context=2048, short_context=256, tokens=8000)))
+    assert drawn == {"book/en": 4000, "math/en": 4000}
+    with pytest.raises(InputError, match="short_context"):
+        mixture(documents({"book": [5000]}), StageConfig(context=2048, short_context=256, tokens=8000))
+
+
+def test_the_seed_decides_the_order_and_nothing_else():
+    corpus = documents({"math": [30 + i for i in range(50)]})
+    once, twice, other = (
+        [len(s) for s in mixture(corpus, StageConfig(context=256, tokens=1000, seed=seed))] for seed in (1, 1, 2)
+    )
+    assert once == twice != other
