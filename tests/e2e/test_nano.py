@@ -1,19 +1,16 @@
 """What the newcomer's run shows: that every phase of a nano model's life learns, each claim beside what must fail it."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from damage import reinitialise_layer
 from life import Life, Lived
 
 from tokenmill.config import resolve
-from tokenmill.manifest import Draft, Manifest
-from tokenmill.model.layouts import load_model, save_model
-from tokenmill.model.modeling import InternLM2ForCausalLM
+from tokenmill.manifest import Manifest
 from tokenmill.steps import find, run_step
-from tokenmill.steps.context import store_file
 from tokenmill.tracking import RunRef
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
@@ -89,7 +86,8 @@ def test_the_served_model_leads_back_to_every_source(life, lived):
 def test_the_gate_lets_the_fine_tuned_model_pass_and_none_of_its_layers_be_lost(lived, tmp_path):
     assert judged(lived, lived.manifest("sft.train", "weights"))["passed"]
     for layer in range(4):
-        verdict = judged(lived, with_fresh_layer(lived, layer, tmp_path))
+        sft = lived.manifest("sft.train", "weights")
+        verdict = judged(lived, reinitialise_layer(lived.life.store, sft, tmp_path / str(layer), layer))
         assert not verdict["passed"], f"layer {layer} is random weights, and the gate did not see it"
 
 
@@ -97,25 +95,6 @@ def test_a_rerun_finds_every_pure_step_done_with_the_same_digests(life, lived):
     again = life.run()
     assert {task for task in again.pure if again.finished[task]["cache"] != "hit"} == set()
     assert all(again.finished[task]["outputs"] == lived.finished[task]["outputs"] for task in again.pure)
-
-
-def with_fresh_layer(lived: Lived, number: int, folder: Path) -> Manifest:
-    """The fine-tuned model with one layer as it was before any training."""
-    store, sft = lived.life.store, lived.manifest("sft.train", "weights")
-    whole, damaged = folder / "sft", folder / f"layer-{number}"
-    for shard in sft.shards:
-        path = whole / shard.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store.get_blob(shard.blob))
-    model = load_model(whole, InternLM2ForCausalLM)
-    fresh = InternLM2ForCausalLM(model.config, seed=1)
-    model.model.layers[number].load_state_dict(fresh.model.layers[number].state_dict())
-    save_model(model, damaged)
-    shards = tuple(store_file(store, path, path.name) for path in sorted(damaged.iterdir()))
-    draft = Draft(kind="weights", shards=shards, counts=sft.counts, facts=sft.facts)
-    manifest = Manifest.issue(draft, parents=sft.parents, step="test.damaged", version=1, config={"layer": number})
-    store.put_manifest(manifest)
-    return manifest
 
 
 def judged(lived: Lived, weights: Manifest) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def test_wrong_words(desk):
         (("step", "curation.filtre", "--preset", "pico"), "no step named"),
         (("step", "curation.filter", "--preset", "pico", "-i", "corpus=beef"), "beef fits 0 manifests in file://"),
         (("step", "curation.filter", "--preset", "pico"), "curation.filter: input 'corpus' is missing"),
-        (("lineage", "no such thing"), "is no artifact: give a digest"),
+        (("lineage", "no such thing"), "there is nothing in file://"),
     ):
         process = desk.start(*arguments)
         _, err = process.communicate(timeout=60)

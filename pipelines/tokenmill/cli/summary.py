@@ -56,7 +56,7 @@ def as_text(summary: dict[str, Any]) -> str:
         if not served["ok"]:
             lines.append(f"serving   {served['reason']}")
     if lineage := summary.get("lineage"):
-        names = ", ".join(f"{s['name']} ({s['licence']})" for s in lineage["sources"])
+        names = ", ".join(dict.fromkeys(f"{s['name']} ({s['licence']})" for s in lineage["sources"]))
         lines.append(
             f"lineage   {lineage['of'][:12]} ← {lineage['artifacts']} artifacts ← {len(lineage['sources'])} sources: {names}"
         )
