@@ -1,7 +1,7 @@
 """The domain set, decontaminated: what a benchmark asks is not trained on (report §3.3.3)."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from tokenmill.enhancement.config import SelectConfig
 from tokenmill.errors import InputError
@@ -13,10 +13,10 @@ from tokenmill.steps import Drop, Keep, StepContext, step
 REPORT = "decontamination.json"
 
 
-@step("enhancement.select", version=2, kinds={"corpus": "corpus", "questions": "questions"})
+@step("enhancement.select", version=3, kinds={"corpus": "corpus", "questions": "questions"})
 def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
-    """Documents of the domain plus the best of the rest, without those that hold a question word for word."""
-    index = question_index(config, questions, ctx)
+    """Documents of the domain plus the best of the rest, without what evaluation asks word for word or reads."""
+    index, read = questions_of(config, questions, ctx)
     domain, rest = list[Record](), list[Record]()
     for record in ctx.records(corpus):
         (domain if record["type"] in config.types else rest).append(record)
@@ -24,10 +24,10 @@ def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: Ste
         raise InputError(f"no document of type {' or '.join(config.types)} in the corpus; see enhancement.select.types")
     chosen = domain + list(_best(rest, _bytes(domain) * config.high_quality_share / (1 - config.high_quality_share)))
     hits = Counter[str]()
-    draft = ctx.partition(_decontaminated(chosen, index, hits))
+    draft = ctx.partition(_decontaminated(chosen, index, read, hits))
     report = {
         "documents": len(chosen),
-        "dropped": draft.counts["dropped"],
+        "dropped": draft.dropped,
         "hits": dict(sorted(hits.items())),
         "not_looked_for": dict(count_by_suite(index.too_short)),
         "rule": config.model_dump(mode="json", include={"ngram_words", "ngram_characters", "min_words", "max_sharing"}),
@@ -36,29 +36,40 @@ def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: Ste
     return {"corpus": draft, "decontamination": ctx.write_json("decontamination", REPORT, report, counts=counts)}
 
 
-def question_index(config: SelectConfig, questions: Manifest, ctx: StepContext) -> OverlapIndex:
-    """Everything that evaluation will ask or read, the held-out documents it measures perplexity on among it."""
-    index = OverlapIndex(config)
+def questions_of(config: SelectConfig, questions: Manifest, ctx: StepContext) -> tuple[OverlapIndex, set[str]]:
+    """Every question that evaluation will ask, and the ids of the documents whose text it reads.
+
+    Those documents are known by their ids: looking for their text would drop whatever is written after the same template.
+    """
+    index, read = OverlapIndex(config), set[str]()
     for shard in questions.shards:
-        index.add_suite(shard.name.partition(".")[0], ctx.records(questions, shard))
+        records = list(ctx.records(questions, shard))
+        index.add_suite(shard.name.partition(".")[0], (record for record in records if "question" in record))
+        read |= {record["id"].partition("@")[0] for record in records if "question" not in record}
     index.build()
-    return index
+    return index, read
 
 
-def _decontaminated(records: Iterable[Record], index: OverlapIndex, hits: Counter[str]) -> Iterator[Keep | Drop]:
+def _decontaminated(
+    records: Iterable[Record], index: OverlapIndex, read: Container[str], hits: Counter[str]
+) -> Iterator[Keep | Drop]:
     for record in records:
         found = index.find(record["text"])
         hits.update(count_by_suite(found))
-        yield Drop("asked_by_evaluation", record, sorted(found)[:3], 0) if found else Keep(record)
+        if found:
+            yield Drop("asked_by_evaluation", record, sorted(found)[:3], 0)
+        elif record["id"] in read:
+            yield Drop("read_by_evaluation", record, record["id"], 0)
+        else:
+            yield Keep(record)
 
 
 def _best(records: list[Record], size: float) -> Iterator[Record]:
-    """The best graded documents, up to `size` bytes."""
+    """The best graded documents that fit into `size` bytes together."""
     for record in sorted(records, key=lambda r: (-_quality(r), r["id"])):
-        if size <= 0:
-            return
-        size -= len(record["text"].encode())
-        yield record
+        if (length := len(record["text"].encode())) <= size:
+            size -= length
+            yield record
 
 
 def _quality(record: Record) -> float:

@@ -35,12 +35,19 @@ def _boxed(text: str) -> str | None:
 
 
 def same(answer: str | None, expected: str) -> bool:
-    """Equal as numbers if both are, else as text without case, spaces, currency signs and a last full stop."""
+    """Equal as numbers where a number is expected, else as text without case, spaces, currency signs and a last full stop.
+
+    Of an answer in words (`42 dollars`, `6 × 7 = 42, I think`) the number counts that is stated: the first after the last `=`.
+    """
     if answer is None:
         return False
     left, right = _plain(answer), _plain(expected)
-    numbers = _number(left), _number(right)
-    return numbers[0] == numbers[1] if None not in numbers else left == right
+    wanted = _number(right)
+    if wanted is None:
+        return left == right
+    stated = _NUMBER.search(answer.rpartition("=")[2])
+    found = _number(left) if _number(left) is not None or not stated else _number(_plain(stated[0]))
+    return found == wanted
 
 
 def _plain(text: str) -> str:

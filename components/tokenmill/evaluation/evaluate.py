@@ -19,7 +19,7 @@ METRICS = {"perplexity": "perplexity", "choice": "accuracy", "generate": "accura
 
 @step(
     "evaluation.evaluate",
-    version=2,
+    version=3,
     reproducible="same_platform",
     libraries=("torch", "numpy", "tokenizers"),
     kinds={"weights": "weights", "tokenizer": "tokenizer", "questions": "questions"},

@@ -20,7 +20,7 @@ PREFERRED = {"helpful": "direct", "harmless": "careful"}
 """Which of the two styles a domain prefers."""
 
 
-@step("rlhf.collect_preferences", version=1, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
+@step("rlhf.collect_preferences", version=2, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
 def collect_preferences(
     config: CollectPreferencesConfig, conversations: Manifest, tokenizer: Manifest, ctx: StepContext
 ) -> dict[str, Draft]:

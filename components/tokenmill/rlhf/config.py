@@ -12,7 +12,7 @@ class CollectPreferencesConfig(StepConfig):
     """Pairs of answers to the same request. The report's 2.4M labelled pairs are not open; these are a laptop's."""
 
     heldout_templates: int = Field(4, ge=1, description="templates that no reward model is trained on")
-    heldout_queries: float = Field(0.2, gt=0, lt=1, description="share of requests that PPO never asks; not published")
+    heldout_queries: float = Field(0.3, gt=0, lt=1, description="share of requests that PPO never asks; not published")
     garbled_share: float = Field(
         0.5, ge=0, le=1, description="of requests: also a pair of an answer and its shuffled words"
     )
@@ -94,7 +94,14 @@ class PPOConfig(TrainingConfig):
 class ProbeConfig(StepConfig):
     """What PPO has learned, on queries it has not seen (report §4.2.2)."""
 
-    queries: int = Field(128, ge=2, description="held-out queries answered; not published")
+    queries: int = Field(
+        128, ge=2, description="held-out queries on which gain, length and KL are judged; not published"
+    )
+    patch_queries: int = Field(
+        100,
+        ge=0,
+        description="further held-out queries, whose answers become patches: no reward model learns the judged ones",
+    )
     sampling: SamplingConfig = SamplingConfig()
     max_kl: float = Field(10.0, gt=0, description="nats an answer that the policy may stray from SFT; not published")
     max_length_change: float = Field(0.2, gt=0, description="of the mean answer's length, relative; not published")

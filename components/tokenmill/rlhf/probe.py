@@ -26,7 +26,7 @@ KINDS = {
 }
 
 
-@step("rlhf.probe", version=1, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
+@step("rlhf.probe", version=2, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
 def probe(
     config: ProbeConfig,
     queries: Manifest,
@@ -39,6 +39,7 @@ def probe(
 ) -> dict[str, Draft]:
     """Answer held-out queries before and after PPO, with the same chance; compare rewards, lengths, KL; look for hacks.
 
+    The first queries are judged, the others become patches: what the next reward model learns, no later probe asks.
     `early` is a policy of PPO's beginning; without one SFT stands for it, from which PPO starts.
     """
     from tokenmill.model.layouts import load_model
@@ -46,20 +47,21 @@ def probe(
     from tokenmill.rlhf.scoring import answer_logprobs
 
     words = Tokenizer.load(ctx.files(tokenizer))
-    asked = [Query.of(record) for record in ctx.records(queries)][: config.queries]
-    judge = ctx.files(reward_model)
+    asked = [Query.of(record) for record in ctx.records(queries)][: config.queries + config.patch_queries]
+    judge, judged, patched = ctx.files(reward_model), slice(config.queries), slice(config.queries, None)
     before, after = (answer(ctx.files(model), judge, asked, words, config) for model in (sft, policy))
     first = answer(ctx.files(early), judge, asked, words, config) if early else before
 
-    reference = answer_logprobs(load_model(ctx.files(sft)), after.prompts, after.ids)
-    kl = sum(sum(own) - float(ref.sum()) for own, ref in zip(after.logprobs, reference, strict=True)) / len(asked)
+    late = after[judged]
+    reference = answer_logprobs(load_model(ctx.files(sft)), late.prompts, late.ids)
+    kl = sum(sum(own) - float(ref.sum()) for own, ref in zip(late.logprobs, reference, strict=True)) / len(late.ids)
     hacks = find_hacks(first.texts, after.texts, config.min_share, config.min_lift)
-    report = compare(before, after, asked, kl, config) | {"hacks": [describe(hack) for hack in hacks]}
+    report = compare(before[judged], late, asked[judged], kl, config) | {"hacks": [describe(hack) for hack in hacks]}
     report["examples"] = [
         {"domain": q.domain, "prompt": q.prompt[-1]["content"], "before": b, "after": a}
         for q, b, a in zip(asked[:8], before.texts, after.texts, strict=False)
     ]
-    pairs = patches(hacks, asked, first, after, config.max_patches)
+    pairs = patches(hacks, asked[patched], first[patched], after[patched], config.max_patches)
     ctx.metrics({name: value for name, value in report.items() if isinstance(value, float)})
     ctx.log.info("probed", gain=report["gain"], kl=kl, checks=report["checks"], hacks=[hack.pattern for hack in hacks])
     return {
@@ -77,6 +79,10 @@ class Answers:
     logprobs: list[list[float]]
     texts: list[str]
     rewards: list[float]
+
+    def __getitem__(self, part: slice) -> "Answers":
+        """The answers to some of the queries."""
+        return Answers(self.prompts[part], self.ids[part], self.logprobs[part], self.texts[part], self.rewards[part])
 
 
 def answer(model: Path, judge: Path, asked: Sequence[Query], words: "Tokenizer", config: ProbeConfig) -> Answers:

@@ -20,7 +20,7 @@ LICENCE = "Apache-2.0"
 """Of what is generated here."""
 
 
-@step("sft.prepare", version=2, kinds={"sources": "sources"})
+@step("sft.prepare", version=3, kinds={"sources": "sources"})
 def prepare_conversations(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Gather, deduplicate, shuffle and split conversations; all of one question stay on one side of the split."""
     kept: dict[str, Record] = {}
@@ -84,5 +84,5 @@ def _labelled(record: Record, source: str, number: str = "") -> Record:
 
 
 def _is_heldout(record: Record, share: float) -> bool:
-    group = record["id"].partition("#")[0]
-    return int(sha256(group.encode())[:8], 16) < share * 2**32
+    question: Any = record["messages"][0]["content"]
+    return int(sha256(question.strip().lower().encode())[:8], 16) < share * 2**32

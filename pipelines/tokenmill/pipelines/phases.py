@@ -130,9 +130,6 @@ def alignment(
     first = {"run": run, "preferences": preferences, "sft": sft, "tokenizer": tokenizer}
     judge = rlhf_tasks.train_first_reward_model(**first).outputs["reward_model"]
     control = rlhf_tasks.train_first_reward_model(**first, shuffle_labels=True).outputs["reward_model"]
-    rlhf_tasks.evaluate_reward_model(
-        run=run, heldout=collected.outputs["heldout"], reward_model=judge, control=control, tokenizer=tokenizer
-    )
     policy, patches = sft, None
     for number in range(1, ROUNDS + 1):
         turn = {"run": run, "number": number, "rounds": rounds, "sft": sft, "tokenizer": tokenizer}
@@ -146,6 +143,9 @@ def alignment(
         patches = rlhf_tasks.probe(
             **turn, queries=collected.outputs["heldout_queries"], policy=policy, reward_model=judge
         ).outputs["patches"]
+    rlhf_tasks.evaluate_reward_model(
+        run=run, heldout=collected.outputs["heldout"], reward_model=judge, control=control, tokenizer=tokenizer
+    )
     return Aligned(chat=policy, reward_model=judge)
 
 

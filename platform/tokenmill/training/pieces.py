@@ -9,24 +9,22 @@ from tokenmill.training.tokens import Document
 
 
 class PretrainingPieces:
-    """Draws pieces of documents, each token as likely as any other."""
+    """Documents cut as in pretraining, every `context` tokens; each piece, and so each token, is as likely as any other."""
 
     def __init__(self, documents: Iterable[Document], context: int) -> None:
-        self.documents = [d.tokens for d in documents if not d.heldout and len(d.tokens) > 1]
-        if not self.documents:
+        self.pieces = [
+            d.tokens[start : start + context]
+            for d in documents
+            if not d.heldout
+            for start in range(0, len(d.tokens) - 1, context)
+        ]
+        if not self.pieces:
             raise InputError("the pretraining tokens hold no documents to train on")
-        self.context = context
-        self.ends = numpy.cumsum([len(tokens) for tokens in self.documents])
 
     def draw(self, tokens: int, draw: numpy.random.Generator) -> list[list[int]]:
-        """Pieces of about `tokens` tokens together; a piece starts anywhere in a document and never leaves it."""
-        pieces: list[list[int]] = []
+        """Pieces of `tokens` tokens together, or one fewer; the last is cut to that."""
+        drawn: list[list[int]] = []
         while tokens > 1:
-            place = int(draw.integers(self.ends[-1]))
-            index = int(numpy.searchsorted(self.ends, place, side="right"))
-            start = place - int(self.ends[index]) + len(self.documents[index])
-            piece = self.documents[index][start : start + min(self.context, tokens)].tolist()
-            if len(piece) > 1:
-                pieces.append(piece)
-                tokens -= len(piece)
-        return pieces
+            drawn.append(self.pieces[int(draw.integers(len(self.pieces)))][:tokens].tolist())
+            tokens -= len(drawn[-1])
+        return drawn

@@ -1,0 +1,64 @@
+"""The domain set and what is left out of it."""
+
+import pytest
+from pico import Lab
+
+from tokenmill.enhancement.config import SelectConfig
+from tokenmill.errors import InputError
+from tokenmill.records import JSONL, read_jsonl
+
+PROBLEM = "What is the measure of the remaining angle of a triangle with angles of {a} and {b} degrees in all"
+
+
+def record(number: int, kind: str, text: str, **more) -> dict:
+    known = {"id": f"{kind}-{number}", "type": kind, "lang": "en", "source": "made", "path": str(number), "scores": {}}
+    return known | {"text": text} | more
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return Lab(tmp_path)
+
+
+def selected(lab: Lab, records: list[dict], suites: dict[str, list[dict]], **config):
+    by_type: dict[str, list[dict]] = {}
+    for row in records:
+        by_type.setdefault(f"type={row['type']}/lang=en/part-00000{JSONL}", []).append(row)
+    questions = lab.issue("questions", {f"{suite}{JSONL}": rows for suite, rows in suites.items()})
+    made = lab.step(
+        "enhancement.select", SelectConfig(**config), corpus=lab.issue("corpus", by_type), questions=questions
+    )
+    kept = {row["id"] for shard in made["corpus"].shards for row in read_jsonl(lab.store.blob_path(shard.blob))}
+    return kept, made["corpus"].dropped
+
+
+def problems(n: int) -> list[dict]:
+    return [record(i, "math", PROBLEM.format(a=20 + i, b=50 + i)) for i in range(n)]
+
+
+def test_a_question_is_dropped_and_what_shares_its_template_is_not(lab):
+    asked = [{"id": f"q{i}", "question": PROBLEM.format(a=20 + i, b=50 + i), "answer": "1"} for i in (3, 4, 5)]
+    kept, dropped = selected(lab, problems(10), {"generate/maths": asked})
+    assert kept == {f"math-{i}" for i in range(10)} - {"math-3", "math-4", "math-5"}
+    assert dropped == {"asked_by_evaluation": 3}
+
+
+def test_a_document_that_evaluation_reads_is_known_by_its_id(lab):
+    """Its wording is a template's, so looking for the text would drop all of them."""
+    read = [{"id": "math-7", "text": problems(10)[7]["text"]}, {"id": "book-0@2", "text": "of a long book"}]
+    kept, dropped = selected(lab, problems(10), {"perplexity/math": read})
+    assert kept == {f"math-{i}" for i in range(10)} - {"math-7"}
+    assert dropped == {"read_by_evaluation": 1}
+
+
+def test_the_rest_is_the_best_that_fits_its_share(lab):
+    domain = [record(i, "math", "x" * 740) for i in range(10)]
+    books = [record(0, "book", "y" * 100_000), *(record(i, "book", "z" * 500) for i in range(1, 8))]
+    kept, _ = selected(lab, domain + books, {"generate/maths": [{"id": "q", "question": "a b c d e f g h"}]})
+    rest = {name for name in kept if name.startswith("book")}
+    assert "book-0" not in rest and len(rest) == 5  # 2,600 bytes of 10,000
+
+
+def test_without_a_document_of_the_domain_there_is_nothing_to_enhance(lab):
+    with pytest.raises(InputError, match=r"enhancement\.select\.types"):
+        selected(lab, [record(0, "book", "y")], {"generate/maths": []})
