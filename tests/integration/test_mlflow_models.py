@@ -130,6 +130,7 @@ def test_the_card_says_what_it_is_where_from_and_what_the_gate_said(lab: Lab, ma
         "at most 128 tokens",
     ):
         assert told in card, told
+    assert "exam" not in card  # what it was measured with is not what it was trained on
 
 
 def test_a_base_model_continues_text(lab: Lab) -> None:

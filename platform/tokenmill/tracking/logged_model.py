@@ -131,28 +131,39 @@ _EXAMPLES = {
 def _card(store: ArtifactStore, lineage: LineageGraph, form: Form, model_id: str) -> Iterator[str]:
     manifest = lineage.nodes[lineage.root]
     name = manifest.facts.get("name") if manifest.kind == "release" else None
+    trained = _trained(lineage)
     shape = _json(store, manifest, "config.json")
     yield from (f"# {name or f'{manifest.step} {manifest.digest[:12]}'}", "", _KINDS[form], "")
     yield f"- manifest: `{without_userinfo(manifest_uri(store, manifest.digest))}`; the weights lie in that store"
     for words, key in (("layers", "num_hidden_layers"), ("hidden size", "hidden_size"), ("vocabulary", "vocab_size")):
         if key in shape:
             yield f"- {words}: {shape[key]:,}"
-    trained = [m for m in (manifest, *_parents(lineage, manifest.digest)) if "tokens_seen" in m.counts]
-    if trained:
-        yield f"- tokens seen: {trained[0].counts['tokens_seen']:,}"
+    if "tokens_seen" in trained.counts:
+        yield f"- tokens seen: {trained.counts['tokens_seen']:,}"
     yield from ("", "```python", f'model = mlflow.pyfunc.load_model("models:/{model_id}")')
     yield from (f"model.predict({_EXAMPLES[form]})", "```", "", "## Made from", "")
     for edge in lineage.parents(manifest.digest):
         parent = lineage.nodes.get(edge.parent)
         yield f"- {edge.role}: {parent.step if parent else 'gone from the store'} `{edge.parent[:12]}`"
-    yield from ("", "## Trained on", "")
-    for source in lineage.sources:
-        yield f"- {source.name}: {source.licence or 'no licence recorded'} ({source.origin or 'no origin recorded'})"
-    if not lineage.sources:
-        yield "- no source is recorded"
-    if lineage.missing:
-        yield f"- {len(lineage.missing)} ancestors are gone from the store: there may have been more"
+    yield from ("", "## Trained on", "", *_sources(upstream(store, trained.digest)))
     yield from ("", "## Gate", "", *_gate(store, manifest), "", "## Limits", "", *_limits(form, shape))
+
+
+def _trained(lineage: LineageGraph) -> Manifest:
+    """The weights that training made: those that a release was bundled from, or the model itself."""
+    manifest = lineage.nodes[lineage.root]
+    inside = [parent for parent in _parents(lineage, lineage.root) if parent.kind == "weights"]
+    return inside[0] if manifest.kind == "release" and inside else manifest
+
+
+def _sources(learned: LineageGraph) -> Iterator[str]:
+    """Of the weights alone: a release also descends from the questions that it was measured with."""
+    for source in learned.sources:
+        yield f"- {source.name}: {source.licence or 'no licence recorded'} ({source.origin or 'no origin recorded'})"
+    if not learned.sources:
+        yield "- no source is recorded"
+    if learned.missing:
+        yield f"- {len(learned.missing)} ancestors are gone from the store: there may have been more"
 
 
 def _gate(store: ArtifactStore, manifest: Manifest) -> Iterator[str]:
