@@ -170,7 +170,10 @@ def released(lab: Lab, config: Any = None, *, passed: bool = True, foreign: str 
         "tokenizer": "f" * 64 if foreign == "tokenizer" else lab.tokenizer.content,
         "suites": suites,
     }
-    evaluation = lab.issue_json("evaluation", {"evaluation.json": measured})
+    exam = lab.issue(
+        "sources", {"raw.jsonl.zst": [{"id": "exam"}]}, facts={"sources": {"exam": {"licence": "CC0-1.0"}}}
+    )
+    evaluation = lab.issue_json("evaluation", {"evaluation.json": measured}, questions=exam)
     checks = [{"name": "format/chat", "passed": passed}]
     judged = {"passed": passed, "label": "chat", "checks": checks}
     judged["candidate"] = "f" * 64 if foreign == "evaluation" else evaluation.content

@@ -350,12 +350,12 @@ def test_registry_versions_are_digests_and_aliases_move(server: MLflowServer, st
     with pytest.raises(InputError, match="has no model 'nobody'; it has chat"):
         registry.resolve_model("models:/nobody/1")
 
-    # what a version's model holds: the pointer and a card, no weights
+    # what a version's model holds, here without a tokenizer in its lineage
     import mlflow.artifacts
 
     place = registry.client.get_model_version_download_uri("chat", second)
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=place, tracking_uri=uri))
-    assert {p.name for p in folder.iterdir()} == {"manifest.json", "config.json", "card.md"}
+    assert {p.name for p in folder.iterdir()} == {"MLmodel", "manifest.json", "config.json", "card.md"}
     assert Manifest.from_json((folder / "manifest.json").read_bytes()).digest == weights[1].digest
 
 

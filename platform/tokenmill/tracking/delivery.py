@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import orjson
 
 from tokenmill.config import flatten
-from tokenmill.lineage import upstream
 from tokenmill.logs import Log
 from tokenmill.manifest import JSON, Manifest, canonical, sha256
 from tokenmill.store import ArtifactStore
@@ -44,6 +43,7 @@ from tokenmill.tracking.events import (
     read_event_file,
     read_run,
 )
+from tokenmill.tracking.logged_model import write_model
 
 _DATASETS = {"corpus", "tokens", "conversations", "preferences", "questions"}
 _TRAINING_PHASES = {"pretraining", "enhancement", "sft", "rlhf"}
@@ -51,7 +51,6 @@ _STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 _OBSERVED_TAGS = {"commit": "mlflow.source.git.commit", "image": "image.digest", "namespace": "k8s.namespace"}
 _MAX_METRICS, _MAX_PARAMS = 1000, 100  # what MLflow takes in one call
 _CURSOR_EVERY = 100  # files
-_LARGEST_CONFIG = 1_000_000  # bytes
 LIVE_EVERY_S = float(os.environ.get("TOKENMILL_DELIVER_EVERY_S", "15"))
 """How often a long step's events go to MLflow while it works."""
 
@@ -170,7 +169,7 @@ class Delivery:
         run_id: str | None = None,
         step: int = 0,
     ) -> str:
-        """The MLflow model of a weights manifest: pointer, config and card, no weight bytes."""
+        """The MLflow model of a manifest of kind weights or release: what `write_model` writes, no weight bytes."""
         from mlflow.entities import LoggedModelOutput
 
         run_id = run_id or self.parent_id()
@@ -193,7 +192,7 @@ class Delivery:
         if self.store.backend.exists(f"{key}.ready"):
             return model_id
         with tempfile.TemporaryDirectory() as folder:
-            write_model_files(self.store, manifest, Path(folder))
+            write_model(self.store, manifest, Path(folder), model_id)
             self.client.log_model_artifacts(model_id, folder)
         self.client.set_logged_model_tags(
             model_id,
@@ -535,21 +534,6 @@ def log_all(
     while points or pairs or labels:
         client.log_batch(run_id, points[:_MAX_METRICS], pairs[:_MAX_PARAMS], labels[:_MAX_PARAMS], synchronous=True)
         points, pairs, labels = points[_MAX_METRICS:], pairs[_MAX_PARAMS:], labels[_MAX_PARAMS:]
-
-
-def write_model_files(store: ArtifactStore, manifest: Manifest, folder: Path) -> None:
-    """What an MLflow model of ours holds: the pointer, the model's config, a card with sources and licences."""
-    (folder / "manifest.json").write_bytes(manifest.to_json())
-    for shard in manifest.shards:
-        if shard.name in {"config.json", "generation_config.json"} and shard.size < _LARGEST_CONFIG:
-            (folder / shard.name).write_bytes(store.get_blob(shard.blob))
-    lines = [f"# {manifest.step} {manifest.digest[:12]}", "", f"Manifest: `{manifest_uri(store, manifest.digest)}`", ""]
-    lines += [f"- {name}: {count:,}" for name, count in sorted(manifest.counts.items())]
-    lines += ["", "## Trained on", ""]
-    sources = upstream(store, manifest.digest).sources
-    lines += [f"- {s.name}: {s.licence or 'no licence recorded'} ({s.origin or 'no origin recorded'})" for s in sources]
-    lines += [] if sources else ["- no source is recorded"]
-    (folder / "card.md").write_text("\n".join(lines) + "\n")
 
 
 def _merge_metrics(events: Iterable[Event]) -> Iterator[Event]:
