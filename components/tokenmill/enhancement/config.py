@@ -21,7 +21,7 @@ class SelectConfig(OverlapConfig):
 
 
 class EnhanceConfig(StageConfig):
-    """Lower rate and batch than phase 2; context and RoPE base are Base's own."""
+    """Lower rate and batch than phase 2; model and RoPE base are Base's own."""
 
     tokens: int = Field(24_400_000_000, description="tokens of the stage (report Table 4: 24.4B)")
     batch_tokens: int = Field(1_048_576, description="tokens an optimizer step; not published, a quarter of phase 2's")

@@ -20,7 +20,7 @@ PREFERRED = {"helpful": "direct", "harmless": "careful"}
 """Which of the two styles a domain prefers."""
 
 
-@step("rlhf.collect_preferences", version=2, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
+@step("rlhf.collect_preferences", version=3, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
 def collect_preferences(
     config: CollectPreferencesConfig, conversations: Manifest, tokenizer: Manifest, ctx: StepContext
 ) -> dict[str, Draft]:
@@ -62,7 +62,7 @@ def _by_request(conversations: Iterable[Record]) -> dict[str, dict[str, Record]]
 
 
 def _pairs(requests: Sequence[dict[str, Record]], config: CollectPreferencesConfig) -> Iterator[Record]:
-    """Two contradicting pairs a request, and for some of them an answer against its own words in disorder."""
+    """Two contradicting pairs a request, and for some of them an answer against a broken copy of itself."""
     for styles in requests:
         request = styles["direct"]["id"].partition("#")[0]
         answers = {style: record["messages"][-1]["content"] for style, record in styles.items()}
@@ -71,21 +71,34 @@ def _pairs(requests: Sequence[dict[str, Record]], config: CollectPreferencesConf
         for domain, style in PREFERRED.items():
             other = next(text for name, text in answers.items() if name != style)
             yield _pair(f"{request}#{domain}", domain, answers[style], other, common, conflict=True)
-            if draw.random() < config.garbled_share:
-                garbled = _garble(answers[style], draw)
-                yield _pair(f"{request}#{domain}-garbled", domain, answers[style], garbled, common, conflict=False)
+            if draw.random() < config.broken_share:
+                broken = _broken(answers[style], draw)
+                yield _pair(f"{request}#{domain}-broken", domain, answers[style], broken, common, conflict=False)
 
 
 def _pair(identity: str, domain: str, chosen: str, rejected: str, common: dict[str, Any], *, conflict: bool) -> Record:
     return {"id": identity, "domain": domain, "chosen": chosen, "rejected": rejected, "conflict": conflict} | common
 
 
-def _garble(text: str, draw: random.Random) -> str:
-    words = text.split()
-    shuffled = words[:]
-    while shuffled == words:
-        draw.shuffle(shuffled)
-    return " ".join(shuffled)
+def _broken(text: str, draw: random.Random) -> str:
+    """The answer with its words in disorder, some of them missing, or some said twice; it begins and ends as it did.
+
+    Were only disorder to be rejected, a good ending would do for a good answer, and PPO would find that out.
+    """
+    first, *middle, last = words if len(words := text.split()) > 1 else (*words, "")
+    half = max(1, len(middle) // 2)
+    start = draw.randrange(max(1, len(middle) - half + 1))
+    kind = draw.choice(("disorder", "missing", "twice"))
+    if kind == "disorder" and len(set(middle)) > 1:
+        shuffled = middle
+        while shuffled == middle:
+            shuffled = draw.sample(middle, len(middle))
+        middle = shuffled
+    elif kind == "missing" and middle:
+        middle = middle[:start] + middle[start + half :]
+    else:
+        middle = middle[: start + half] + middle[start : start + half] + middle[start + half :] or [first]
+    return " ".join((first, *middle, last)).strip()
 
 
 def _query(styles: dict[str, Record]) -> Record:

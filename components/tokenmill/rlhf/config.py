@@ -13,11 +13,14 @@ class CollectPreferencesConfig(StepConfig):
 
     heldout_templates: int = Field(4, ge=1, description="templates that no reward model is trained on")
     heldout_queries: float = Field(0.3, gt=0, lt=1, description="share of requests that PPO never asks; not published")
-    garbled_share: float = Field(
-        0.5, ge=0, le=1, description="of requests: also a pair of an answer and its shuffled words"
+    broken_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="of answers: also a pair of it and a copy with words in disorder, missing or said twice",
     )
     max_length_gap: float = Field(0.1, gt=0, description="between chosen and rejected answers' mean tokens, relative")
-    seed: int = Field(1024, description="of the shuffled words")
+    seed: int = Field(1024, description="of what is broken, and how")
 
 
 class RewardModelConfig(TrainingConfig):

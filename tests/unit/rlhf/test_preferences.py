@@ -1,8 +1,12 @@
 """Preferences from conversations: contradicting pairs of one request, told apart by the prompt alone."""
 
+import random
+from collections import Counter
 from itertools import islice
 
-from tokenmill.rlhf.collect_preferences import PREFERRED, _by_request, _pairs, _query
+import pytest
+
+from tokenmill.rlhf.collect_preferences import PREFERRED, _broken, _by_request, _pairs, _query
 from tokenmill.rlhf.config import CollectPreferencesConfig
 from tokenmill.rlhf.evaluate_reward_model import quality
 from tokenmill.sft.requests import requests
@@ -14,8 +18,8 @@ def conversations(count: int, one_sided: float = 0.0):
             yield record | {"id": f"requests/{number}#{record['style']}", "source": "requests", "licence": "x"}
 
 
-def collected(count: int = 40, garbled: float = 0.5):
-    config = CollectPreferencesConfig(garbled_share=garbled)
+def collected(count: int = 40):
+    config = CollectPreferencesConfig(broken_share=0.5)
     return list(_pairs(list(_by_request(conversations(count)).values()), config))
 
 
@@ -32,12 +36,21 @@ def test_the_same_two_answers_are_wanted_in_opposite_order():
         assert helpful["prompt"][-1]["role"] == "user"
 
 
-def test_garbled_answers_have_the_same_words():
-    garbled = [p for p in collected() if not p["conflict"]]
-    assert garbled
-    for pair in garbled:
-        assert sorted(pair["chosen"].split()) == sorted(pair["rejected"].split())
-        assert pair["chosen"] != pair["rejected"]
+def test_a_broken_answer_begins_and_ends_as_it_did_and_is_another():
+    pairs = [p for p in collected() if not p["conflict"]]
+    assert pairs
+    lengths = Counter()
+    for pair in pairs:
+        chosen, rejected = pair["chosen"].split(), pair["rejected"].split()
+        assert (rejected[0], rejected[-1]) == (chosen[0], chosen[-1])
+        assert set(rejected) <= set(chosen) and rejected != chosen
+        lengths[(len(rejected) > len(chosen)) - (len(rejected) < len(chosen))] += 1
+    assert min(lengths[-1], lengths[0], lengths[1]) > len(pairs) / 6  # missing, in disorder, said twice
+
+
+@pytest.mark.parametrize("text", ["one", "one two", "a b c", "x x x x", "Sure, first get ready, then go."])
+def test_any_answer_can_be_broken(text):
+    assert all(_broken(text, random.Random(seed)) != text for seed in range(20))
 
 
 def test_a_request_with_one_answer_is_still_a_query_of_its_domain():
