@@ -11,6 +11,8 @@ from tokenmill.records import Record
 
 _PRIVATE = re.compile(r"https?:|www\.|@|\d{5,}")
 """Addresses, links and long numbers: what could lead to a person."""
+_ENDLESS = re.compile(r"(\S{1,4}?)\1{3,}")
+"""`hahahaha`, `!!!!!`: a small model that learns it goes on for ever."""
 
 
 def is_dialogue_file(content: Any) -> bool:
@@ -22,14 +24,15 @@ def is_dialogue_file(content: Any) -> bool:
 def conversations(content: Mapping[str, Any], max_turns: int, max_characters: int) -> Iterator[Record]:
     """The opening of every dialogue: an even number of turns, the first speaker as user, the second as assistant.
 
-    A dialogue whose first exchange is empty, too long, or holds an address yields nothing.
+    A dialogue ends before a turn that is empty, too long, holds an address or says one thing over and over; without a
+    first exchange it yields nothing.
     """
     for key in sorted(content):
         turns, room = [], max_characters
         for bubbles in content[key]["messages"][: max_turns // 2 * 2]:
             text = " ".join(" ".join(bubble.get("text", "").split()) for bubble in bubbles).strip()
             room -= len(text)
-            if len(text) < 2 or room < 0 or _PRIVATE.search(text):
+            if len(text) < 2 or room < 0 or _PRIVATE.search(text) or _ENDLESS.search(text):
                 break
             turns.append(text)
         turns = turns[: len(turns) // 2 * 2]

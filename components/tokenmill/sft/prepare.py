@@ -20,7 +20,7 @@ LICENCE = "Apache-2.0"
 """Of what is generated here."""
 
 
-@step("sft.prepare", version=3, kinds={"sources": "sources"})
+@step("sft.prepare", version=4, kinds={"sources": "sources"})
 def prepare_conversations(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Gather, deduplicate, shuffle and split conversations; all of one question stay on one side of the split."""
     kept: dict[str, Record] = {}

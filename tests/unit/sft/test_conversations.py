@@ -32,9 +32,10 @@ def test_bubbles_become_turns_and_speakers_roles():
 
 
 @pytest.mark.parametrize(
-    "text", ["write me at ann@example.org", "see https://example.org", "call 555123456", "x" * 101, ""]
+    "text",
+    ["write me at ann@example.org", "see https://example.org", "call 555123456", "x" * 101, "", "hahahahaha", "no!!!!"],
 )
-def test_a_dialogue_that_is_private_long_or_empty_ends_there(text):
+def test_a_dialogue_that_is_private_long_endless_or_empty_ends_there(text):
     content = {"a": dialogue(["hello"], ["hi there"], [text], ["ok"]), "b": dialogue([text], ["hi"])}
     (kept,) = conversations(content, max_turns=4, max_characters=100)
     assert len(kept["messages"]) == 2
