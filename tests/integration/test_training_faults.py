@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import numpy
 import orjson
 import psutil
 import pytest
+import safetensors.numpy
 import toy
 
 from tokenmill.records import read_jsonl
@@ -151,19 +153,68 @@ def test_a_checkpoint_without_every_marker_is_not_taken_for_whole(prepared, tmp_
     assert finish(start(folder, inputs)) == expected
 
 
-def test_sigterm_writes_a_checkpoint_and_a_rerun_goes_on_from_it(prepared, tmp_path):
-    root, inputs, expected = prepared
+def trainers(folder):
+    """The ranks alone, without torchrun."""
+    return [process for process in ranks_of(folder) if "torch.distributed.run" not in " ".join(process.cmdline())]
+
+
+def begun(prepared, tmp_path):
+    """A training that has stored a checkpoint."""
+    root, inputs, _ = prepared
     folder = tmp_path / "store"
     shutil.copytree(root / "store", folder)
     process = start(folder, inputs)
     wait_for(lambda: complete_checkpoints(folder) or process.poll() is not None, "a checkpoint")
-    for rank in ranks_of(folder):
-        if "torch.distributed.run" not in " ".join(rank.cmdline()):
-            rank.send_signal(signal.SIGTERM)
+    return folder, process
+
+
+@pytest.mark.parametrize("whom", ["ranks", "step"])
+def test_sigterm_writes_a_checkpoint_and_a_rerun_goes_on_from_it(prepared, tmp_path, whom):
+    folder, process = begun(prepared, tmp_path)
+    for one in trainers(folder) if whom == "ranks" else [process]:
+        one.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err[-1500:]
-    assert "stopped by SIGTERM after step" in err
-    assert finish(start(folder, inputs)) == expected
+    told = re.fullmatch(r"tokenmill: pretraining.train_short: stopped by SIGTERM after step (\d+); .*", lines(err)[-1])
+    assert told and int(told[1]) in complete_checkpoints(folder), err
+    assert "Traceback" not in err
+    assert finish(start(folder, prepared[1])) == prepared[2]
+
+
+def lines(err):
+    return err.strip().splitlines()
+
+
+def test_a_killed_rank_is_named_and_a_rerun_goes_on(prepared, tmp_path):
+    folder, process = begun(prepared, tmp_path)
+    next(rank for rank in trainers(folder) if rank.environ()["RANK"] == "1").kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err[-1500:]
+    assert lines(err)[-1] == (
+        "tokenmill: pretraining.train_short: rank 1 of 2 was killed by signal 9 (SIGKILL): out of memory? "
+        "Rerun to go on from the newest checkpoint"
+    )
+    assert finish(start(folder, prepared[1])) == prepared[2]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(prepared, tmp_path):
+    root, inputs, expected = prepared
+    folder = tmp_path / "store"
+    shutil.copytree(root / "store", folder)
+    process = start(folder, inputs)
+    wait_for(lambda: len(complete_checkpoints(folder)) > 1 or process.poll() is not None, "two checkpoints")
+    process.kill()
+    process.wait()
+    wait_for(lambda: not ranks_of(folder), "the ranks to die", 10)
+    newest = max(complete_checkpoints(folder))
+    next(folder.glob(f"work/*/checkpoints/{newest}/*/*.pt")).write_bytes(b"damaged")
+    process = start(folder, inputs)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-2000:]
+    assert re.search(
+        rf"checkpoint of step {newest}: .* does not match its digest; trying the checkpoint before it", err
+    )
+    assert orjson.loads(out.splitlines()[-1]) == expected
 
 
 def training_log(folder, digests):
@@ -201,3 +252,20 @@ def test_another_layout_of_ranks_goes_on_from_the_checkpoint(prepared, tmp_path,
         numpy.testing.assert_allclose(
             [row[name] for row in resumed.values()], [row[name] for row in calm.values()], rtol=1e-5
         )
+
+
+def weights(folder, digests):
+    """Tensor name → values, of a store's published weights."""
+    store = open_store(f"file://{folder}")
+    shard = next(s for s in store.get_manifest(digests["weights"]).shards if s.name.endswith(".safetensors"))
+    return safetensors.numpy.load_file(store.blob_path(shard.blob))
+
+
+def test_stage_3_publishes_whole_weights(prepared, tmp_path):
+    root, inputs, expected = prepared
+    folder = tmp_path / "store"
+    shutil.copytree(root / "store", folder)
+    sharded, whole = weights(folder, finish(start(folder, inputs, zero=3))), weights(root / "calm", expected)
+    assert sharded.keys() == whole.keys()
+    for name, values in whole.items():
+        numpy.testing.assert_allclose(sharded[name], values, atol=1e-4, err_msg=name)

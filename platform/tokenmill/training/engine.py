@@ -70,6 +70,21 @@ class Engine:
             self.engine.step()
         return sums
 
+    def gather(self) -> None:
+        """Give rank 0 the whole weights, where ZeRO stage 3 left each rank a share; one tensor at a time on the device.
+
+        Every rank takes part. It ends the training: rank 0's tensors are on the CPU then.
+        """
+        if self.engine.zero_optimization_stage() < 3:
+            return
+        from deepspeed.runtime.zero import GatheredParameters
+
+        for parameter in self.run.model.parameters():
+            with GatheredParameters([parameter]):
+                whole = parameter.detach().cpu().clone() if dist.get_rank() == 0 else None
+            if whole is not None:
+                parameter.data = whole
+
     def grad_norm(self) -> float:
         norm = self.engine.get_global_grad_norm()
         return 0.0 if norm is None else float(norm)

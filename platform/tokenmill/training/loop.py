@@ -41,7 +41,7 @@ class Loop:
         self.stop = False
 
     def train(self) -> torch.nn.Module:
-        """Run all optimizer steps; returns the bare module."""
+        """Run all optimizer steps; returns the bare module, whose weights are whole on rank 0."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
         found = self.checkpoints.newest()
         regrouped = found is not None and found.layout != self.checkpoints.layout
@@ -60,6 +60,7 @@ class Loop:
                 raise Interrupted(f"stopped by SIGTERM after step {step + 1}; rerun to go on from there")
         self._evaluate(engine, len(self.run.batches))
         self.checkpoints.wait()
+        engine.gather()
         return self.run.model
 
     def _step(self, engine: Engine, step: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, UserError
 from tokenmill.launch.tether import die_with_parent
+from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import materialise, scratch, store_file
 from tokenmill.steps.registry import find
@@ -103,7 +104,8 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
         run = definition.function(config, *arguments(definition, inputs), ctx)
         shared = [str(workdir)]
         dist.broadcast_object_list(shared, src=0)
-        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints", execution.zero_stage)
+        log = Log({"run": spec.run.key, "step": spec.step, "rank": rank})
+        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints", execution.zero_stage, log)
         report = events.metrics if events else lambda values, step: None
         loop = Loop(run, execution, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
         loop.train()

@@ -52,3 +52,33 @@ def test_a_function_of_the_script_itself_is_refused_in_one_line(tmp_path):
         "toy.copy: worker processes cannot import own, which the running script defines: "
         "move it into a module, or set toy.copy.execution.workers to 1"
     )
+
+
+BUSY = """
+import time
+from tokenmill.steps.pool import map_in_processes
+
+list(map_in_processes(time.sleep, [60, 60], 2, "toy.sleep"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
+def test_a_killed_step_leaves_no_worker(tmp_path):
+    (tmp_path / "script.py").write_text(BUSY)
+    step = subprocess.Popen([sys.executable, tmp_path / "script.py"], start_new_session=True)
+    began = time.monotonic()
+    while len(workers := busy_children(step.pid)) < 2:
+        assert time.monotonic() - began < 30, "the pool did not start"
+        time.sleep(0.05)
+    step.kill()
+    step.wait()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    for worker in alive:
+        worker.kill()
+    assert not alive
+
+
+def busy_children(pid):
+    """Workers that have begun: they are through their imports and sleep in a task."""
+    children = psutil.Process(pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline()) and child.num_threads() >= 1]
