@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 
 from tokenmill.errors import Interrupted, StepFailed, UserError
-from tokenmill.launch.tether import tethered
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import StepContext
 from tokenmill.steps.registry import Definition
+from tokenmill.tether import tethered
 from tokenmill.training.settings import TrainingExecution
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _app(uri: str, execution: TrainingExecution, scratch: str) -> "AppDef":
         name="trainer",
         image=scratch,  # local_cwd: the folder the ranks start in; nothing is read from it
         entrypoint=sys.executable,
-        args=["-m", "tokenmill.launch.tether", sys.executable, "-m", "torch.distributed.run", *torchrun],
+        args=["-m", "tokenmill.tether", sys.executable, "-m", "torch.distributed.run", *torchrun],
         env={"OMP_NUM_THREADS": "1"} | {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)} | tethered(),
         num_replicas=1,
         resource=Resource(cpu=execution.ranks, gpu=0, memMB=1024),

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from tokenmill.errors import ConfigError
-from tokenmill.launch.tether import die_with_parent
+from tokenmill.tether import die_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, UserError
-from tokenmill.launch.tether import die_with_parent
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import materialise, scratch, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
+from tokenmill.tether import die_with_parent
 from tokenmill.tracking import EventLog
 from tokenmill.training.messages import Failure, Result, Spec
 

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 SCRIPT = """
@@ -55,30 +57,24 @@ def test_a_function_of_the_script_itself_is_refused_in_one_line(tmp_path):
 
 
 BUSY = """
-import time
 from tokenmill.steps.pool import map_in_processes
 
-list(map_in_processes(time.sleep, [60, 60], 2, "toy.sleep"))
+work = "import pathlib, time; pathlib.Path('begun-NUMBER').touch(); time.sleep(60)"
+list(map_in_processes(exec, [work.replace("NUMBER", number) for number in "12"], 2, "toy.sleep"))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends them, and only Linux's does")
 def test_a_killed_step_leaves_no_worker(tmp_path):
     (tmp_path / "script.py").write_text(BUSY)
-    step = subprocess.Popen([sys.executable, tmp_path / "script.py"], start_new_session=True)
-    began = time.monotonic()
-    while len(workers := busy_children(step.pid)) < 2:
-        assert time.monotonic() - began < 30, "the pool did not start"
+    step = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path)
+    while len(list(tmp_path.glob("begun-*"))) < 2:
+        assert step.poll() is None
         time.sleep(0.05)
+    workers = psutil.Process(step.pid).children()
     step.kill()
     step.wait()
     _, alive = psutil.wait_procs(workers, timeout=5)
     for worker in alive:
         worker.kill()
     assert not alive
-
-
-def busy_children(pid):
-    """Workers that have begun: they are through their imports and sleep in a task."""
-    children = psutil.Process(pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline()) and child.num_threads() >= 1]
