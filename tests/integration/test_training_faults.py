@@ -13,6 +13,7 @@ import numpy
 import orjson
 import psutil
 import pytest
+import safetensors
 import safetensors.numpy
 import toy
 
@@ -45,10 +46,10 @@ def layout(ranks, zero):
     return f"{execution}.ranks={ranks}", f"{execution}.zero_stage={zero}"
 
 
-def start(folder, inputs, ranks=2, zero=1):
+def start(folder, inputs, ranks=2, zero=1, settings=()):
     command = [sys.executable, "-m", "tokenmill.cli", "step", "pretraining.train_short", "--preset", "pico", "--json"]
     command += [part for one in inputs for part in ("--input", one)] + [
-        part for one in (*SETTINGS, *layout(ranks, zero)) for part in ("--set", one)
+        part for one in (*SETTINGS, *settings, *layout(ranks, zero)) for part in ("--set", one)
     ]
     env = os.environ | {"TOKENMILL_STORE": f"file://{folder}", "TOKENMILL_LEASE_TTL_S": "4", "TOKENMILL_LOG": "info"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True)
@@ -126,8 +127,9 @@ def random_kill(prepared, tmp_path, seed):
     kill_and_rerun(prepared, tmp_path, when)
 
 
-def test_random_kill_ends_with_the_same_digests(prepared, tmp_path):
-    random_kill(prepared, tmp_path, int(time.time()))
+@pytest.mark.parametrize("number", range(2))
+def test_random_kill_ends_with_the_same_digests(prepared, tmp_path, number):
+    random_kill(prepared, tmp_path, int(time.time()) + number)
 
 
 @pytest.mark.soak
@@ -259,6 +261,19 @@ def weights(folder, digests):
     store = open_store(f"file://{folder}")
     shard = next(s for s in store.get_manifest(digests["weights"]).shards if s.name.endswith(".safetensors"))
     return safetensors.numpy.load_file(store.blob_path(shard.blob))
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", "F32"), ("bf16", "BF16")])
+def test_weights_are_of_the_configured_precision(prepared, tmp_path, precision, kind):
+    folder = tmp_path / "store"
+    shutil.copytree(prepared[0] / "store", folder)
+    settings = [f"pretraining.train_short.precision={precision}", "pretraining.train_short.tokens=1024"]
+    digests = finish(start(folder, prepared[1], settings=settings))
+    store = open_store(f"file://{folder}")
+    shards = {shard.name: shard.blob for shard in store.get_manifest(digests["weights"]).shards}
+    with safetensors.safe_open(store.blob_path(shards["model.safetensors"]), "numpy") as opened:
+        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    assert kinds == {kind}
 
 
 def test_stage_3_publishes_whole_weights(prepared, tmp_path):

@@ -22,7 +22,7 @@ KINDS = {
 }
 
 
-@training_step("rlhf.ppo", version=1, kinds=KINDS)
+@training_step("rlhf.ppo", version=2, kinds=KINDS)
 def build(
     config: PPOConfig,
     queries: Manifest,

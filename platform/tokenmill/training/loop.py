@@ -17,7 +17,7 @@ from tokenmill.training.engine import Engine
 from tokenmill.training.resume import Complete
 from tokenmill.training.run import TrainingRun
 from tokenmill.training.schedule import learning_rate
-from tokenmill.training.settings import TrainingExecution
+from tokenmill.training.settings import TrainingConfig
 
 Report = Callable[[dict[str, float], int], None]
 
@@ -28,12 +28,12 @@ class Loop:
     def __init__(
         self,
         run: TrainingRun,
-        execution: TrainingExecution,
+        config: TrainingConfig,
         checkpoints: Checkpoints,
         report: Report,
         check: Callable[[], None],
     ) -> None:
-        self.run, self.execution, self.checkpoints = run, execution, checkpoints
+        self.run, self.config, self.execution, self.checkpoints = run, config, config.execution, checkpoints
         self.report, self.check = report, check
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.log: list[dict[str, Any]] = []
@@ -45,7 +45,7 @@ class Loop:
         signal.signal(signal.SIGTERM, self._on_sigterm)
         found = self.checkpoints.newest()
         regrouped = found is not None and found.layout != self.checkpoints.layout
-        engine = Engine(self.run, self.execution, self.run.batches.accumulation(self.world), regrouped=regrouped)
+        engine = Engine(self.run, self.config, self.run.batches.accumulation(self.world), regrouped=regrouped)
         start = self._resume(engine, found)
         for step in range(start, len(self.run.batches)):
             self.check()
