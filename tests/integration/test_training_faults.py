@@ -17,8 +17,12 @@ import safetensors
 import safetensors.numpy
 import toy
 
+from tokenmill.config import resolve
 from tokenmill.records import read_jsonl
-from tokenmill.store import open_store
+from tokenmill.steps import find
+from tokenmill.store import acquire, open_store
+from tokenmill.tracking import RunRef
+from tokenmill.training.messages import Result, Spec
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 STEPS, EVERY = 24, 4
@@ -274,6 +278,51 @@ def test_weights_are_of_the_configured_precision(prepared, tmp_path, precision, 
     with safetensors.safe_open(store.blob_path(shards["model.safetensors"]), "numpy") as opened:
         kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
     assert kinds == {kind}
+
+
+def test_a_rank_needs_an_empty_folder_a_uri_and_the_environment(prepared, tmp_path):
+    """As in a pod: no checkout, no home, nothing of the launcher's but what the spec says."""
+    root, inputs, _ = prepared
+    shutil.copytree(root / "store", tmp_path / "store")
+    store = open_store(f"file://{tmp_path}/store")
+    lease = acquire(store, "0" * 64, ttl_s=60)
+    spec = Spec(
+        store=store.uri,
+        step="pretraining.train_short",
+        version=find("pretraining.train_short").version,
+        config=pico_config(tokens=1024),
+        inputs={role: (digest,) for role, digest in (one.split("=") for one in inputs)},
+        key="0" * 64,
+        attempt=lease.attempt,
+        run=RunRef.new("test", "pico"),
+        task="train",
+    )
+    store.backend.put(f"{spec.folder}/spec.json", spec.model_dump_json().encode())
+    (tmp_path / "empty").mkdir()
+    rendezvous = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    with lease:
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenmill.training.worker", spec.uri],
+            cwd=tmp_path / "empty",
+            env=rendezvous | {"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    result = Result.model_validate_json(store.backend.get(f"{spec.folder}/result.json"))
+    assert result.outputs["weights"].counts["steps"] == 2
+    assert not store.missing(result.outputs["weights"].shards)
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def pico_config(**changes):
+    """What a spec says of a pico pretraining: all but defaults."""
+    definition = find("pretraining.train_short")
+    overrides = {f"{definition.name}.{name}": value for name, value in changes.items()}
+    config = resolve(definition.config, definition.name, "pico", overrides)
+    return config.model_dump(mode="json", exclude_defaults=True)
 
 
 def test_stage_3_publishes_whole_weights(prepared, tmp_path):
