@@ -1,9 +1,20 @@
 """SFT and RLHF at pico size: every training step on two real ranks, every artifact through the store."""
 
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import orjson
+import psutil
 import pytest
 from pico import Lab
 
+from tokenmill.errors import Interrupted
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.layouts import load_model, read_config, save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
@@ -94,6 +105,7 @@ def sft(lab, conversations, base, tokens):
         context=128,
         packs_per_step=4,
         pretraining_types=("qa",),
+        precision="fp32",
         optim=OptimConfig(lr=3e-3, warmup_ratio=0.1),
         execution=TWO_RANKS,
     )
@@ -109,7 +121,9 @@ def preferences(lab, conversations, tokens):
 
 @pytest.fixture(scope="module")
 def reward_model(lab, preferences, sft, tokens):
-    config = RewardModelConfig(batch_tokens=1024, max_length=128, optim=OptimConfig(lr=1e-3), execution=TWO_RANKS)
+    config = RewardModelConfig(
+        batch_tokens=1024, max_length=128, precision="fp32", optim=OptimConfig(lr=1e-3), execution=TWO_RANKS
+    )
     patches = lab.issue("preferences", {"part-00000.jsonl.zst": []})
     inputs = {"preferences": preferences["train"], "patches": [patches], "sft": sft["weights"], "tokenizer": tokens[1]}
     return lab.step("rlhf.train_reward_model", config, **inputs)
@@ -124,6 +138,7 @@ PPO = PPOConfig(
     max_length=128,
     pretrain_context=32,
     critic_lr=5e-4,
+    precision="fp32",
     optim=OptimConfig(lr=1e-4, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0),
     execution=TWO_RANKS,
 )
@@ -214,6 +229,42 @@ def test_a_warm_up_leaves_the_actor_to_the_bit(lab, ppo_inputs, sft):
     config = PPO.model_copy(update={"iterations": 1})
     warm = lab.step("rlhf.ppo", config, **ppo_inputs)["weights"]
     assert warm.shard("model.safetensors").content == sft["weights"].shard("model.safetensors").content
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ppo_stopped_within_an_iteration_ends_it_and_goes_on_exactly(lab, ppo_inputs, tmp_path):
+    """The second pass over some answers is no place to stop: there the actor is not the one that drew them."""
+    config = PPO.model_copy(update={"passes": 2, "iterations": 2, "critic_warmup": 0})
+    shutil.copytree(lab.folder / "store", tmp_path / "store")
+    elsewhere = Lab(tmp_path)
+    with ThreadPoolExecutor(1) as stopper:
+        stopping = stopper.submit(stop_ranks, str(tmp_path), 2)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 2"):
+            elsewhere.step("rlhf.ppo", config, **ppo_inputs)
+        stopping.result()
+    resumed, undisturbed = (where.step("rlhf.ppo", config, **ppo_inputs) for where in (elsewhere, lab))
+    assert resumed["weights"].content == undisturbed["weights"].content
+
+
+def stop_ranks(store, ranks):
+    """SIGTERM to the ranks that train in a store, once they all listen, which is before their first step."""
+    deadline = time.monotonic() + 60
+    while len(listening := [pid for pid in psutil.pids() if listens(pid, store)]) < ranks:
+        assert time.monotonic() < deadline, "the ranks did not start"
+        time.sleep(0.01)
+    for pid in listening:
+        os.kill(pid, signal.SIGTERM)
+
+
+def listens(pid, store):
+    """Whether a process is a rank in this store that catches SIGTERM."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return False
+    rank = "tokenmill.training.worker" in command and "torch.distributed.run" not in command and store in command[-2]
+    return rank and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_probe_compares_and_leaves_patches(lab, preferences, sft, ppo, reward_model, tokens, document):

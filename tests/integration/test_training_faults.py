@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,10 +13,16 @@ import numpy
 import orjson
 import psutil
 import pytest
+import safetensors
+import safetensors.numpy
 import toy
 
+from tokenmill.config import resolve
 from tokenmill.records import read_jsonl
-from tokenmill.store import open_store
+from tokenmill.steps import find
+from tokenmill.store import acquire, open_store
+from tokenmill.tracking import RunRef
+from tokenmill.training.messages import Result, Spec
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 STEPS, EVERY = 24, 4
@@ -43,10 +50,10 @@ def layout(ranks, zero):
     return f"{execution}.ranks={ranks}", f"{execution}.zero_stage={zero}"
 
 
-def start(folder, inputs, ranks=2, zero=1):
+def start(folder, inputs, ranks=2, zero=1, settings=()):
     command = [sys.executable, "-m", "tokenmill.cli", "step", "pretraining.train_short", "--preset", "pico", "--json"]
     command += [part for one in inputs for part in ("--input", one)] + [
-        part for one in (*SETTINGS, *layout(ranks, zero)) for part in ("--set", one)
+        part for one in (*SETTINGS, *settings, *layout(ranks, zero)) for part in ("--set", one)
     ]
     env = os.environ | {"TOKENMILL_STORE": f"file://{folder}", "TOKENMILL_LEASE_TTL_S": "4", "TOKENMILL_LOG": "info"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True)
@@ -124,8 +131,9 @@ def random_kill(prepared, tmp_path, seed):
     kill_and_rerun(prepared, tmp_path, when)
 
 
-def test_random_kill_ends_with_the_same_digests(prepared, tmp_path):
-    random_kill(prepared, tmp_path, int(time.time()))
+@pytest.mark.parametrize("number", range(2))
+def test_random_kill_ends_with_the_same_digests(prepared, tmp_path, number):
+    random_kill(prepared, tmp_path, int(time.time()) + number)
 
 
 @pytest.mark.soak
@@ -151,19 +159,68 @@ def test_a_checkpoint_without_every_marker_is_not_taken_for_whole(prepared, tmp_
     assert finish(start(folder, inputs)) == expected
 
 
-def test_sigterm_writes_a_checkpoint_and_a_rerun_goes_on_from_it(prepared, tmp_path):
-    root, inputs, expected = prepared
+def trainers(folder):
+    """The ranks alone, without torchrun."""
+    return [process for process in ranks_of(folder) if "torch.distributed.run" not in " ".join(process.cmdline())]
+
+
+def begun(prepared, tmp_path):
+    """A training that has stored a checkpoint."""
+    root, inputs, _ = prepared
     folder = tmp_path / "store"
     shutil.copytree(root / "store", folder)
     process = start(folder, inputs)
     wait_for(lambda: complete_checkpoints(folder) or process.poll() is not None, "a checkpoint")
-    for rank in ranks_of(folder):
-        if "torch.distributed.run" not in " ".join(rank.cmdline()):
-            rank.send_signal(signal.SIGTERM)
+    return folder, process
+
+
+@pytest.mark.parametrize("whom", ["ranks", "step"])
+def test_sigterm_writes_a_checkpoint_and_a_rerun_goes_on_from_it(prepared, tmp_path, whom):
+    folder, process = begun(prepared, tmp_path)
+    for one in trainers(folder) if whom == "ranks" else [process]:
+        one.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err[-1500:]
-    assert "stopped by SIGTERM after step" in err
-    assert finish(start(folder, inputs)) == expected
+    told = re.fullmatch(r"tokenmill: pretraining.train_short: stopped by SIGTERM after step (\d+); .*", lines(err)[-1])
+    assert told and int(told[1]) in complete_checkpoints(folder), err
+    assert "Traceback" not in err
+    assert finish(start(folder, prepared[1])) == prepared[2]
+
+
+def lines(err):
+    return err.strip().splitlines()
+
+
+def test_a_killed_rank_is_named_and_a_rerun_goes_on(prepared, tmp_path):
+    folder, process = begun(prepared, tmp_path)
+    next(rank for rank in trainers(folder) if rank.environ()["RANK"] == "1").kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err[-1500:]
+    assert lines(err)[-1] == (
+        "tokenmill: pretraining.train_short: rank 1 of 2 was killed by signal 9 (SIGKILL): out of memory? "
+        "Rerun to go on from the newest checkpoint"
+    )
+    assert finish(start(folder, prepared[1])) == prepared[2]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(prepared, tmp_path):
+    root, inputs, expected = prepared
+    folder = tmp_path / "store"
+    shutil.copytree(root / "store", folder)
+    process = start(folder, inputs)
+    wait_for(lambda: len(complete_checkpoints(folder)) > 1 or process.poll() is not None, "two checkpoints")
+    process.kill()
+    process.wait()
+    wait_for(lambda: not ranks_of(folder), "the ranks to die", 10)
+    newest = max(complete_checkpoints(folder))
+    next(folder.glob(f"work/*/checkpoints/{newest}/*/*.pt")).write_bytes(b"damaged")
+    process = start(folder, inputs)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-2000:]
+    assert re.search(
+        rf"checkpoint of step {newest}: .* does not match its digest; trying the checkpoint before it", err
+    )
+    assert orjson.loads(out.splitlines()[-1]) == expected
 
 
 def training_log(folder, digests):
@@ -201,3 +258,78 @@ def test_another_layout_of_ranks_goes_on_from_the_checkpoint(prepared, tmp_path,
         numpy.testing.assert_allclose(
             [row[name] for row in resumed.values()], [row[name] for row in calm.values()], rtol=1e-5
         )
+
+
+def weights(folder, digests):
+    """Tensor name → values, of a store's published weights."""
+    store = open_store(f"file://{folder}")
+    shard = next(s for s in store.get_manifest(digests["weights"]).shards if s.name.endswith(".safetensors"))
+    return safetensors.numpy.load_file(store.blob_path(shard.blob))
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", "F32"), ("bf16", "BF16")])
+def test_weights_are_of_the_configured_precision(prepared, tmp_path, precision, kind):
+    folder = tmp_path / "store"
+    shutil.copytree(prepared[0] / "store", folder)
+    settings = [f"pretraining.train_short.precision={precision}", "pretraining.train_short.tokens=1024"]
+    digests = finish(start(folder, prepared[1], settings=settings))
+    store = open_store(f"file://{folder}")
+    shards = {shard.name: shard.blob for shard in store.get_manifest(digests["weights"]).shards}
+    with safetensors.safe_open(store.blob_path(shards["model.safetensors"]), "numpy") as opened:
+        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    assert kinds == {kind}
+
+
+def test_a_rank_needs_an_empty_folder_a_uri_and_the_environment(prepared, tmp_path):
+    """As in a pod: no checkout, no home, nothing of the launcher's but what the spec says."""
+    root, inputs, _ = prepared
+    shutil.copytree(root / "store", tmp_path / "store")
+    store = open_store(f"file://{tmp_path}/store")
+    lease = acquire(store, "0" * 64, ttl_s=60)
+    spec = Spec(
+        store=store.uri,
+        step="pretraining.train_short",
+        version=find("pretraining.train_short").version,
+        config=pico_config(tokens=1024),
+        inputs={role: (digest,) for role, digest in (one.split("=") for one in inputs)},
+        key="0" * 64,
+        attempt=lease.attempt,
+        run=RunRef.new("test", "pico"),
+        task="train",
+    )
+    store.backend.put(f"{spec.folder}/spec.json", spec.model_dump_json().encode())
+    (tmp_path / "empty").mkdir()
+    rendezvous = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    with lease:
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenmill.training.worker", spec.uri],
+            cwd=tmp_path / "empty",
+            env=rendezvous | {"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    result = Result.model_validate_json(store.backend.get(f"{spec.folder}/result.json"))
+    assert result.outputs["weights"].counts["steps"] == 2
+    assert not store.missing(result.outputs["weights"].shards)
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def pico_config(**changes):
+    """What a spec says of a pico pretraining: all but defaults."""
+    definition = find("pretraining.train_short")
+    overrides = {f"{definition.name}.{name}": value for name, value in changes.items()}
+    config = resolve(definition.config, definition.name, "pico", overrides)
+    return config.model_dump(mode="json", exclude_defaults=True)
+
+
+def test_stage_3_publishes_whole_weights(prepared, tmp_path):
+    root, inputs, expected = prepared
+    folder = tmp_path / "store"
+    shutil.copytree(root / "store", folder)
+    sharded, whole = weights(folder, finish(start(folder, inputs, zero=3))), weights(root / "calm", expected)
+    assert sharded.keys() == whole.keys()
+    for name, values in whole.items():
+        numpy.testing.assert_allclose(sharded[name], values, atol=1e-4, err_msg=name)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @training_step(
     "enhancement.train",
-    version=2,
+    version=3,
     kinds={"tokens": "tokens", "base": "weights", "decontamination": "decontamination"},
 )
 def train(

@@ -79,6 +79,9 @@ class PairBatches:
     def accumulation(self, world: int) -> int:
         return 1
 
+    def resumable(self, step: int) -> bool:
+        return True
+
     def at(self, step: int, rank: int, world: int) -> StepBatch:
         everything = self.bins[step]
         mine = [self.pairs[index] for index in everything[rank::world]]

@@ -22,7 +22,7 @@ KINDS = {
 }
 
 
-@training_step("rlhf.ppo", version=2, kinds=KINDS)
+@training_step("rlhf.ppo", version=3, kinds=KINDS)
 def build(
     config: PPOConfig,
     queries: Manifest,

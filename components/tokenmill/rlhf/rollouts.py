@@ -60,6 +60,10 @@ class Rollouts:
             )
         return blocks // world
 
+    def resumable(self, step: int) -> bool:
+        """Where an iteration begins: within one, the answers would be drawn again, by another actor."""
+        return step % self.config.passes == 0
+
     def at(self, step: int, rank: int, world: int) -> StepBatch:
         mine = range(rank, self.accumulation(world) * world, world)
         iteration = step // self.config.passes

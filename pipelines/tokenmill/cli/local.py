@@ -17,8 +17,8 @@ import orjson
 
 from tokenmill.cli.summary import as_text, summarise
 from tokenmill.errors import EXIT_BAD_INPUT, EXIT_DEFECT, told_in_one_line
-from tokenmill.launch.tether import OWNER, die_with_parent, tethered
 from tokenmill.store import ArtifactStore, open_store
+from tokenmill.tether import OWNER, die_with_parent, tethered
 from tokenmill.tracking import RunRef, read_events
 from tokenmill.tracking.events import Event
 

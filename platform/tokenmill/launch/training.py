@@ -2,18 +2,29 @@
 
 import logging
 import os
+import re
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tokenmill.errors import Interrupted, StepFailed
-from tokenmill.launch.tether import tethered
+import psutil
+
+from tokenmill.errors import Interrupted, StepFailed, UserError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import StepContext
 from tokenmill.steps.registry import Definition
+from tokenmill.tether import tethered
 from tokenmill.training.settings import TrainingExecution
+
+if TYPE_CHECKING:
+    from torchx.specs import AppDef
+
+    from tokenmill.training.messages import Failure
 
 PASSED_ON = (
     "TOKENMILL_",
@@ -27,6 +38,12 @@ PASSED_ON = (
     "TMPDIR",
     "OMP_NUM_THREADS",
 )
+GRACE_S = 120
+"""What ranks have, once told to stop, for the step they are at and a checkpoint; torchrun then kills them."""
+LOG_LINE = '{"time":'
+"""How a line of a rank's structured log begins; the step's log takes it over."""
+_KILLED = re.compile(r"rank\s*: (\d+) .*\n\s*exitcode\s*: -(\d+) ")
+"""A rank that died of a signal, in torchrun's account of a failure."""
 
 
 def launch_training(
@@ -56,56 +73,129 @@ def launch_training(
     unused, said = outlook(ctx.store, ctx.key, Layout(config.execution.ranks, config.execution.zero_stage))
     if said:
         (ctx.log.warning if unused else ctx.log.info)(said)
-    state, tail = _run(spec.uri, config.execution)
+    ended = _run(spec.uri, config.execution)
     ctx.lease.check()
-    backend = ctx.store.backend
-    if backend.exists(f"{spec.folder}/result.json"):
-        return Result.model_validate_json(backend.get(f"{spec.folder}/result.json")).outputs
-    if not backend.exists(f"{spec.folder}/failure.json"):
-        raise StepFailed(f"{definition.name}: the ranks ended ({state}) without a word; last lines:\n{tail}")
-    failure = Failure.model_validate_json(backend.get(f"{spec.folder}/failure.json"))
-    if not failure.expected:
-        ctx.log.error("rank failed first", rank=failure.rank, traceback=failure.traceback)
-    if failure.retry:
-        raise Interrupted(f"{definition.name}: {failure.message}")
-    raise StepFailed(
-        f"{definition.name}: rank {failure.rank} of {config.execution.ranks} failed first: {failure.message}"
-    )
+    sys.stderr.writelines(line for line in ended.said.splitlines(keepends=True) if line.startswith(LOG_LINE))
+    if ctx.store.backend.exists(f"{spec.folder}/result.json"):
+        return Result.model_validate_json(ctx.store.backend.get(f"{spec.folder}/result.json")).outputs
+    failure = None
+    if ctx.store.backend.exists(f"{spec.folder}/failure.json"):
+        failure = Failure.model_validate_json(ctx.store.backend.get(f"{spec.folder}/failure.json"))
+        if not failure.expected:
+            ctx.log.error("rank failed first", rank=failure.rank, traceback=failure.traceback)
+    raise _explained(definition.name, config.execution.ranks, failure, ended)
 
 
-def _run(uri: str, execution: TrainingExecution) -> tuple[str, str]:
-    """Run torchrun under a torchx AppDef until it ends; returns the final state and the last log lines."""
+class Ended(NamedTuple):
+    """How a launch ended."""
+
+    state: str
+    said: str
+    """What torchrun and the ranks wrote."""
+    stopped: bool
+    """SIGTERM was passed on to them."""
+
+
+def _explained(name: str, ranks: int, failure: "Failure | None", ended: Ended) -> UserError:
+    """What to tell a person; a killed rank comes before the others, which only lost their connection to it."""
+    if failure and failure.retry:
+        return Interrupted(f"{name}: {failure.message}")
+    if signalled := _signalled(ended.said):
+        rank, number = signalled
+        told = f"{name}: rank {rank} of {ranks} was killed by signal {number} ({signal.Signals(number).name})"
+        if number == signal.SIGKILL:
+            return Interrupted(f"{told}: out of memory? Rerun to go on from the newest checkpoint")
+        return StepFailed(f"{told}; last lines:\n{_tail(ended.said)}")
+    if ended.stopped:
+        return Interrupted(f"{name}: stopped by SIGTERM; rerun to go on from the newest checkpoint")
+    if failure:
+        return StepFailed(f"{name}: rank {failure.rank} of {ranks} failed first: {failure.message}")
+    return StepFailed(f"{name}: the ranks ended ({ended.state}) without a word; last lines:\n{_tail(ended.said)}")
+
+
+def _signalled(said: str) -> tuple[int, int] | None:
+    """Rank and signal of the rank that torchrun saw killed; SIGKILL first: no rank sends it, nor gets it from torchrun."""
+    seen = [(int(rank), int(number)) for rank, number in _KILLED.findall(said)]
+    return min(seen, key=lambda one: one[1] != signal.SIGKILL, default=None)
+
+
+def _run(uri: str, execution: TrainingExecution) -> Ended:
+    """Run torchrun under a torchx AppDef until it ends."""
     from torchx.runner import get_runner
-    from torchx.specs import AppDef, Resource, Role
 
     _quiet_torchx()
-    with tempfile.TemporaryDirectory(prefix="tokenmill-launch-") as scratch:
-        torchrun = [
-            *("--nnodes=1", f"--nproc_per_node={execution.ranks}", "--max-restarts=0"),
-            *("--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--monitor-interval=0.1"),
-            *("-m", "tokenmill.training.worker", uri),
-        ]
-        role = Role(
-            name="trainer",
-            image=scratch,  # local_cwd: the folder the ranks start in; nothing is read from it
-            entrypoint=sys.executable,
-            args=["-m", "tokenmill.launch.tether", sys.executable, "-m", "torch.distributed.run", *torchrun],
-            env={"OMP_NUM_THREADS": "1"}
-            | {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
-            | tethered(),
-            num_replicas=1,
-            resource=Resource(cpu=execution.ranks, gpu=0, memMB=1024),
+    stop = _Stop(uri)
+    with tempfile.TemporaryDirectory(prefix="tokenmill-launch-") as scratch, stop.listening(), get_runner() as runner:
+        info = runner.dryrun(
+            _app(uri, execution, scratch), scheduler=execution.scheduler, cfg={"log_dir": f"{scratch}/logs"}
         )
-        app = AppDef(name="tokenmill-training", roles=[role])
-        with get_runner() as runner:
-            info = runner.dryrun(app, scheduler=execution.scheduler, cfg={"log_dir": f"{scratch}/logs"})
-            handle = runner.schedule(info)
-            try:
-                status = runner.wait(handle, wait_interval=0.2)
-            except BaseException:
-                runner.cancel(handle)
-                raise
-        return str(status.state if status else "unknown"), _tail(Path(scratch) / "logs")
+        stop.listen()  # torchx has put its own handlers in place
+        handle = runner.schedule(info)
+        stop.pass_on()
+        try:
+            status = runner.wait(handle, wait_interval=0.2)
+        except BaseException:
+            runner.cancel(handle)
+            raise
+        return Ended(str(status.state if status else "unknown"), _read_logs(Path(scratch) / "logs"), stop.told)
+
+
+def _app(uri: str, execution: TrainingExecution, scratch: str) -> "AppDef":
+    from torchx.specs import AppDef, Resource, Role
+
+    torchrun = [
+        *("--nnodes=1", f"--nproc_per_node={execution.ranks}", "--max-restarts=0"),
+        *("--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--monitor-interval=0.1"),
+        *(f"--shutdown-timeout={GRACE_S}", "-m", "tokenmill.training.worker", uri),
+    ]
+    role = Role(
+        name="trainer",
+        image=scratch,  # local_cwd: the folder the ranks start in; nothing is read from it
+        entrypoint=sys.executable,
+        args=["-m", "tokenmill.tether", sys.executable, "-m", "torch.distributed.run", *torchrun],
+        env={"OMP_NUM_THREADS": "1"} | {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)} | tethered(),
+        num_replicas=1,
+        resource=Resource(cpu=execution.ranks, gpu=0, memMB=1024),
+    )
+    return AppDef(name="tokenmill-training", roles=[role])
+
+
+class _Stop:
+    """SIGTERM, passed on to torchrun once, which tells its ranks and gives them time for a checkpoint.
+
+    torchx would give them ten seconds and raise.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.told = uri, False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals as they were, afterwards: a process may run more than one step."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _on_sigterm(self, *_: object) -> None:
+        if not self.told:
+            self.told = True
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """To torchrun, if it runs and there is something to pass on."""
+        for child in psutil.Process().children() if self.told else ():
+            with suppress(psutil.NoSuchProcess):
+                if self.uri in child.cmdline():
+                    child.terminate()
 
 
 def _quiet_torchx() -> None:
@@ -114,6 +204,9 @@ def _quiet_torchx() -> None:
     logging.getLogger("torchx-events-null").disabled = True  # torchx sets the level of this one itself
 
 
-def _tail(logs: Path, lines: int = 15) -> str:
-    text = "".join(p.read_text(errors="replace") for p in sorted(logs.rglob("std*.log")) if p.is_file())
+def _read_logs(logs: Path) -> str:
+    return "".join(p.read_text(errors="replace") for p in sorted(logs.rglob("std*.log")) if p.is_file())
+
+
+def _tail(text: str, lines: int = 15) -> str:
     return "\n".join(text.splitlines()[-lines:])

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tokenmill.errors import ConfigError, CorruptError, InputError
+from tokenmill.errors import ConfigError, CorruptError, InputError, StepFailed
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.modeling import InternLM2, InternLM2ForCausalLM, initialize, merge_wqkv, split_wqkv
 
@@ -206,6 +206,16 @@ def _require(state: State, shapes: dict[str, torch.Size], folder: Path | str) ->
     raise CorruptError(f"{folder} does not hold the model asked for: {min(faults)} ({len(faults)} such tensors)")
 
 
+def _refuse_unsound(state: State) -> None:
+    """No tensor that is empty (a share of one, under ZeRO stage 3) or not finite is ever written."""
+    for name, tensor in state.items():
+        fault = (
+            "is empty" if not tensor.numel() else "" if tensor.isfinite().all() else "has values that are not finite"
+        )
+        if fault:
+            raise StepFailed(f"{name} {fault}: no weights are written")
+
+
 def _config_file(folder: Path | str) -> Path:
     file = Path(folder) / CONFIG
     if not file.is_file():
@@ -219,6 +229,7 @@ def _dtype(state: State) -> str:
 
 def _write(folder: Path, config: str, state: State) -> None:
     """The two files, weights first and under a passing name: who sees the config sees a whole model."""
+    _refuse_unsound(state)
     folder.mkdir(parents=True, exist_ok=True)
     passing = folder / f"{WEIGHTS}.partial"
     # One metadata key only: with several, their order and so the file's bytes would differ between processes.

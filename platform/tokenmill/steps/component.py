@@ -13,11 +13,11 @@ from pydantic import Field
 
 from tokenmill.config import Section, resolve
 from tokenmill.errors import InputError, told_in_one_line
-from tokenmill.launch.tether import die_with_owner
 from tokenmill.manifest import Manifest
 from tokenmill.steps.registry import find
 from tokenmill.steps.runner import run_step
 from tokenmill.store import ArtifactStore, open_store
+from tokenmill.tether import die_with_owner
 from tokenmill.tracking import RunRef
 
 

@@ -6,6 +6,7 @@ script's work once more, and wait for the lease that its own parent holds.
 
 import io
 import multiprocessing
+import os
 import pickle
 import sys
 import threading
@@ -16,6 +17,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from tokenmill.errors import ConfigError
+from tokenmill.tether import die_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,13 +28,14 @@ _setting_aside = threading.Lock()
 def map_in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, step: str
 ) -> Iterator[Result]:
-    """Results in order, for `step`.
+    """Results in order, for `step`. `kill -9` of this process leaves no worker.
 
     Raises:
         ConfigError: the running script itself defines the function, or what it carries.
     """
     _refuse_script(step, (function, items[0]))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
         with _script_set_aside():
             results = pool.map(function, items)  # starts every worker
         yield from results

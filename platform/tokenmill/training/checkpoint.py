@@ -2,7 +2,8 @@
 
 Each rank writes its DeepSpeed files locally, then uploads them; a rank's marker, written last, lists its files with their
 sha256. A checkpoint is complete when every rank's marker is there; only files named in a marker and with that digest are
-ever loaded, because DeepSpeed's own format is pickle. What another layout wrote is regrouped first.
+ever loaded, because DeepSpeed's own format is pickle. One that fails this gives way to the one before it. What another
+layout wrote is regrouped first.
 """
 
 import shutil
@@ -15,31 +16,55 @@ import orjson
 import torch.distributed as dist
 
 from tokenmill.errors import CorruptError
+from tokenmill.logs import Log
 from tokenmill.manifest import sha256
 from tokenmill.store import ArtifactStore
-from tokenmill.training.resume import Complete, Layout, newest_checkpoint
+from tokenmill.training.resume import Complete, Layout, usable_checkpoints
+
+AS_SAVED = "as-saved"
 
 
 class Checkpoints:
     """The checkpoints of one action key."""
 
-    def __init__(self, store: ArtifactStore, key: str, local: Path, zero_stage: int) -> None:
-        self.store, self.key, self.local = store, key, local
+    def __init__(self, store: ArtifactStore, key: str, local: Path, zero_stage: int, log: Log) -> None:
+        self.store, self.key, self.local, self.log = store, key, local, log
         self.rank = dist.get_rank()
         self.layout = Layout(dist.get_world_size(), zero_stage)
         self._upload: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def newest(self) -> Complete | None:
-        """What to go on from: rank 0 looks, so that all ranks go on from the same."""
-        found = [newest_checkpoint(self.store, self.key, self.layout) if self.rank == 0 else None]
+        """Fetch what to go on from: rank 0 looks, so that all ranks go on from the same.
+
+        Raises:
+            CorruptError: there are checkpoints, and none is whole.
+        """
+        found = [self._fetch_newest() if self.rank == 0 else None]
         dist.broadcast_object_list(found, src=0)
         return found[0]
+
+    def _fetch_newest(self) -> Complete | None:
+        usable = usable_checkpoints(self.store, self.key, self.layout)
+        for candidate in usable:
+            shutil.rmtree(self.local / "in", ignore_errors=True)
+            try:
+                self._fetch(candidate, self.local / "in" / AS_SAVED)
+            except CorruptError as damage:
+                self.log.warning(f"{damage}; trying the checkpoint before it")
+                continue
+            return candidate
+        if usable:
+            raise CorruptError(
+                f"none of {len(usable)} checkpoints is whole: delete work/{self.key}/checkpoints in {self.store.uri} "
+                "to start from the beginning"
+            )
+        return None
 
     def save(self, engine: Any, step: int, state: dict[str, Any]) -> None:
         """Snapshot to local disk (the step waits for this), then upload in the background (it does not)."""
         self.wait()
-        folder = self.local / "out"
+        folder = self.local / "out"  # of all ranks
         if self.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
         dist.barrier()
@@ -63,23 +88,22 @@ class Checkpoints:
             self._failure = failure
 
     def wait(self) -> None:
-        """Until the last upload is done; raises what it raised."""
+        """Until the last upload of every rank is done: they all read from the folder of one. Raises what ours raised."""
         if self._upload:
             self._upload.join()
             self._upload = None
         if self._failure:
             raise self._failure
+        dist.barrier()
 
     def load(self, engine: Any, found: Complete) -> dict[str, Any]:
-        """Restore engine and client state; every rank loads the same verified files."""
-        folder = self.local / "in"
-        tag = "as-saved" if found.layout == self.layout else "regrouped"
-        if self.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            self._fetch(found, folder / "as-saved")
-            if tag == "regrouped":
-                regroup(folder / "as-saved", folder / tag)
-        dist.barrier()
+        """Restore engine and client state; every rank loads the same files, which `newest` has fetched."""
+        folder, tag = self.local / "in", AS_SAVED
+        if found.layout != self.layout:
+            tag = "regrouped"
+            if self.rank == 0:
+                regroup(folder / AS_SAVED, folder / tag)
+            dist.barrier()
         _, state = engine.load_checkpoint(str(folder), tag=tag)
         return dict(state)
 
@@ -87,9 +111,11 @@ class Checkpoints:
         source = found.folder(self.key)
         for rank in range(found.layout.ranks):
             for name, digest in orjson.loads(self.store.backend.get(f"{source}/rank-{rank}.json")).items():
+                if not self.store.backend.exists(f"{source}/{name}"):
+                    raise CorruptError(f"checkpoint of step {found.step}: {name} is missing")
                 data = self.store.backend.get(f"{source}/{name}")
                 if sha256(data) != digest:
-                    raise CorruptError(f"checkpoint {found.step}: {name} does not match its digest; delete {source}")
+                    raise CorruptError(f"checkpoint of step {found.step}: {name} does not match its digest")
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 (target / name).write_bytes(data)
 

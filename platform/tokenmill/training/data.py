@@ -67,6 +67,9 @@ class PackedBatches:
     def accumulation(self, world: int) -> int:
         return 1
 
+    def resumable(self, step: int) -> bool:
+        return True
+
     def pieces(self, step: int) -> list[Piece]:
         """What all ranks together see in a step."""
         return [piece for pack in self._packs(step) for piece in pack]

@@ -10,7 +10,9 @@ import torch.distributed as dist
 
 from tokenmill.training.run import ParameterGroup, TrainingRun
 from tokenmill.training.schedule import learning_rate
-from tokenmill.training.settings import OptimConfig, TrainingExecution
+from tokenmill.training.settings import OptimConfig, TrainingConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def default_groups(model: torch.nn.Module) -> list[ParameterGroup]:
@@ -24,8 +26,9 @@ def default_groups(model: torch.nn.Module) -> list[ParameterGroup]:
 class Engine:
     """A model under DeepSpeed ZeRO with AdamW; rates are set per step from the schedule."""
 
-    def __init__(self, run: TrainingRun, execution: TrainingExecution, micro_batches: int, *, regrouped: bool) -> None:
+    def __init__(self, run: TrainingRun, config: TrainingConfig, micro_batches: int, *, regrouped: bool) -> None:
         deepspeed = _import_deepspeed()
+        run.model.to(DTYPES[config.precision])  # whatever the precision of the weights it starts from
         self.run, self.groups = run, run.groups or default_groups(run.model)
         optimizer = torch.optim.AdamW(
             [
@@ -43,8 +46,7 @@ class Engine:
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=run.model,
             optimizer=optimizer,
-            config=_deepspeed_config(run.optim, execution, micro_batches)
-            | {"checkpoint": {"load_universal": regrouped}},
+            config=_deepspeed_config(run.optim, config, micro_batches) | {"checkpoint": {"load_universal": regrouped}},
         )
 
     @property
@@ -69,6 +71,21 @@ class Engine:
                 sums[name] = sums.get(name, 0.0) + value
             self.engine.step()
         return sums
+
+    def gather(self) -> None:
+        """Give rank 0 the whole weights, where ZeRO stage 3 left each rank a share; one tensor at a time on the device.
+
+        Every rank takes part. It ends the training: rank 0's tensors are on the CPU then.
+        """
+        if self.engine.zero_optimization_stage() < 3:
+            return
+        from deepspeed.runtime.zero import GatheredParameters
+
+        for parameter in self.run.model.parameters():
+            with GatheredParameters([parameter]):
+                whole = parameter.detach().cpu().clone() if dist.get_rank() == 0 else None
+            if whole is not None:
+                parameter.data = whole
 
     def grad_norm(self) -> float:
         norm = self.engine.get_global_grad_norm()
@@ -99,14 +116,14 @@ def _import_deepspeed() -> Any:
     return deepspeed
 
 
-def _deepspeed_config(optim: OptimConfig, execution: TrainingExecution, micro_batches: int) -> dict[str, Any]:
+def _deepspeed_config(optim: OptimConfig, config: TrainingConfig, micro_batches: int) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": optim.clip,
         "steps_per_print": 1_000_000_000,
-        "zero_optimization": {"stage": execution.zero_stage},
+        "zero_optimization": {"stage": config.execution.zero_stage},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": torch.cuda.is_available()},
+        "bf16": {"enabled": config.precision == "bf16"},
     }

@@ -17,7 +17,7 @@ from tokenmill.training.engine import Engine
 from tokenmill.training.resume import Complete
 from tokenmill.training.run import TrainingRun
 from tokenmill.training.schedule import learning_rate
-from tokenmill.training.settings import TrainingExecution
+from tokenmill.training.settings import TrainingConfig
 
 Report = Callable[[dict[str, float], int], None]
 
@@ -28,38 +28,36 @@ class Loop:
     def __init__(
         self,
         run: TrainingRun,
-        execution: TrainingExecution,
+        config: TrainingConfig,
         checkpoints: Checkpoints,
         report: Report,
         check: Callable[[], None],
     ) -> None:
-        self.run, self.execution, self.checkpoints = run, execution, checkpoints
+        self.run, self.config, self.execution, self.checkpoints = run, config, config.execution, checkpoints
         self.report, self.check = report, check
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.log: list[dict[str, Any]] = []
         self.tokens = run.tokens_before
+        self.saved = 0
+        """Step of the last checkpoint, which stays until the next one is complete."""
         self.stop = False
 
     def train(self) -> torch.nn.Module:
-        """Run all optimizer steps; returns the bare module."""
+        """Run all optimizer steps; returns the bare module, whose weights are whole on rank 0."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
         found = self.checkpoints.newest()
         regrouped = found is not None and found.layout != self.checkpoints.layout
-        engine = Engine(self.run, self.execution, self.run.batches.accumulation(self.world), regrouped=regrouped)
-        start = self._resume(engine, found)
+        engine = Engine(self.run, self.config, self.run.batches.accumulation(self.world), regrouped=regrouped)
+        self.saved = start = self._resume(engine, found)
         for step in range(start, len(self.run.batches)):
             self.check()
             self._evaluate(engine, step)
             self._step(engine, step)
-            last = step + 1 == len(self.run.batches)
-            stopping = self._agree_to_stop(engine.device)
-            if not last and (stopping or (step + 1) % self.execution.checkpoint_every == 0):
-                self._save(engine, step + 1)
-            if stopping and not last:
-                self.checkpoints.wait()
-                raise Interrupted(f"stopped by SIGTERM after step {step + 1}; rerun to go on from there")
+            if step + 1 < len(self.run.batches):
+                self._save_or_stop(engine, step + 1)
         self._evaluate(engine, len(self.run.batches))
         self.checkpoints.wait()
+        engine.gather()
         return self.run.model
 
     def _step(self, engine: Engine, step: int) -> None:
@@ -97,10 +95,18 @@ class Loop:
             self.log.append({"step": step, "tokens": self.tokens} | values)
             self.report(values, self.tokens)
 
-    def _save(self, engine: Engine, step: int) -> None:
-        state = {"step": step, "tokens": self.tokens, "log": self.log, "rng": _rng_state()}
-        self.checkpoints.save(engine.engine, step, state)
-        self.checkpoints.prune(keep=step - self.execution.checkpoint_every)
+    def _save_or_stop(self, engine: Engine, step: int) -> None:
+        """Take the checkpoint that is due before `step`, at the next step that can be gone on from."""
+        every = self.execution.checkpoint_every
+        stopping = self._agree_to_stop(engine.device)
+        if self.run.batches.resumable(step) and (stopping or step // every > self.saved // every):
+            state = {"step": step, "tokens": self.tokens, "log": self.log, "rng": _rng_state()}
+            self.checkpoints.save(engine.engine, step, state)
+            self.checkpoints.prune(keep=self.saved)
+            self.saved = step
+            if stopping:
+                self.checkpoints.wait()
+                raise Interrupted(f"stopped by SIGTERM after step {step}; rerun to go on from there")
 
     def _resume(self, engine: Engine, found: Complete | None) -> int:
         seed_everything(0)

@@ -50,10 +50,15 @@ def complete_checkpoints(store: ArtifactStore, key: str) -> list[Complete]:
     return sorted(checkpoint for checkpoint, ranks in seen.items() if len(ranks) == checkpoint.layout.ranks)
 
 
-def newest_checkpoint(store: ArtifactStore, key: str, layout: Layout) -> Complete | None:
-    """The newest complete checkpoint that a layout can load; of the same step rather its own."""
+def usable_checkpoints(store: ArtifactStore, key: str, layout: Layout) -> list[Complete]:
+    """The complete checkpoints that a layout can load, the newest first; of the same step its own first."""
     usable = [c for c in complete_checkpoints(store, key) if layout.can_load(c.layout)]
-    return max(usable, key=lambda c: (c.step, c.layout == layout), default=None)
+    return sorted(usable, key=lambda c: (c.step, c.layout == layout), reverse=True)
+
+
+def newest_checkpoint(store: ArtifactStore, key: str, layout: Layout) -> Complete | None:
+    """The newest complete checkpoint that a layout can load."""
+    return next(iter(usable_checkpoints(store, key, layout)), None)
 
 
 def outlook(store: ArtifactStore, key: str, layout: Layout) -> tuple[bool, str]:

@@ -35,6 +35,9 @@ class Batches(Protocol):
     def accumulation(self, world: int) -> int:
         """Micro-batches a rank and step: what gradients are accumulated over. Known before anything is drawn."""
 
+    def resumable(self, step: int) -> bool:
+        """Whether a training can go on at `step` as if it had never stopped: only there a checkpoint is taken."""
+
     def at(self, step: int, rank: int, world: int) -> StepBatch:
         """This rank's share of global step `step`. It may ask the model, which by then is where it trains."""
 

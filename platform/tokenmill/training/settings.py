@@ -1,5 +1,7 @@
 """Settings that every training step has. No torch here: resolving a config must stay fast."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from tokenmill.config import Execution, Section, StepConfig
@@ -31,6 +33,9 @@ class TrainingConfig(StepConfig):
     """Fields that every training step has."""
 
     seed: int = Field(1024, description="InternEvo's default seed")
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="of weights and activations, on any device; the optimizer's are fp32 (InternEvo's configs)"
+    )
     optim: OptimConfig = OptimConfig()
     execution: TrainingExecution = TrainingExecution()
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, UserError
-from tokenmill.launch.tether import die_with_parent
+from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import materialise, scratch, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
+from tokenmill.tether import die_with_parent
 from tokenmill.tracking import EventLog
 from tokenmill.training.messages import Failure, Result, Spec
 
@@ -81,7 +82,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
 
     from tokenmill.training.checkpoint import Checkpoints
     from tokenmill.training.loop import Loop, export, seed_everything
-    from tokenmill.training.settings import TrainingExecution
+    from tokenmill.training.settings import TrainingConfig
 
     cuda = torch.cuda.is_available()
     if cuda:
@@ -97,15 +98,16 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
         seed_everything(0)
         from tokenmill.steps.runner import arguments
 
+        assert isinstance(config, TrainingConfig), "a training step is configured as one"
         execution = config.execution
-        assert isinstance(execution, TrainingExecution), "a training step is executed as one"
         ctx = WorkerContext(store, workdir, rank, world, execution)
         run = definition.function(config, *arguments(definition, inputs), ctx)
         shared = [str(workdir)]
         dist.broadcast_object_list(shared, src=0)
-        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints", execution.zero_stage)
+        log = Log({"run": spec.run.key, "step": spec.step, "rank": rank})
+        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints", execution.zero_stage, log)
         report = events.metrics if events else lambda values, step: None
-        loop = Loop(run, execution, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
+        loop = Loop(run, config, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
         loop.train()
         if rank == 0:
             _publish(store, spec, run, loop, workdir, export)

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 SCRIPT = """
@@ -52,3 +54,27 @@ def test_a_function_of_the_script_itself_is_refused_in_one_line(tmp_path):
         "toy.copy: worker processes cannot import own, which the running script defines: "
         "move it into a module, or set toy.copy.execution.workers to 1"
     )
+
+
+BUSY = """
+from tokenmill.steps.pool import map_in_processes
+
+work = "import pathlib, time; pathlib.Path('begun-NUMBER').touch(); time.sleep(60)"
+list(map_in_processes(exec, [work.replace("NUMBER", number) for number in "12"], 2, "toy.sleep"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends them, and only Linux's does")
+def test_a_killed_step_leaves_no_worker(tmp_path):
+    (tmp_path / "script.py").write_text(BUSY)
+    step = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path)
+    while len(list(tmp_path.glob("begun-*"))) < 2:
+        assert step.poll() is None
+        time.sleep(0.05)
+    workers = psutil.Process(step.pid).children()
+    step.kill()
+    step.wait()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    for worker in alive:
+        worker.kill()
+    assert not alive

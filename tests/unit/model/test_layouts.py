@@ -7,9 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tokenmill.errors import ConfigError, CorruptError, InputError
+from tokenmill.errors import ConfigError, CorruptError, InputError, StepFailed
 from tokenmill.model.layouts import export_llama, import_llama, load_model, read_config, read_state, save_model
-from tokenmill.model.modeling import InternLM2Critic, InternLM2ForRewardModel
+from tokenmill.model.modeling import InternLM2Critic, InternLM2ForCausalLM, InternLM2ForRewardModel
 
 IDS = torch.tensor([5, 9, 200, 31, 77, 3, 8, 8, 1, 250, 12, 40])
 
@@ -139,3 +139,12 @@ def test_what_is_wrong_with_a_folder_is_said(model, saved, tmp_path):
     with pytest.raises(ConfigError, match="must be a LLaMA"):
         import_llama(saved, tmp_path / "out")
     assert read_config(saved) == model.config
+
+
+@pytest.mark.parametrize(("fault", "said"), [(torch.empty(0), "is empty"), (torch.tensor([1.0, torch.nan]), "finite")])
+def test_unsound_weights_are_not_written(grouped, tmp_path, fault, said):
+    model = InternLM2ForCausalLM(grouped, seed=1)
+    model.model.norm.weight.data = fault
+    with pytest.raises(StepFailed, match=rf"model\.norm\.weight .*{said}"):
+        save_model(model, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -15,13 +15,16 @@ OWNER = "TOKENMILL_OWNER"
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies. Survives `exec`, not `fork`."""
+def die_with_parent(expected: int | None = None) -> None:
+    """Have the kernel kill this process when its parent dies. Survives `exec`, not `fork`.
+
+    `expected` is the parent's process id; by default what `TOKENMILL_PARENT` says.
+    """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    expected = os.environ.get(PARENT)
-    if expected and os.getppid() != int(expected):  # it died before the line above
+    expected = expected or int(os.environ.get(PARENT, "0"))
+    if expected and os.getppid() != expected:  # it died before the line above
         os.kill(os.getpid(), signal.SIGKILL)
 
 
