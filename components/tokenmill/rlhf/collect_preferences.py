@@ -20,7 +20,7 @@ PREFERRED = {"helpful": "direct", "harmless": "careful"}
 """Which of the two styles a domain prefers."""
 
 
-@step("rlhf.collect_preferences", version=1, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
+@step("rlhf.collect_preferences", version=2, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
 def collect_preferences(
     config: CollectPreferencesConfig, conversations: Manifest, tokenizer: Manifest, ctx: StepContext
 ) -> dict[str, Draft]:
@@ -72,16 +72,20 @@ def _pairs(requests: Sequence[dict[str, Record]], config: CollectPreferencesConf
             other = next(text for name, text in answers.items() if name != style)
             yield _pair(f"{request}#{domain}", domain, answers[style], other, common, conflict=True)
             if draw.random() < config.garbled_share:
-                garbled = _garble(answers[style], draw)
-                yield _pair(f"{request}#{domain}-garbled", domain, answers[style], garbled, common, conflict=False)
+                answer, garbled = answers[style], _garble(answers[style], draw)
+                if garbled:
+                    yield _pair(f"{request}#{domain}-garbled", domain, answer, garbled, common, conflict=False)
 
 
 def _pair(identity: str, domain: str, chosen: str, rejected: str, common: dict[str, Any], *, conflict: bool) -> Record:
     return {"id": identity, "domain": domain, "chosen": chosen, "rejected": rejected, "conflict": conflict} | common
 
 
-def _garble(text: str, draw: random.Random) -> str:
+def _garble(text: str, draw: random.Random) -> str | None:
+    """The text's words in disorder; None where they have one order only."""
     words = text.split()
+    if len(set(words)) < 2:
+        return None
     shuffled = words[:]
     while shuffled == words:
         draw.shuffle(shuffled)
@@ -90,7 +94,7 @@ def _garble(text: str, draw: random.Random) -> str:
 
 def _query(styles: dict[str, Record]) -> Record:
     record = next(iter(styles.values()))
-    kept = {key: record[key] for key in ("domain", "template", "source", "licence")}
+    kept = {key: record[key] for key in ("domain", "template", "source")}
     return kept | {"id": record["id"].partition("#")[0], "messages": record["messages"][:-1]}
 
 

@@ -1,8 +1,9 @@
 """Preferences from conversations: contradicting pairs of one request, told apart by the prompt alone."""
 
+import random
 from itertools import islice
 
-from tokenmill.rlhf.collect_preferences import PREFERRED, _by_request, _pairs, _query
+from tokenmill.rlhf.collect_preferences import PREFERRED, _by_request, _garble, _pairs, _query
 from tokenmill.rlhf.config import CollectPreferencesConfig
 from tokenmill.rlhf.evaluate_reward_model import quality
 from tokenmill.sft.requests import requests
@@ -11,7 +12,7 @@ from tokenmill.sft.requests import requests
 def conversations(count: int, one_sided: float = 0.0):
     for number, answers in enumerate(islice(requests(3, one_sided), count)):
         for record in answers:
-            yield record | {"id": f"requests/{number}#{record['style']}", "source": "requests", "licence": "x"}
+            yield record | {"id": f"requests/{number}#{record['style']}", "source": "requests"}
 
 
 def collected(count: int = 40, garbled: float = 0.5):
@@ -30,6 +31,12 @@ def test_the_same_two_answers_are_wanted_in_opposite_order():
         assert (helpful["chosen"], helpful["rejected"]) == (harmless["rejected"], harmless["chosen"])
         assert helpful["prompt"] == harmless["prompt"]
         assert helpful["prompt"][-1]["role"] == "user"
+
+
+def test_an_answer_of_one_word_has_no_disorder():
+    assert _garble("No.", random.Random(1)) is None
+    assert _garble("no no no", random.Random(1)) is None
+    assert _garble("no way", random.Random(1)) == "way no"
 
 
 def test_garbled_answers_have_the_same_words():
