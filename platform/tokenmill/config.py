@@ -111,6 +111,11 @@ def nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def is_execution(path: str) -> bool:
+    """Whether a dotted path is that of an execution field."""
+    return "execution" in path.split(".")
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """`{"a": {"b": 1}}` → `("a.b", 1)`."""
     for key, value in tree.items():

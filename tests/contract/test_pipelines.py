@@ -93,7 +93,7 @@ def test_a_phase_alone_takes_what_it_does_not_make(part):
     else:
         assert {n for n, p in parameters.items() if p.get("isOptional")} == {*PARTS[name], "overrides"} & OPTIONAL
         assert all(parameters[n]["parameterType"] == "STRING" for n in {*PARTS[name]} - OPTIONAL)
-    assert spec["pipelineInfo"]["name"] == f"tokenmill-{name}-pico"
+    assert spec["pipelineInfo"]["name"] == f"tokenmill-{name}-pico-gpu"
 
 
 def unnumbered(component):
