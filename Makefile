@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 PRESET ?= nano
 
-.PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak lint format hooks compile clean
+.PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak lint format hooks compile golden clean
 
 help: ## what each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,9 @@ hooks: install ## ruff, mypy and the check of steps.lock before every commit
 
 compile: install ## the package for the Kubeflow UI
 	$(BIN)/tokenmill compile lifecycle --preset $(PRESET) --profile gpu
+
+golden: install ## write down the compiled lifecycle's shape, which a contract test compares
+	$(BIN)/python tests/shape.py
 
 clean: ## runs and caches of this folder (environments stay)
 	rm -rf .tokenmill dist build .pytest_cache .mypy_cache .ruff_cache

@@ -92,15 +92,28 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b.c": 1}` → `{"a": {"b": {"c": 1}}}`."""
+    """`{"a.b.c": 1}` → `{"a": {"b": {"c": 1}}}`.
+
+    Raises:
+        ConfigError: one of them gives a value to what another takes for a section.
+    """
     tree: dict[str, Any] = {}
     for path, value in overrides.items():
         node = tree
         *parents, leaf = path.split(".")
         for part in parents:
             node = node.setdefault(part, {})
-        node[leaf] = value
+            if not isinstance(node, dict):
+                raise ConfigError(f"{path!r} is set, and so is {part!r} above it (to {node!r}): give one of them")
+        if isinstance(node.get(leaf), dict) and not isinstance(value, Mapping):
+            raise ConfigError(f"{path!r} is set (to {value!r}), and so is an option below it: give one of them")
+        node[leaf] = merge(node.get(leaf) or {}, value) if isinstance(value, Mapping) else value
     return tree
+
+
+def is_execution(path: str) -> bool:
+    """Whether a dotted path is that of an execution field."""
+    return "execution" in path.split(".")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,14 +2,20 @@
 
 import json
 import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from google.protobuf import json_format
+from kfp import components
+from shape import GOLDEN, described
 
 from tokenmill.config import step_budgets
 from tokenmill.errors import ConfigError
 from tokenmill.pipelines.handed_on import HANDED_ON
-from tokenmill.pipelines.package import build, check_parameters, compile_package
+from tokenmill.pipelines.package import NAMES, build, check_parameters, compile_package, submit_package
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +27,23 @@ def package(tmp_path_factory):
 
 def dags(spec):
     return [c["dag"] for c in (spec["root"], *spec["components"].values()) if "dag" in c]
+
+
+def test_the_lifecycle_has_the_shape_that_is_written_down():
+    """Whoever moves an edge, a parameter or a resource sees it in the diff of the golden file (`make golden`)."""
+    written = GOLDEN.read_text()
+    assert described() == written, (
+        f"the compiled lifecycle differs from {GOLDEN.name}: `make golden`, and read its diff"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kfps_own_loader_takes_every_package(name, tmp_path):
+    compile_package(name, "pico", "cpu", tmp_path / "package.yaml")
+    loaded = components.load_component_from_text((tmp_path / "package.yaml").read_text())
+    assert loaded.name == f"tokenmill-{name}-pico-cpu"
+    assert set(loaded.component_spec.inputs) == set(build(name, "pico").component_spec.inputs)
+    assert "secretName: tokenmill-store" in yaml.safe_dump(json_format.MessageToDict(loaded.platform_spec))
 
 
 def test_parameters_and_phases_are_what_a_person_sees(package):
@@ -93,7 +116,7 @@ def test_a_phase_alone_takes_what_it_does_not_make(part):
     else:
         assert {n for n, p in parameters.items() if p.get("isOptional")} == {*PARTS[name], "overrides"} & OPTIONAL
         assert all(parameters[n]["parameterType"] == "STRING" for n in {*PARTS[name]} - OPTIONAL)
-    assert spec["pipelineInfo"]["name"] == f"tokenmill-{name}-pico"
+    assert spec["pipelineInfo"]["name"] == f"tokenmill-{name}-pico-gpu"
 
 
 def unnumbered(component):
@@ -144,3 +167,68 @@ def test_missing_and_unknown_parameters_are_one_line_that_says_where_to_find_the
         check_parameters("sft", sft, {"sources": "a", "tokens": "t", "tokenizer": "b", "base": "c", "bass": "d"})
     check_parameters("sft", sft, {"sources": "a", "tokens": "t", "tokenizer": "b", "base": "c"})
     check_parameters("lifecycle", build("lifecycle", "pico"), {})
+
+
+@pytest.fixture
+def kubeflow():
+    """A server that answers what kfp's client asks when it starts a run, and keeps what it was sent."""
+    sent: list[tuple[str, str, dict]] = []
+    answers = {
+        ("GET", "/apis/v2beta1/healthz"): {"multi_user": False},
+        ("GET", "/apis/v2beta1/experiments"): {"experiments": []},
+        ("POST", "/apis/v2beta1/experiments"): {"experiment_id": "e-1", "display_name": "tokenmill"},
+        ("POST", "/apis/v2beta1/runs"): {"run_id": "r-1", "experiment_id": "e-1", "display_name": "run"},
+    }
+
+    class Api(BaseHTTPRequestHandler):
+        def answer(self):
+            place = (self.command, urlsplit(self.path).path)
+            sent.append((*place, json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")))
+            self.send_response(200 if place in answers else 404)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(answers.get(place, {"error": "there is no such thing"})).encode())
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        server.sent, server.answers = sent, answers
+        server.uri = f"http://127.0.0.1:{server.server_port}"
+        yield server
+        server.shutdown()
+
+
+def submit(server, parameters):
+    return submit_package(
+        "lifecycle", "pico", "gpu", parameters, server.uri, "mill", "first try", "registry.example/mill"
+    )
+
+
+def test_submit_sends_the_package_its_parameters_and_the_experiment(kubeflow, package):
+    where = submit(kubeflow, {"overrides": {"sft.train.epochs": 2}, "rounds": 1})
+    assert where == f"{kubeflow.uri}/#/runs/details/r-1"
+    posted = {path.rpartition("/")[2]: body for method, path, body in kubeflow.sent if method == "POST"}
+    assert posted["experiments"]["display_name"] == "first try"
+    run = posted["runs"]
+    assert run["experiment_id"] == "e-1"
+    assert run["runtime_config"]["parameters"] == {"overrides": {"sft.train.epochs": 2}, "rounds": 1}
+    assert run["pipeline_spec"]["platform_spec"]["platforms"] == package[1]["platforms"]
+    assert run["pipeline_spec"]["pipeline_spec"] == package[0]
+
+
+def test_nothing_is_sent_where_a_parameter_is_wrong(kubeflow):
+    with pytest.raises(ConfigError, match="lifecycle has no parameter 'round'"):
+        submit(kubeflow, {"round": 1})
+    with pytest.raises(ConfigError, match="identity fields only, not 'sft.train.execution.ranks'"):
+        submit(kubeflow, {"overrides": {"sft.train.execution.ranks": 1}})
+    assert kubeflow.sent == []
+
+
+def test_a_server_that_refuses_is_one_line(kubeflow):
+    del kubeflow.answers["POST", "/apis/v2beta1/runs"]
+    with pytest.raises(ConfigError, match=rf"Kubeflow Pipelines at {kubeflow.uri} did not take it: \(404\)"):
+        submit(kubeflow, {})

@@ -15,6 +15,8 @@ import pytest
 from pico import Lab
 
 from tokenmill.errors import Interrupted
+from tokenmill.lineage import upstream
+from tokenmill.manifest import Draft, Manifest
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.layouts import load_model, read_config, save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
@@ -160,17 +162,26 @@ def ppo(lab, ppo_inputs):
     return lab.step("rlhf.ppo", PPO, **ppo_inputs)
 
 
-def test_conversations_are_split_whole_and_keep_their_licence(conversations, records):
+def test_conversations_are_split_whole(conversations, records):
     train, heldout = records(conversations["train"]), records(conversations["heldout"])
     groups = [{r["id"].partition("#")[0] for r in rows} for rows in (train, heldout)]
     assert not groups[0] & groups[1]
     assert len(groups[0] | groups[1]) == 8 + 12 + 40
-    assert {r["licence"] for r in train if r["source"] == "chitchat"} == {"MIT"}
-    assert conversations["train"].facts["licences"] == {
-        "arithmetic": "Apache-2.0",
-        "chitchat": "MIT",
-        "requests": "Apache-2.0",
-    }
+
+
+def test_a_licence_that_changed_is_told_by_the_lineage_and_nothing_made_of_it_tells_the_old_one(lab, sources):
+    config = PrepareConfig(dialogues=8, arithmetic=12, requests=40, heldout_share=0.15, one_sided=0.2)
+    told = {"sources": {"chitchat": {"licence": "CC-BY-NC-4.0", "origin": "made for tests"}}}
+    draft = Draft(kind="sources", shards=sources.shards, facts=told)
+    other = Manifest.issue(draft, parents={}, step="test.made", version=1, config={})
+    lab.store.put_manifest(other)
+    free, bound = (lab.step("sft.prepare", config, sources=given)["train"] for given in (sources, other))
+    assert free.content == bound.content and free.digest != bound.digest
+    assert [s.licence for s in upstream(lab.store, bound.digest).sources] == ["CC-BY-NC-4.0"]
+    assert "MIT" not in str(bound.facts)
+    assert all(
+        "licence" not in record for shard in bound.shards for record in read_jsonl(lab.store.blob_path(shard.blob))
+    )
 
 
 def test_fine_tuning_lowers_the_heldout_loss(sft, records):

@@ -147,6 +147,21 @@ def test_equal_bytes_under_another_licence_are_equal_content_with_another_digest
     assert corpora[1].parents == {"sources": (other.digest,)}
 
 
+def test_another_dump_of_the_same_bytes_is_read_anew_and_decides_which_copy_stays(curation, tmp_path):
+    old, new = ({"id": name, "text": "The sea rises and falls twice a day. " * 5} for name in ("old", "new"))
+    (tmp_path / "a.jsonl").write_text(json.dumps(old))
+    (tmp_path / "b.jsonl").write_text(json.dumps(new))
+
+    def newest(first: str, second: str) -> str:
+        listed = [spec(tmp_path / "a.jsonl", dump=first), spec(tmp_path / "b.jsonl", name="other", dump=second)]
+        raw = curation("ingest", sources=curation("register_sources", {"sources": listed}))
+        (kept,) = curation.records(curation("deduplicate", corpus=raw))
+        return f"{kept['source']} of {kept['dump']}"
+
+    assert newest("2023-06", "2023-40") == "other of 2023-40"
+    assert newest("2024-10", "2023-40") == "mine of 2024-10"
+
+
 def test_two_workers_and_one_make_the_same_corpus(tmp_path):
     alone, together = (Curation(tmp_path / f"store{n}", workers=n).chain("pico") for n in (1, 2))
     assert {step: m.content for step, m in alone.items()} == {step: m.content for step, m in together.items()}

@@ -7,8 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import orjson
 import psutil
 import pytest
+from life import Life
+
+from tokenmill.tracking import read_events
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -47,3 +51,15 @@ def test_kill_9_of_a_run_leaves_no_task_and_no_rank(tmp_path):
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     assert until(lambda: not working_on(store), 10), [p.cmdline() for p in working_on(store)]
+
+
+def test_how_a_run_is_computed_is_set_on_the_command_line_and_is_no_part_of_what_it_makes(tmp_path):
+    life = Life(tmp_path, "pico", {})
+    settings = ("--set", "curation.filter.execution.workers=3", "--set", "curation.ingest.max_rejected=0.5")
+    done = life.tokenmill("run", "curation", "--preset", "pico", *settings, "--json")
+    assert done.returncode == 0, done.stderr
+    events = read_events(life.store, orjson.loads(done.stdout)["run"])
+    started = {event.task: event.data for event in events if event.kind == "step_started"}
+    assert started["curation.filter"]["options"]["execution"]["workers"] == 3
+    assert started["curation.filter"]["config"] == {}
+    assert started["curation.ingest"]["config"] == {"max_rejected": 0.5}

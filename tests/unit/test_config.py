@@ -78,3 +78,14 @@ def _fields(section: type[Section], path: str = ""):
 def test_no_config_has_a_secret_field():
     words = ("password", "secret", "access_key", "api_key", "credential")
     assert [name for name, _ in _fields(LifecycleConfig) if any(word in name.lower() for word in words)] == []
+
+
+@pytest.mark.parametrize("overrides", [{"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}, {"x.a": [1], "x.a.b.c": 2}])
+def test_a_value_for_a_section_and_for_a_field_of_it_are_refused_together(overrides):
+    with pytest.raises(ConfigError, match="give one of them"):
+        nest(overrides)
+
+
+def test_a_section_given_as_a_mapping_takes_fields_on_top():
+    assert nest({"a": {"c": 1}, "a.b": 2, "d": 3}) == {"a": {"c": 1, "b": 2}, "d": 3}
+    assert nest({"a.b": 2, "a": {"c": 1}}) == {"a": {"b": 2, "c": 1}}

@@ -5,7 +5,6 @@ besides (title, url, date, dump, question, answer). What cannot be read is rejec
 """
 
 import gzip
-import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ import orjson
 import zstandard
 
 from tokenmill.curation.config import IngestConfig
-from tokenmill.curation.sources import is_tombstones
+from tokenmill.curation.sources import DUMPS, is_file, told
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import Drop, Keep, Reject, StepContext, step
+from tokenmill.store.layout import TOMBSTONES
 
 Outcome = Keep | Drop | Reject
 LANGUAGES = ("en", "zh")
@@ -39,17 +39,16 @@ CODE_LANGUAGES = {
 LIBRARIES = ("trafilatura", "py3langid", "charset-normalizer")
 
 
-@step("curation.ingest", version=1, libraries=LIBRARIES, kinds={"sources": "sources"})
+@step("curation.ingest", version=2, libraries=LIBRARIES, kinds={"sources": "sources"})
 def ingest(config: IngestConfig, sources: Manifest, ctx: StepContext) -> Draft:
     """Read every source file into records, partitioned by type and language."""
-    described = sources.facts["sources"]
-    listed = [orjson.loads(ctx.store.get_blob(shard.blob)) for shard in sources.shards if is_tombstones(shard)]
-    taken_down = frozenset(chain.from_iterable(listed))
+    taken_down = frozenset(chain.from_iterable(told(ctx.store, sources, TOMBSTONES).values()))
+    dumps = told(ctx.store, sources, DUMPS)
     files = []
-    for shard in sorted((s for s in sources.shards if not is_tombstones(s)), key=lambda s: s.name):
+    for shard in sorted(filter(is_file, sources.shards), key=lambda s: s.name):
         kind, source, relative = shard.name.split("/", 2)
-        path, dump = ctx.store.blob_path(shard.blob), described[source].get("dump")
-        files.append(SourceFile(path, kind, source, relative, dump, taken_down))
+        path = ctx.store.blob_path(shard.blob)
+        files.append(SourceFile(path, kind, source, relative, dumps.get(source), taken_down))
     outcomes = (outcome for file in ctx.parallel(read_source_file, files, "files") for outcome in file)
     return ctx.partition(outcomes, max_rejected=config.max_rejected, shard_records=config.shard_records)
 
@@ -208,9 +207,21 @@ def _from_json(item: Any, place: str) -> Found:
 def _decompressed(data: bytes, suffix: str) -> bytes:
     if suffix == ".gz":
         return gzip.decompress(data)
-    if suffix == ".zst":
-        return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read()
-    return data
+    return _unzstd(data) if suffix == ".zst" else data
+
+
+def _unzstd(data: bytes) -> bytes:
+    """Every frame, each to its end: zstandard's stream reader takes a torn last frame for the whole of it."""
+    parts, frame = [], None
+    for start in range(0, len(data), 1 << 20):
+        rest = data[start : start + (1 << 20)]
+        while rest:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            parts.append(frame.decompress(rest))
+            rest, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame:
+        raise EOFError("the end of its last zstd frame is missing")
+    return b"".join(parts)
 
 
 # --- encoding and language -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -20,7 +21,7 @@ from tokenmill.config import Section
 from tokenmill.curation.config import RegisterReferenceConfig, RegisterSourcesConfig, SourceSpec
 from tokenmill.curation.generators import generate
 from tokenmill.errors import InputError
-from tokenmill.manifest import Draft, Shard
+from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.steps import StepContext, effect
 from tokenmill.store import ArtifactStore
 from tokenmill.store.layout import TOMBSTONES
@@ -28,9 +29,11 @@ from tokenmill.takedown import tombstones
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SKIPPED = {"__pycache__", "node_modules"}
+DUMPS = "dumps"
+_TOLD = {TOMBSTONES: "documents.json", DUMPS: "dump.json"}
 
 
-@effect("curation.register_sources", version=1)
+@effect("curation.register_sources", version=2)
 def register_sources(config: RegisterSourcesConfig, ctx: StepContext) -> Draft:
     """Register every file of every source: relative path, size, digest; licence and origin a source."""
     specs, base = load_specs(config.sources)
@@ -46,24 +49,35 @@ def register_sources(config: RegisterSourcesConfig, ctx: StepContext) -> Draft:
             blob, size = ctx.store.put_blob(path)
             shards.append(Shard(name=f"{spec.type}/{spec.name}/{relative}", blob=blob, content=blob, size=size))
         if documents := sorted({d for relative, _ in files for d in taken_down.get((spec.name, relative), ())}):
-            shards.append(_tombstone_shard(ctx.store, spec.name, documents))
+            shards.append(_told(ctx.store, TOMBSTONES, spec.name, documents))
             left_out += len(documents)
+        if spec.dump:
+            shards.append(_told(ctx.store, DUMPS, spec.name, spec.dump))
         facts[spec.name] = spec.model_dump(exclude={"name", "uri"}, exclude_none=True) | _versions(spec)
-    registered = [s for s in shards if not is_tombstones(s)]
+    registered = [s for s in shards if is_file(s)]
     counts = {"files": len(registered), "bytes": sum(s.size for s in registered)}
     counts |= {"taken_down": left_out} if left_out else {}
     return Draft(kind="sources", shards=tuple(shards), counts=counts, facts={"sources": facts})
 
 
-@effect("curation.register_reference", version=1)
+@effect("curation.register_reference", version=2)
 def register_reference(config: RegisterReferenceConfig, ctx: StepContext) -> Draft:
     """Register what contamination is measured against: the same generators, other seeds."""
     return register_sources(config, ctx)
 
 
-def is_tombstones(shard: Shard) -> bool:
-    """Whether a shard of a sources manifest lists documents that were taken down; every other one is a source's file."""
-    return shard.name.startswith(f"{TOMBSTONES}/")
+def is_file(shard: Shard) -> bool:
+    """Whether a shard of a sources manifest is a source's file, and not something told about a source."""
+    return not shard.name.startswith((f"{TOMBSTONES}/", f"{DUMPS}/"))
+
+
+def told(store: ArtifactStore, sources: Manifest, what: str) -> dict[str, Any]:
+    """Source → what a sources manifest tells of it: the documents that were taken down, or its crawl dump."""
+    return {
+        s.name.split("/")[1]: orjson.loads(store.get_blob(s.blob))
+        for s in sources.shards
+        if s.name.startswith(f"{what}/")
+    }
 
 
 def _taken_down(store: ArtifactStore) -> dict[tuple[str, str], list[str]]:
@@ -74,9 +88,10 @@ def _taken_down(store: ArtifactStore) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def _tombstone_shard(store: ArtifactStore, source: str, documents: list[str]) -> Shard:
-    blob, size = store.put_blob(orjson.dumps(documents))
-    return Shard(name=f"{TOMBSTONES}/{source}/documents.json", blob=blob, content=blob, size=size)
+def _told(store: ArtifactStore, what: str, source: str, value: Any) -> Shard:
+    """What changes how a source's files are read is content: a change of it must be seen by the action cache."""
+    blob, size = store.put_blob(orjson.dumps(value))
+    return Shard(name=f"{what}/{source}/{_TOLD[what]}", blob=blob, content=blob, size=size)
 
 
 class SourceList(Section):

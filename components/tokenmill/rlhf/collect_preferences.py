@@ -20,7 +20,7 @@ PREFERRED = {"helpful": "direct", "harmless": "careful"}
 """Which of the two styles a domain prefers."""
 
 
-@step("rlhf.collect_preferences", version=3, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
+@step("rlhf.collect_preferences", version=4, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
 def collect_preferences(
     config: CollectPreferencesConfig, conversations: Manifest, tokenizer: Manifest, ctx: StepContext
 ) -> dict[str, Draft]:
@@ -103,7 +103,7 @@ def _broken(text: str, draw: random.Random) -> str:
 
 def _query(styles: dict[str, Record]) -> Record:
     record = next(iter(styles.values()))
-    kept = {key: record[key] for key in ("domain", "template", "source", "licence")}
+    kept = {key: record[key] for key in ("domain", "template", "source")}
     return kept | {"id": record["id"].partition("#")[0], "messages": record["messages"][:-1]}
 
 

@@ -16,11 +16,9 @@ from tokenmill.sft.requests import requests
 from tokenmill.steps import StepContext, step
 
 SHARD = f"part-00000{JSONL}"
-LICENCE = "Apache-2.0"
-"""Of what is generated here."""
 
 
-@step("sft.prepare", version=4, kinds={"sources": "sources"})
+@step("sft.prepare", version=5, kinds={"sources": "sources"})
 def prepare_conversations(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Gather, deduplicate, shuffle and split conversations; all of one question stay on one side of the split."""
     kept: dict[str, Record] = {}
@@ -32,17 +30,16 @@ def prepare_conversations(config: PrepareConfig, sources: Manifest, ctx: StepCon
         else:
             kept[said] = record
     rows = [record for _, record in sorted(kept.items())]  # by hash: a shuffle that needs no seed
-    facts = {"licences": dict(sorted({r["source"]: r["licence"] for r in rows}.items()))}
     drafts = {}
     for role in ("train", "heldout"):
         chosen = [r for r in rows if _is_heldout(r, config.heldout_share) == (role == "heldout")]
         counts = Counter(f"records/{r['source']}" for r in chosen)
-        drafts[role] = ctx.write_records("conversations", {SHARD: chosen}, counts=counts, dropped=dropped, facts=facts)
+        drafts[role] = ctx.write_records("conversations", {SHARD: chosen}, counts=counts, dropped=dropped)
     return drafts
 
 
 def _gather(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> Iterator[Record]:
-    """Records with id, messages, source, licence. An id is `<source>/<question's hash>`; a request's has `#<style>`."""
+    """Records with id, messages, source. An id is `<source>/<question's hash>`; a request's has `#<style>`."""
     if config.dialogues:
         yield from _dialogues(config, sources, ctx)
     seen = set[str]()
@@ -67,9 +64,8 @@ def _dialogues(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> It
             continue
         content = orjson.loads(ctx.store.get_blob(shard.blob))
         if dialogues.is_dialogue_file(content):
-            licence = sources.facts.get("sources", {}).get(source, {}).get("licence", "unknown")
             for record in dialogues.conversations(content, config.max_turns, config.max_characters):
-                found.append(record | {"id": f"{source}/{record['id']}", "source": source, "licence": licence})
+                found.append(record | {"id": f"{source}/{record['id']}", "source": source})
     if not found:
         raise InputError(
             "no dialogues in the sources' qa/*.json: register chitchat-dataset, or set sft.prepare.dialogues=0"
@@ -80,7 +76,7 @@ def _dialogues(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> It
 def _labelled(record: Record, source: str, number: str = "") -> Record:
     question: Any = record["messages"][0]["content"]
     identity = f"{source}/{sha256(question.encode())[:16]}{number}"
-    return record | {"id": identity, "source": source, "licence": LICENCE}
+    return record | {"id": identity, "source": source}
 
 
 def _is_heldout(record: Record, share: float) -> bool:

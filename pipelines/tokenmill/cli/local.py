@@ -16,7 +16,9 @@ from typing import Any
 import orjson
 
 from tokenmill.cli.summary import as_text, summarise
+from tokenmill.config import is_execution
 from tokenmill.errors import EXIT_BAD_INPUT, EXIT_DEFECT, told_in_one_line
+from tokenmill.pipelines.opening import EXECUTION, RUN_KEY
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tether import OWNER, die_with_parent, tethered
 from tokenmill.tracking import RunRef, read_events
@@ -40,7 +42,9 @@ def run_locally(
     folder = Path.cwd() / ".tokenmill" / "runs" / key
     folder.mkdir(parents=True)
     log = folder / "log.txt"
-    job = {"pipeline": pipeline, "preset": preset, "arguments": {"overrides": dict(overrides)} | dict(arguments)}
+    execution = {path: value for path, value in overrides.items() if is_execution(path)}
+    identity = {path: value for path, value in overrides.items() if path not in execution}
+    job = {"pipeline": pipeline, "preset": preset, "arguments": {"overrides": identity} | dict(arguments)}
     started = time.monotonic()
     with log.open("wb") as out:
         child = subprocess.Popen(
@@ -49,7 +53,7 @@ def run_locally(
             stderr=subprocess.STDOUT,
             env={"OMP_NUM_THREADS": "1"}
             | os.environ
-            | {"TOKENMILL_STORE": store_uri, "TOKENMILL_RUN_KEY": key}
+            | {"TOKENMILL_STORE": store_uri, RUN_KEY: key, EXECUTION: orjson.dumps(execution).decode()}
             | tethered(),
         )
         seen = Narrator(store, key, quiet)

@@ -30,7 +30,7 @@ def lifecycle(preset: str) -> Any:
         release_alias: str = "candidate",
         deploy: bool = True,
     ) -> None:
-        with opened("lifecycle", preset, overrides) as run:
+        with opened("lifecycle", preset, overrides, rounds=rounds, most_rounds=ROUNDS) as run:
             curated = curation(run=run, sources=sources)
             corpus = curated.outputs["corpus"]
             pretrained = pretraining(run=run, corpus=corpus)

@@ -4,8 +4,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tokenmill.config import load_preset, merge, nest
-from tokenmill.errors import UserError, told_in_one_line
+import orjson
+
+from tokenmill.config import flatten, is_execution, load_preset, merge, nest
+from tokenmill.errors import ConfigError, UserError, told_in_one_line
 from tokenmill.lifecycle_config import LifecycleConfig
 from tokenmill.logs import Log
 from tokenmill.steps.component import RunContext, write_pointer
@@ -15,11 +17,19 @@ from tokenmill.tracking.event_data import Status
 
 RUN_KEY = "TOKENMILL_RUN_KEY"
 """Environment: the run's key where the caller chose it (the CLI); on a cluster it is KFP's job id."""
+EXECUTION = "TOKENMILL_EXECUTION"
+"""Environment: dotted execution fields → value, as JSON: how a run on this machine is computed (`tokenmill run --set`)."""
 
 
-def open_run(name: str, preset: str, overrides: Mapping[str, Any], job_id: str) -> str:
-    """A `RunContext` as JSON. Exit code 2 with one line where preset or overrides are wrong."""
+def open_run(
+    name: str, preset: str, overrides: Mapping[str, Any], job_id: str, rounds: int = 0, most_rounds: int = 0
+) -> str:
+    """A `RunContext` as JSON. Exit code 2 with one line where preset, overrides or rounds are wrong."""
     with told_in_one_line():
+        refuse_execution(overrides)
+        if not 0 <= rounds <= most_rounds:
+            raise ConfigError(f"rounds={rounds}: this pipeline has {most_rounds} rounds; give 0 to {most_rounds}")
+        overrides = {**overrides, **orjson.loads(os.environ.get(EXECUTION) or "{}")}
         tree = merge(load_preset(preset), nest(overrides))
         LifecycleConfig.at("", tree)
         tags = {"kfp.run_id": job_id}
@@ -27,6 +37,15 @@ def open_run(name: str, preset: str, overrides: Mapping[str, Any], job_id: str) 
         with EventLog(open_store(), ref, "open") as events:
             events.run_opened(config=tree)
     return RunContext(run=ref, overrides=dict(overrides)).model_dump_json()
+
+
+def refuse_execution(overrides: Mapping[str, Any]) -> None:
+    """A pipeline's parameter says what comes out; how it is computed is the preset's and the profile's to say."""
+    if found := [path for path, _ in flatten(overrides) if is_execution(path)]:
+        raise ConfigError(
+            f"overrides take identity fields only, not {found[0]!r}: how a package is computed is decided by its preset "
+            f"and profile when it is compiled; on one machine, `tokenmill run --set {found[0]}=…` decides"
+        )
 
 
 def close_run(job_id: str, state: str, message: str) -> None:

@@ -14,6 +14,7 @@ import yaml
 from tokenmill.config import merge
 from tokenmill.errors import ConfigError
 from tokenmill.pipelines.handed_on import HANDED_ON
+from tokenmill.pipelines.opening import refuse_execution
 
 PARTS = ("curation", "pretraining", "enhancement", "sft", "alignment", "evaluation", "deployment")
 NAMES = ("lifecycle", *PARTS, "smoke")
@@ -48,7 +49,7 @@ def compile_package(name: str, preset: str, profile: str, path: Path, registry: 
     settings = load_profile(profile)
     pipeline = build(name, preset)
     path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(pipeline, str(path))
+    compiler.Compiler().compile(pipeline, str(path), pipeline_name=f"tokenmill-{name}-{preset}-{profile}")
     documents = list(yaml.safe_load_all(path.read_text()))
     documents = apply_profile(documents, settings, registry)
     path.write_text(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))
@@ -114,6 +115,7 @@ def submit_package(
     if not host:
         raise ConfigError("where is Kubeflow Pipelines? Set KFP_ENDPOINT or --host, e.g. http://localhost:8080")
     check_parameters(name, build(name, preset), parameters)
+    refuse_execution(parameters.get("overrides", {}))
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / f"{name}-{preset}-{profile}.yaml"
         compile_package(name, preset, profile, package, registry)

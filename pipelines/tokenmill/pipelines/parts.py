@@ -84,7 +84,7 @@ def alignment(preset: str) -> Any:
         rounds: int = ROUNDS,
         overrides: dict = {},  # noqa: B006
     ) -> None:
-        with opened("alignment", preset, overrides) as run:
+        with opened("alignment", preset, overrides, rounds=rounds, most_rounds=ROUNDS) as run:
             given = imported(run, sources=sources)
             model = imported(run, tokens=tokens, tokenizer=tokenizer, sft=sft)
             instructions = prepare_conversations(run=run, **given).outputs

@@ -10,11 +10,11 @@ from tokenmill import images
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def open_run(name: str, preset: str, overrides: dict, job_id: str) -> str:
+def open_run(name: str, preset: str, overrides: dict, job_id: str, rounds: int = 0, most_rounds: int = 0) -> str:
     """Validate preset and overrides as a whole, before anything is spent; returns the run's identity for every task."""
     from tokenmill.pipelines.opening import open_run
 
-    return open_run(name, preset, overrides, job_id)
+    return open_run(name, preset, overrides, job_id, rounds, most_rounds)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -42,10 +42,15 @@ def import_manifest(run: str, uri: str, artifact: dsl.Output[dsl.Artifact]) -> N
 
 
 @contextmanager
-def opened(name: str, preset: str, overrides: Any) -> Iterator[Any]:
-    """The frame: the tasks of the block belong to one run, which is closed however they end; yields what each is told."""
+def opened(name: str, preset: str, overrides: Any, rounds: Any = 0, most_rounds: int = 0) -> Iterator[Any]:
+    """The frame: the tasks of the block belong to one run, which is closed however they end; yields what each is told.
+
+    A pipeline with rounds gives how many are wanted (`rounds`) and how many it has (`most_rounds`).
+    """
     job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    run = open_run(name=name, preset=preset, overrides=overrides, job_id=job_id).output
+    run = open_run(
+        name=name, preset=preset, overrides=overrides, job_id=job_id, rounds=rounds, most_rounds=most_rounds
+    ).output
     with dsl.ExitHandler(close_run(job_id=job_id), name="life"):
         yield run
 

@@ -25,7 +25,7 @@ class RunContext(Section):
     """What the opening task tells every other: which run, which preset, which overrides."""
 
     run: RunRef
-    overrides: dict[str, Any] = Field(default_factory=dict, description="dotted identity fields → value")
+    overrides: dict[str, Any] = Field(default_factory=dict, description="dotted fields → value")
 
 
 def run_component(

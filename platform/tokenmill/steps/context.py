@@ -159,8 +159,9 @@ class StepContext:
             results.append(_Sifted(kept=_store_records(self.store, self.workdir, name, kept.pop(partition))))
             numbers[partition] += 1
 
-        aside = _Aside()
+        aside, read = _Aside(), 0
         for outcome in outcomes:
+            read += 1
             if isinstance(outcome, Keep):
                 rows = kept.setdefault(partition := by(outcome.record), [])
                 rows.append(outcome.record)
@@ -171,6 +172,7 @@ class StepContext:
         for partition in sorted(kept):
             flush(partition)
         results.append(aside.store(self.store, self.workdir, f"part-00000{JSONL}"))
+        results[-1].records = read
         return _assemble(self.name, kind, results, max_rejected)
 
     # ---- writing -------------------------------------------------------------------------------------------------
@@ -252,8 +254,8 @@ class _Sifted:
 
     kept: Shard | None = None
     aside: tuple[Shard, ...] = ()
-    records: int | None = None
-    """Records read; None where the caller streams."""
+    records: int = 0
+    """Records read, counted where they come in: what was kept, dropped and rejected must add up to it."""
     reasons: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
     first_reject: str = ""
@@ -301,9 +303,7 @@ class _Aside:
             if rows
         ]
         first = f"{self.rejected[0]['where']}: {self.rejected[0]['reason']}" if self.rejected else ""
-        return _Sifted(
-            aside=tuple(shards), reasons=dict(reasons), rejected=len(self.rejected), first_reject=first, records=None
-        )
+        return _Sifted(aside=tuple(shards), reasons=dict(reasons), rejected=len(self.rejected), first_reject=first)
 
 
 def _short(reason: str) -> str:
@@ -368,7 +368,7 @@ def _assemble(step: str, kind: str, results: list[_Sifted], max_rejected: float)
         reasons.update(result.reasons)
     kept, dropped = sum(s.records for s in shards), sum(reasons.values())
     rejected = sum(r.rejected for r in results)
-    read = sum(r.records for r in results if r.records is not None) or kept + dropped
+    read = sum(r.records for r in results)
     if read != kept + dropped:
         raise AssertionError(f"{step}: {read} records in, but {kept} kept + {dropped} dropped or rejected")
     if rejected > max_rejected * read:

@@ -94,7 +94,8 @@ def _tell_start(
 
 
 def preflight(definition: Definition, inputs: Mapping[str, Sequence[Manifest]], store: ArtifactStore) -> None:
-    """Everything that can be known before work is spent: kinds of input, their blobs, disk, services."""
+    """Everything that can be known before work is spent: the store, kinds of input, their blobs, disk, services."""
+    store.check()  # four round trips: about 15 ms in a folder, 5 ms at a SeaweedFS beside us
     for role in definition.roles:
         for manifest in inputs[role.name]:
             if role.kinds and manifest.kind not in role.kinds:
@@ -154,7 +155,7 @@ def _perform(
         on_wait=lambda holder: ctx.log.info("waiting for another attempt", host=holder.host, pid=holder.pid),
     )
     if lease is None:
-        return lookup(ctx.store, key) or {}, "hit"
+        return _adopted(ctx.store, key), "hit"
     with lease:
         ctx.key, ctx.lease = key, lease
         drafts = _call(definition, config, inputs, ctx)
@@ -168,6 +169,13 @@ def _perform(
             drafts = lookup(ctx.store, key) or drafts
         _clear_work(ctx.store, key)
     return drafts, "miss"
+
+
+def _adopted(store: ArtifactStore, key: str) -> dict[str, Draft]:
+    """What another attempt published while this one waited for it."""
+    if drafts := lookup(store, key):
+        return drafts
+    raise StoreError(f"what another attempt made of action {key[:12]} was removed from {store.uri}: run it again")
 
 
 def _clear_work(store: ArtifactStore, key: str) -> None:

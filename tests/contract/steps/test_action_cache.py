@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from tokenmill.config import Execution, StepConfig
-from tokenmill.errors import ConfigError, CorruptError, InputError
+from tokenmill.errors import ConfigError, CorruptError, InputError, StoreError
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.steps import Drop, Keep, Reject, effect, run_step, step
+from tokenmill.steps import Drop, Keep, Reject, context, effect, run_step, runner, step
 from tokenmill.steps.runner import lookup
 from tokenmill.store import open_store
 from tokenmill.tracking import RunRef, read_events
@@ -59,6 +59,12 @@ def keep_even(record):
     if record["value"] == 3:
         return Reject("has no text (value 3)", f"record {record['id']}")
     return Keep(record) if record["value"] % 2 == 0 else Drop("odd", record, record["value"], 0)
+
+
+@step("toy.regroup", version=1)
+def regroup(config: Empty, corpus: Manifest, ctx) -> Draft:
+    outcomes = (keep_even(record) for record in ctx.records(corpus))
+    return ctx.partition(outcomes, by=lambda record: "all", max_rejected=0.25)
 
 
 @pytest.fixture
@@ -212,3 +218,36 @@ def test_events_tell_what_happened(store, run):
     finished = [e.data for e in read_events(store, run.key) if e.kind == "step_finished"]
     assert [f["cache"] for f in finished] == ["effect", "miss", "hit"]
     assert finished[1]["outputs"]["output"]["digest"] == finished[2]["outputs"]["output"]["digest"]
+
+
+@pytest.mark.parametrize("name", ["toy.sift", "toy.regroup"])
+def test_a_record_that_is_lost_on_the_way_to_its_shard_stops_the_step(store, run, monkeypatch, name):
+    corpus = go("toy.register", Sources(), store, run)
+    write = context._store_records
+
+    def lose_one(store, workdir, shard, rows):
+        return write(store, workdir, shard, list(rows)[1:])
+
+    monkeypatch.setattr(context, "_store_records", lose_one)
+    with pytest.raises(AssertionError, match="records in, but"):
+        go(name, Empty(execution=Execution(workers=1)), store, run, corpus=corpus)
+
+
+def test_a_store_that_cannot_hold_a_result_is_refused_before_any_work(store, run, monkeypatch):
+    corpus = go("toy.register", Sources(), store, run)
+
+    def overwrite(key, data):
+        store.backend.put(key, data)
+        return True
+
+    monkeypatch.setattr(store.backend, "create", overwrite)
+    with pytest.raises(StoreError, match="overwrites what exists"):
+        go("toy.scale", Scale(), store, run, corpus=corpus)
+    assert "scale" not in CALLS
+
+
+def test_a_result_that_vanished_while_it_was_waited_for_is_no_hit_without_outputs(store, run, monkeypatch):
+    corpus = go("toy.register", Sources(), store, run)
+    monkeypatch.setattr(runner, "acquire", lambda *args, **options: None)  # another attempt had published
+    with pytest.raises(StoreError, match="run it again"):
+        go("toy.scale", Scale(), store, run, corpus=corpus)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 
 import pytest
 import zstandard
@@ -67,6 +68,21 @@ def test_compressed_jsonl(read, compress):
     assert kept.record["text"] == ENGLISH
     (broken,) = read(f"x.jsonl.{suffix}", b"not compressed at all")
     assert isinstance(broken, Reject) and broken.reason.startswith("not decompressible")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+def test_a_torn_file_is_rejected_whole_and_a_file_of_several_frames_read_whole(read, compress):
+    suffix = "gz" if compress is gzip.compress else "zst"
+    draw = random.Random(5)
+    halves = [
+        "".join(json.dumps({"text": f"{ENGLISH} {draw.getrandbits(64)}"}) + "\n" for _ in range(2_000)).encode()
+        for _ in range(2)
+    ]
+    packed = [compress(half) for half in halves]
+    assert len(read(f"x.jsonl.{suffix}", b"".join(packed))) == 4_000
+    for torn in (packed[0][: len(packed[0]) // 2], packed[0] + packed[1][:-9]):
+        (broken,) = read(f"x.jsonl.{suffix}", torn)
+        assert isinstance(broken, Reject) and broken.reason.startswith("not decompressible")
 
 
 def test_a_list_of_texts_or_records_in_json(read):

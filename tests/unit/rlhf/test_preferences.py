@@ -15,7 +15,7 @@ from tokenmill.sft.requests import requests
 def conversations(count: int, one_sided: float = 0.0):
     for number, answers in enumerate(islice(requests(3, one_sided), count)):
         for record in answers:
-            yield record | {"id": f"requests/{number}#{record['style']}", "source": "requests", "licence": "x"}
+            yield record | {"id": f"requests/{number}#{record['style']}", "source": "requests"}
 
 
 def collected(count: int = 40):
