@@ -248,10 +248,12 @@ def test_a_store_that_refuses_the_keys(tmp_path):
 
 
 def test_a_killed_step_leaves_nothing_for_whole_and_a_rerun_ends_as_if_nothing_had_been(desk):
+    pages = desk.folder / "pages"
+    pages.mkdir()
     for n in range(12):
         page = "".join(f"<p>Paragraph {i} of page {n} tells of a river.</p>" for i in range(400))
-        (desk.folder / f"page{n}.html").write_text(f"<html><body><article>{page}</article></body></html>")
-    registered = desk.registered(desk.folder)
+        (pages / f"page{n}.html").write_text(f"<html><body><article>{page}</article></body></html>")
+    registered = desk.registered(pages)
     calm = Desk(desk.folder, desk.folder / "calm")
     shutil.copytree(desk.store, calm.store)
     expected = calm.made("curation.ingest", "--input", f"sources={registered}")
