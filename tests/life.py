@@ -39,7 +39,7 @@ class Life:
     def run(self, timeout: float = 600) -> "Lived":
         done = self.tokenmill("run", "lifecycle", "--preset", self.preset, "--json", timeout=timeout)
         assert done.returncode == 0, done.stderr[-2000:]
-        return Lived(self, orjson.loads(done.stdout))
+        return Lived(self, orjson.loads(done.stdout), done)
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Lived:
 
     life: Life
     summary: dict[str, Any]
+    said: subprocess.CompletedProcess[str]
 
     @cached_property
     def finished(self) -> dict[str, dict[str, Any]]:

@@ -37,5 +37,18 @@ def test_a_rerun_finds_every_pure_step_done_with_the_same_digests(life, first):
 
 
 def test_a_planted_secret_is_found_nowhere(life, first):
+    """In no file that the run left, in nothing that a person reads on the screen, in no package that is handed on."""
+    said = [
+        life.tokenmill(*command)
+        for command in (
+            ("compile", "lifecycle", "--preset", "pico", "-o", "package.yaml"),
+            ("doctor",),
+            ("lineage", "models:/internlm2-chat-pico@candidate"),
+            ("run", "smoke", "--preset", "nanoo"),
+            ("step", "curation.filter", "--preset", "pico", "--store", "s3://nobody/here"),
+        )
+    ]
+    assert (life.folder / "package.yaml").is_file()
+    assert all(SECRET not in done.stdout + done.stderr for done in (first.said, *said))
     holders = [p for p in life.folder.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
     assert holders == []

@@ -15,9 +15,18 @@ from servers import MLflowServer, free_ports
 
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, Shard
-from tokenmill.store import ArtifactStore, open_store
-from tokenmill.tracking import DeliveryThread, EventLog, Registry, RunRef, TrackingError, deliver, registry_ready
-from tokenmill.tracking.connection import connect, target_name
+from tokenmill.store import ArtifactStore, layout, open_store
+from tokenmill.tracking import (
+    DeliveryThread,
+    EventLog,
+    Registry,
+    RunRef,
+    TrackingError,
+    deliver,
+    read_events,
+    registry_ready,
+)
+from tokenmill.tracking.connection import connect, target_name, tracking_uri
 from tokenmill.tracking.delivery import Delivery
 
 pytestmark = pytest.mark.integration
@@ -157,6 +166,28 @@ def test_mlflow_away_during_a_run_delivered_later_exactly_once(
     deliver(store, run.key, server.uri, again=True)
     deliver(store, run.key, server.uri.replace("127.0.0.1", "localhost"))  # the same MLflow by another name
     assert snapshot(server.uri, run) == first
+
+
+def test_what_was_collected_since_is_left_out_and_the_rest_of_the_run_is_told(
+    store: ArtifactStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunRef.new("smoke", "pico")
+    weights = whole_run(store, run)
+    events = list(read_events(store, run.key))
+    (report,) = [e.data["blob"] for e in events if e.kind == "artifact"]
+    (corpus,) = weights.parents["corpus"]
+    for gone in (layout.blob_key(report), layout.manifest_key(weights.digest), layout.manifest_key(corpus)):
+        store.backend.delete(gone)
+    done = deliver(store, run.key)
+    assert done.refused == 2  # the report and the model; the dataset's event is told without it
+    said = capsys.readouterr().err
+    assert said.count("not delivered") == 3 and all(digest in said for digest in (report, weights.digest, corpus))
+    seen = snapshot(tracking_uri(store), run)
+    assert seen["parent"][0] == "FINISHED"
+    (_, filtered, _), (train, trained, _) = seen["nested"]
+    assert filtered == trained == "FINISHED"
+    assert seen[f"{train} inputs"] == [] and len(seen[f"{train} metrics"]["loss"]) == 6
+    assert deliver(store, run.key).events == 0
 
 
 def test_two_deliverers_at_once_leave_no_duplicates(server: MLflowServer, store: ArtifactStore) -> None:

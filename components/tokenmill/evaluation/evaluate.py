@@ -52,7 +52,8 @@ def evaluate(
             elif found:
                 suites[f"{mode}/{suite}"] = {"metric": METRICS[mode]} | summary(mode, found, bootstrap)
             bar.advance()
-    ctx.metrics({f"evaluation/{name}": suite["value"] for name, suite in suites.items()})
+    values = {f"evaluation/{name}": suite["value"] for name, suite in suites.items()}
+    ctx.metrics({name: value for name, value in values.items() if value is not None})
     ctx.metrics(
         {
             f"evaluation/{d}/{name}": split[d]["value"]
@@ -85,16 +86,24 @@ DELTAS = {"delta1": ("test", "reference"), "delta2": ("test", "train")}
 
 
 def summary(mode: str, predictions: Sequence[dict[str, Any]], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Value, interval and number of samples of a suite."""
+    """Value, interval and number of samples of a suite; a diverged model's value and interval are None."""
     if mode == "perplexity":
         losses, tokens = zip(*((p["loss"] / p["tokens"], p["tokens"]) for p in predictions), strict=True)
         loss = bootstrap.mean(losses, tokens)
-        interval = loss.map(math.exp)
+        interval = loss.map(_perplexity)
         more = {"loss": _round(loss.value), "tokens": sum(tokens)}
     else:
         interval, more = bootstrap.mean([p["score"] for p in predictions]), {}
-    low, high = _round(interval.low), _round(interval.high)
-    return {"value": _round(interval.value), "ci_low": low, "ci_high": high, "n": len(predictions)} | more
+    numbers = {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high}
+    measured = all(map(math.isfinite, numbers.values()))
+    return {name: _round(x) if measured else None for name, x in numbers.items()} | {"n": len(predictions)} | more
+
+
+def _perplexity(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:  # above 709 nats
+        return math.inf
 
 
 def deltas(predictions: Sequence[dict[str, Any]], bootstrap: Bootstrap) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from tokenmill.config import flatten
+from tokenmill.errors import CorruptError
 from tokenmill.logs import Log
 from tokenmill.manifest import JSON, Manifest, canonical, sha256
 from tokenmill.store import ArtifactStore
+from tokenmill.store.backend import NotFoundError
 from tokenmill.tracking.connection import (
     MANIFEST_TAG,
     RUN_KEY_TAG,
@@ -51,6 +53,8 @@ _STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 _OBSERVED_TAGS = {"commit": "mlflow.source.git.commit", "image": "image.digest", "namespace": "k8s.namespace"}
 _MAX_METRICS, _MAX_PARAMS = 1000, 100  # what MLflow takes in one call
 _CURSOR_EVERY = 100  # files
+_GONE = (NotFoundError, CorruptError)
+"""What an event names was collected or damaged since: the others are told all the same."""
 LIVE_EVERY_S = float(os.environ.get("TOKENMILL_DELIVER_EVERY_S", "15"))
 """How often a long step's events go to MLflow while it works."""
 
@@ -62,6 +66,7 @@ class Delivered(NamedTuple):
     experiment: str
     events: int
     refused: int
+    """Events that were left out: MLflow refuses them, or what they name was collected from the store."""
     url: str | None
 
 
@@ -311,7 +316,7 @@ class _TaskDelivery:
         self._attempt = ""
 
     def deliver(self, files: Iterable[EventFile]) -> tuple[int, int]:
-        """Returns (events delivered, events that MLflow refused)."""
+        """Returns (events delivered, events left out)."""
         events = refused = read = 0
         for file in files:
             if file.sequence < self._cursor["next"].get(file.attempt, 0):
@@ -321,9 +326,9 @@ class _TaskDelivery:
             for event in _merge_metrics(batch):
                 try:
                     patiently(self.delivery.uri, partial(getattr(self, f"_{event.kind}"), event))
-                except Refused as refusal:
+                except (Refused, *_GONE) as reason:
                     refused += 1
-                    Log().warning("not delivered", run=self.delivery.run.key, task=self.task, reason=str(refusal))
+                    self._left_out(reason)
             events, read = events + len(batch), read + 1
             self._cursor["next"][file.attempt] = file.sequence + 1
             if read % _CURSOR_EVERY == 0:
@@ -331,6 +336,9 @@ class _TaskDelivery:
         if read:
             self._save()
         return events, refused
+
+    def _left_out(self, reason: Exception) -> None:
+        Log().warning("not delivered", run=self.delivery.run.key, task=self.task, reason=str(reason))
 
     def _save(self) -> None:
         self.store.backend.put(self._cursor_key, orjson.dumps(self._cursor))
@@ -372,7 +380,7 @@ class _TaskDelivery:
         context = "training" if phase in _TRAINING_PHASES else phase
         datasets = []
         for role, digests in event.data["inputs"].items():
-            for manifest in map(self.store.get_manifest, digests):
+            for manifest in self._there(digests):
                 if manifest.kind not in _DATASETS:
                     continue
                 uri = manifest_uri(self.store, manifest.digest)
@@ -388,6 +396,14 @@ class _TaskDelivery:
         if datasets:
             self.client.log_inputs(run_id, datasets)
 
+    def _there(self, digests: Iterable[str]) -> Iterator[Manifest]:
+        """The manifests that are still in the store."""
+        for digest in digests:
+            try:
+                yield self.store.get_manifest(digest)
+            except _GONE as gone:
+                self._left_out(gone)
+
     def _step_finished(self, event: Event) -> None:
         run_id, data = self._here(), event.data
         metrics = [("seconds", data["seconds"])]
@@ -399,11 +415,11 @@ class _TaskDelivery:
             tags = {f"output.{role}": output["digest"] for role, output in data["outputs"].items()}
             points = ((name, value, 0, event.time) for name, value in metrics)
             log_all(self.client, run_id, metrics=points, tags={"tokenmill.cache": data["cache"], **tags})
+        if run_id != self.delivery.parent_id() and before.info.status != "FINISHED":
+            self.client.set_terminated(run_id, "FINISHED", int(event.time * 1000))
         for role, output in data["outputs"].items():
             if output["kind"] == "weights":
                 self._weights(self.store.get_manifest(output["digest"]), role, run_id)
-        if run_id != self.delivery.parent_id() and before.info.status != "FINISHED":
-            self.client.set_terminated(run_id, "FINISHED", int(event.time * 1000))
 
     def _weights(self, manifest: Manifest, role: str, run_id: str) -> str:
         name = manifest.step.replace(".", "-") + ("" if role in {"weights", "output"} else f"-{role}")
