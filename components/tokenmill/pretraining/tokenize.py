@@ -16,13 +16,13 @@ from tokenmill.store import open_store
 from tokenmill.training.tokens import DOCUMENTS, META, TOKENS, dtype_for
 
 BATCH = 512
-FEW = 8
+FEW = 64
 """Held-out documents, below which they are counted and not left to chance."""
 
 
 @step(
     "pretraining.tokenize",
-    version=2,
+    version=3,
     libraries=("tokenizers",),
     kinds={"corpus": "corpus", "tokenizer": "tokenizer"},
 )
