@@ -5,11 +5,16 @@ from life import Life
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 SECRET = "planted-secret-7f3a"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "somebody",
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "TOKENMILL_S3_ENDPOINT": "http://127.0.0.1:9",
+}
 
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory):
-    return Life(tmp_path_factory.mktemp("life"), "pico", {"AWS_SECRET_ACCESS_KEY": SECRET})
+    return Life(tmp_path_factory.mktemp("life"), "pico", ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def test_a_planted_secret_is_found_nowhere(life, first):
             ("doctor",),
             ("lineage", "models:/internlm2-chat-pico@candidate"),
             ("run", "smoke", "--preset", "nanoo"),
-            ("step", "curation.filter", "--preset", "pico", "--store", "s3://nobody/here"),
+            ("step", "curation.filter", "--preset", "pico", "--store", "s3://nobody/here", "-i", "corpus=abcd"),
         )
     ]
     assert (life.folder / "package.yaml").is_file()
