@@ -30,7 +30,7 @@ class Life:
         return open_store(f"file://{self.folder}/store")
 
     def tokenmill(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        env = os.environ | {"TOKENMILL_STORE": self.store.uri} | self.environment
+        env = os.environ | {"TOKENMILL_STORE": self.store.uri, "MLFLOW_TRACKING_URI": ""} | self.environment
         command = [sys.executable, "-m", "tokenmill.cli", *arguments]
         return subprocess.run(
             command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=timeout, check=False

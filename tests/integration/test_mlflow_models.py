@@ -45,7 +45,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     lab = Lab(tmp_path_factory.mktemp("lab"))
     server = MLflowServer(tmp_path_factory.mktemp("mlflow"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MLFLOW_TRACKING_URI", "")  # recorded: mlflow.set_tracking_uri writes there too
         if request.param == "server":
             patch.setenv("MLFLOW_TRACKING_URI", server.start())
         before = mlflow.get_tracking_uri()

@@ -4,6 +4,7 @@ mlflow is imported here only, and only when something is delivered or registered
 """
 
 import contextlib
+import logging
 import os
 import re
 import time
@@ -80,6 +81,8 @@ def connect(uri: str) -> "MlflowClient":
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    for noisy in ("mlflow", "alembic"):  # _MANNERS come too late where mlflow was imported before us
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     with one_line_errors(uri):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 

@@ -5,6 +5,8 @@ Unlike tracking, the registry may not be away: an effect calls `registry_ready` 
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -26,6 +28,9 @@ from tokenmill.tracking.connection import (
 from tokenmill.tracking.delivery import Delivery
 from tokenmill.tracking.events import RunRef, manifest_uri
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 _VERSIONS_TAG = "mlflow.modelVersions"  # what MLflow's pages link a model to its versions by
 _MODEL_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 
@@ -36,7 +41,10 @@ class Registry:
     def __init__(self, store: ArtifactStore, tracking_uri_: str | None = None):
         self.store = store
         self.uri = tracking_uri(store, tracking_uri_)
-        self.client = connect(self.uri)
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        return connect(self.uri)
 
     def registry_ready(self) -> None:
         """Preflight: `TrackingError` unless the registry answers."""
