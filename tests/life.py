@@ -36,8 +36,8 @@ class Life:
             command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=timeout, check=False
         )
 
-    def run(self, timeout: float = 600) -> "Lived":
-        done = self.tokenmill("run", "lifecycle", "--preset", self.preset, "--json", timeout=timeout)
+    def run(self, pipeline: str = "lifecycle", *options: str, timeout: float = 600) -> "Lived":
+        done = self.tokenmill("run", pipeline, "--preset", self.preset, "--json", *options, timeout=timeout)
         assert done.returncode == 0, done.stderr[-2000:]
         return Lived(self, orjson.loads(done.stdout), done)
 

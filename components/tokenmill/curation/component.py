@@ -1,5 +1,7 @@
 """KFP components of corpus curation. Each is a door: a typed signature and one call."""
 
+from typing import List  # noqa: UP035 - KFP knows this one only
+
 from kfp import dsl
 
 from tokenmill import images
@@ -23,6 +25,41 @@ def register_reference(run: str, registered: dsl.Output[dsl.Dataset]) -> None:
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def plan_sources(run: str, sources: dsl.Input[dsl.Dataset]) -> list:
+    """Groups of raw files, each the work of one task of a loop: their digests, and suffixes of the tasks' names."""
+    from tokenmill.curation.plan import loop_items
+    from tokenmill.steps import run_component
+
+    return loop_items(run_component("curation.plan", run, inputs={"whole": sources}, task="curation.plan.sources"))
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def plan_corpus(run: str, corpus: dsl.Input[dsl.Dataset]) -> list:
+    """Groups of a corpus's shards."""
+    from tokenmill.curation.plan import loop_items
+    from tokenmill.steps import run_component
+
+    return loop_items(run_component("curation.plan", run, inputs={"whole": corpus}))
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def merge(run: str, corpora: dsl.Input[List[dsl.Dataset]], corpus: dsl.Output[dsl.Dataset], task: str) -> None:
+    """What the tasks of a loop made, as one corpus."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.merge", run, inputs={"corpora": corpora}, outputs={"output": corpus}, task=task)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def ingest_group(run: str, group: str, corpus: dsl.Output[dsl.Dataset], suffix: str = "") -> None:
+    """Raw files → JSONL documents by type and language (the report's Format), of one group."""
+    from tokenmill.steps import run_component
+
+    task = f"curation.ingest{suffix}"
+    run_component("curation.ingest", run, inputs={"sources": group}, outputs={"output": corpus}, task=task)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
 def ingest(
     run: str, sources: dsl.Input[dsl.Dataset], corpus: dsl.Output[dsl.Dataset], task: str = "curation.ingest"
 ) -> None:
@@ -33,11 +70,14 @@ def ingest(
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def filter_corpus(run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[dsl.Dataset]) -> None:
+def filter_corpus(
+    run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[dsl.Dataset], suffix: str = ""
+) -> None:
     """Keep the documents that pass every rule; every drop has a rule, a value and a threshold (Clean)."""
     from tokenmill.steps import run_component
 
-    run_component("curation.filter", run, inputs={"corpus": corpus}, outputs={"output": clean})
+    task = f"curation.filter{suffix}"
+    run_component("curation.filter", run, inputs={"corpus": corpus}, outputs={"output": clean}, task=task)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -49,19 +89,23 @@ def deduplicate(run: str, corpus: dsl.Input[dsl.Dataset], unique: dsl.Output[dsl
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def screen(run: str, corpus: dsl.Input[dsl.Dataset], safe: dsl.Output[dsl.Dataset]) -> None:
-    """Drop blocked domains and words, and what was scored unsafe (Safe)."""
+def screen_group(run: str, group: str, safe: dsl.Output[dsl.Dataset], suffix: str = "") -> None:
+    """Drop blocked domains and words, and what was scored unsafe (Safe), of one group."""
     from tokenmill.steps import run_component
 
-    run_component("curation.screen", run, inputs={"corpus": corpus}, outputs={"output": safe})
+    task = f"curation.screen{suffix}"
+    run_component("curation.screen", run, inputs={"corpus": group}, outputs={"output": safe}, task=task)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def grade(run: str, corpus: dsl.Input[dsl.Dataset], graded: dsl.Output[dsl.Dataset]) -> None:
+def grade(
+    run: str, corpus: dsl.Input[dsl.Dataset], graded: dsl.Output[dsl.Dataset], suffix: str = ""
+) -> None:
     """Score fluency and advertisement; drop below the thresholds (High-quality)."""
     from tokenmill.steps import run_component
 
-    run_component("curation.grade", run, inputs={"corpus": corpus}, outputs={"output": graded})
+    task = f"curation.grade{suffix}"
+    run_component("curation.grade", run, inputs={"corpus": corpus}, outputs={"output": graded}, task=task)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)

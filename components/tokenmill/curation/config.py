@@ -93,6 +93,12 @@ class OrderCodeConfig(StepConfig):
     )
 
 
+class PlanConfig(StepConfig):
+    group_bytes: int = Field(
+        1 << 30, ge=1, description="stored bytes a group of shards at most; a group is one task of a parallel loop"
+    )
+
+
 class MergeConfig(StepConfig):
     pass
 
@@ -106,6 +112,7 @@ class CurationConfig(Section):
 
     register_sources: RegisterSourcesConfig = RegisterSourcesConfig()
     register_reference: RegisterReferenceConfig = RegisterReferenceConfig()
+    plan: PlanConfig = PlanConfig()
     ingest: IngestConfig = IngestConfig()
     filter: FilterConfig = FilterConfig()
     deduplicate: DeduplicateConfig = DeduplicateConfig()

@@ -2,6 +2,7 @@
 
 import html
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -14,21 +15,24 @@ from tokenmill.steps import StepContext, step
 
 @step("curation.merge", version=1, kinds={"corpora": "corpus"})
 def merge(config: MergeConfig, corpora: list[Manifest], ctx: StepContext) -> Draft:
-    """One corpus of all shards, renumbered; no record is read, and the order of the inputs does not matter.
+    """One corpus of all shards, renumbered; no record is read, and the order of the inputs does not matter."""
+    shards = merged(corpora)
+    return Draft(kind="corpus", shards=shards, counts={"records": sum(s.records for s in shards)})
 
-    A shard that two corpora share is taken once.
-    """
+
+def merged(corpora: Iterable[Manifest]) -> tuple[Shard, ...]:
+    """The shards of all corpora, numbered anew in each partition; a shard that two corpora share is taken once."""
     partitions: defaultdict[str, dict[str, Shard]] = defaultdict(dict)
     for corpus in corpora:
         for shard in corpus.shards:
             known = partitions[shard.name.rpartition("/")[0]].setdefault(shard.content, shard)
             if (shard.name, shard.blob) < (known.name, known.blob):
                 partitions[shard.name.rpartition("/")[0]][shard.content] = shard
-    shards = []
+    shards: list[Shard] = []
     for partition in sorted(partitions):
         ordered = sorted(partitions[partition].values(), key=lambda s: (s.name, s.content))
         shards += [s.model_copy(update={"name": f"{partition}/part-{i:05d}{JSONL}"}) for i, s in enumerate(ordered)]
-    return Draft(kind="corpus", shards=tuple(shards), counts={"records": sum(s.records for s in shards)})
+    return tuple(shards)
 
 
 @step("curation.funnel", version=1, kinds={"stages": "corpus"})

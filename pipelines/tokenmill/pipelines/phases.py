@@ -28,12 +28,16 @@ class Curated(NamedTuple):
 @dsl.pipeline(name="curation", description="Format → Clean → Dedup → Safe → High-quality; code in dependency order.")
 def curation(run: str, sources: list) -> Curated:
     registered = curation_tasks.register_sources(run=run, sources=sources).outputs["registered"]
-    raw = curation_tasks.ingest(run=run, sources=registered).outputs["corpus"]
-    clean = curation_tasks.filter_corpus(run=run, corpus=raw).outputs["clean"]
-    unique = curation_tasks.deduplicate(run=run, corpus=clean).outputs["unique"]
-    safe = curation_tasks.screen(run=run, corpus=unique).outputs["safe"]
-    graded = curation_tasks.grade(run=run, corpus=safe).outputs["graded"]
-    ordered = curation_tasks.order_code(run=run, corpus=graded).outputs["ordered"]
+    with dsl.ParallelFor(curation_tasks.plan_sources(run=run, sources=registered).output, name="read") as group:
+        raw = curation_tasks.ingest_group(run=run, group=group.digest, suffix=group.suffix).outputs["corpus"]
+        clean = curation_tasks.filter_corpus(run=run, corpus=raw, suffix=group.suffix).outputs["clean"]
+    read = curation_tasks.merge(run=run, corpora=dsl.Collected(clean), task="curation.merge.clean").outputs["corpus"]
+    unique = curation_tasks.deduplicate(run=run, corpus=read).outputs["unique"]
+    with dsl.ParallelFor(curation_tasks.plan_corpus(run=run, corpus=unique).output, name="judge") as group:
+        safe = curation_tasks.screen_group(run=run, group=group.digest, suffix=group.suffix).outputs["safe"]
+        graded = curation_tasks.grade(run=run, corpus=safe, suffix=group.suffix).outputs["graded"]
+    judged = curation_tasks.merge(run=run, corpora=dsl.Collected(graded), task="curation.merge.graded")
+    ordered = curation_tasks.order_code(run=run, corpus=judged.outputs["corpus"]).outputs["ordered"]
     return Curated(sources=registered, corpus=ordered)
 
 

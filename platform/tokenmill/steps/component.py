@@ -44,7 +44,7 @@ def run_component(
     Args:
         step: name of the step, e.g. `curation.filter`.
         run: a `RunContext` as JSON, as the opening task gave it.
-        inputs: role → KFP artifact, or a list of them.
+        inputs: role → KFP artifact, or a list of them; or a digest, which is how a loop's task is given its group.
         outputs: role → KFP artifact to write the pointer into.
         config: fields of the step's config that the pipeline itself decides (the sources, a round's number).
         task: name of this task where one step runs more than once in a pipeline.
@@ -75,9 +75,11 @@ def run_component(
 
 
 def read_pointers(store: ArtifactStore, artifact: Any) -> list[Manifest]:
-    """The manifests that one KFP artifact, or a list of them, points to."""
+    """The manifests that one KFP artifact, or a list of them, points to; a digest stands for itself."""
     if artifact is None:
         return []
+    if isinstance(artifact, str):
+        return [store.get_manifest(artifact)]
     if isinstance(artifact, list):
         return [manifest for one in artifact for manifest in read_pointers(store, one)]
     return [store.get_manifest(orjson.loads(Path(artifact.path).read_bytes())["digest"])]
