@@ -1,7 +1,5 @@
 """KFP components of corpus curation. Each is a door: a typed signature and one call."""
 
-from typing import List  # noqa: UP035 - KFP knows this one only
-
 from kfp import dsl
 
 from tokenmill import images
@@ -43,7 +41,7 @@ def plan_corpus(run: str, corpus: dsl.Input[dsl.Dataset]) -> list:
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def merge(run: str, corpora: dsl.Input[List[dsl.Dataset]], corpus: dsl.Output[dsl.Dataset], task: str) -> None:
+def merge(run: str, corpora: dsl.Input[list[dsl.Dataset]], corpus: dsl.Output[dsl.Dataset], task: str) -> None:
     """What the tasks of a loop made, as one corpus."""
     from tokenmill.steps import run_component
 
@@ -70,9 +68,7 @@ def ingest(
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def filter_corpus(
-    run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[dsl.Dataset], suffix: str = ""
-) -> None:
+def filter_corpus(run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[dsl.Dataset], suffix: str = "") -> None:
     """Keep the documents that pass every rule; every drop has a rule, a value and a threshold (Clean)."""
     from tokenmill.steps import run_component
 
@@ -98,9 +94,7 @@ def screen_group(run: str, group: str, safe: dsl.Output[dsl.Dataset], suffix: st
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def grade(
-    run: str, corpus: dsl.Input[dsl.Dataset], graded: dsl.Output[dsl.Dataset], suffix: str = ""
-) -> None:
+def grade(run: str, corpus: dsl.Input[dsl.Dataset], graded: dsl.Output[dsl.Dataset], suffix: str = "") -> None:
     """Score fluency and advertisement; drop below the thresholds (High-quality)."""
     from tokenmill.steps import run_component
 

@@ -1,5 +1,6 @@
 """Groups: every shard in exactly one, none larger than asked, and the same ones whatever the order."""
 
+import itertools
 import random
 
 from tokenmill.curation.config import PlanConfig
@@ -22,7 +23,7 @@ def test_groups_hold_every_shard_once_and_at_most_the_bytes_asked_for():
     assert [s for group in groups for s in group] == shards
     assert all(sum(s.size for s in group) <= 1000 for group in groups)
     # and no group could have taken the next one's first shard
-    for group, after in zip(groups, groups[1:], strict=False):
+    for group, after in itertools.pairwise(groups):
         assert sum(s.size for s in group) + after[0].size > 1000
 
 
