@@ -57,15 +57,44 @@ class FilterConfig(StepConfig):
     )
 
 
-class DeduplicateConfig(StepConfig):
+class ShardGroupConfig(StepConfig):
+    """Which part of a corpus one of several parallel tasks works on: groups follow from the data alone."""
+
+    group: int | None = Field(None, ge=0, description="which group of shards, from 0; none = the whole corpus")
+    group_records: int = Field(
+        200_000, ge=1, description="records a group of shards at most, where a shard has no more: what a worker holds"
+    )
+
+
+class FingerprintConfig(ShardGroupConfig):
     permutations: int = Field(128, ge=16, description="MinHash functions (report §3.1.1)")
     ngram: int = Field(5, ge=1, description="shingle size in words, Chinese characters or code lexemes (report §3.1.1)")
-    threshold: float = Field(0.7, gt=0, le=1, description="signature agreement from which two are one (report §3.1.1)")
-    bands: int = Field(16, ge=1, description="LSH bands of permutations/bands rows (unpublished; 16×8 bends at 0.707)")
     exact_only: tuple[DocumentType, ...] = Field(
         ("math",), description="types of which only equal copies go: generated problems share their wording by design"
     )
-    seed: int = Field(1, description="of the hash functions")
+    seed: int = Field(1, ge=0, description="of the hash functions")
+
+
+class ClusterConfig(StepConfig):
+    threshold: float = Field(0.7, gt=0, le=1, description="Jaccard similarity from which two are one (report §3.1.1)")
+    margin: float = Field(
+        0.15, ge=0, le=1, description="estimates this near the threshold are decided by the texts' exact similarity (ours)"
+    )
+
+
+class ExchangeConfig(ClusterConfig):
+    bands: int = Field(16, ge=1, description="LSH bands of permutations/bands rows (unpublished; 16×8 bends at 0.707)")
+    rounds: int = Field(
+        3, ge=1, description="times the signature is shuffled and cut into bands anew (ours: one round misses 5% at 0.8)"
+    )
+    part: int | None = Field(None, ge=0, description="which part of the bands, from 0; none = all of them")
+    part_records: int = Field(
+        2_000_000, ge=1, description="documents for which the bands are cut into one part more, up to a band a part"
+    )
+
+
+class DeduplicateConfig(FingerprintConfig, ExchangeConfig):
+    """All of it in one step: fingerprints, pairs, clusters, and what is dropped."""
 
 
 class ScreenConfig(StepConfig):
@@ -97,6 +126,10 @@ class MergeConfig(StepConfig):
     pass
 
 
+class GatherConfig(StepConfig):
+    pass
+
+
 class FunnelConfig(StepConfig):
     pass
 
@@ -108,7 +141,11 @@ class CurationConfig(Section):
     register_reference: RegisterReferenceConfig = RegisterReferenceConfig()
     ingest: IngestConfig = IngestConfig()
     filter: FilterConfig = FilterConfig()
+    fingerprint: FingerprintConfig = FingerprintConfig()
+    exchange: ExchangeConfig = ExchangeConfig()
+    cluster: ClusterConfig = ClusterConfig()
     deduplicate: DeduplicateConfig = DeduplicateConfig()
+    gather: GatherConfig = GatherConfig()
     screen: ScreenConfig = ScreenConfig()
     grade: GradeConfig = GradeConfig()
     order_code: OrderCodeConfig = OrderCodeConfig()
