@@ -149,7 +149,7 @@ def _by_key(index: Table, keys_of: Callable[[int, int], Keyed]) -> Iterator[Keye
     """All documents' keys, sorted, in as many parts as memory asks for; equal keys come in one part."""
     blocks = (keys_of(start, min(start + _BLOCK, index.size)) for start in range(0, index.size, _BLOCK))
     parts = -(-index.size // SORTED_AT_ONCE)
-    if parts <= 1:
+    if parts <= 1 or index.workdir is None:
         kept = list(blocks)
         if kept:
             yield _sorted(np.concatenate([k for k, _ in kept]), np.concatenate([n for _, n in kept]))

@@ -78,14 +78,19 @@ class FingerprintConfig(ShardGroupConfig):
 class ClusterConfig(StepConfig):
     threshold: float = Field(0.7, gt=0, le=1, description="Jaccard similarity from which two are one (report §3.1.1)")
     margin: float = Field(
-        0.15, ge=0, le=1, description="estimates this near the threshold are decided by the texts' exact similarity (ours)"
+        0.15,
+        ge=0,
+        le=1,
+        description="estimates this near the threshold are decided by the texts' exact similarity (ours)",
     )
 
 
 class ExchangeConfig(ClusterConfig):
     bands: int = Field(16, ge=1, description="LSH bands of permutations/bands rows (unpublished; 16×8 bends at 0.707)")
     rounds: int = Field(
-        3, ge=1, description="times the signature is shuffled and cut into bands anew (ours: one round misses 5% at 0.8)"
+        3,
+        ge=1,
+        description="times the signature is shuffled and cut into bands anew (ours: one round misses 5% at 0.8)",
     )
     part: int | None = Field(None, ge=0, description="which part of the bands, from 0; none = all of them")
     part_records: int = Field(

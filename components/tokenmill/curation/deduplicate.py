@@ -6,6 +6,7 @@ can run in parallel tasks over groups and parts that follow from the data; `dedu
 its output is the same. A stored index takes the place of the texts of earlier dumps.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tokenmill.curation.config import ClusterConfig, DeduplicateConfig, ExchangeConfig, FingerprintConfig
-from tokenmill.curation.fingerprints import PRINTS, Index, Sketch
+from tokenmill.curation.fingerprints import PRINTS, Index, Sketch, in_order
 from tokenmill.curation.groups import gathered, in_group, shard_groups
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest, Shard, canonical, sha256
@@ -50,7 +51,7 @@ def exchange(
     config: ExchangeConfig, fingerprints: list[Manifest], index: list[Manifest] | None, ctx: StepContext
 ) -> Draft:
     """Pairs that are one document, or may be: those that meet in some of the bands."""
-    table = Index.load(ctx.store, index or [], _shards(fingerprints), ctx.workdir)
+    table = Index.load(ctx.store, _shards(index or []), _shards(fingerprints), ctx.workdir)
     return _pairs(ctx, _find(config, table), config.part or 0, table)
 
 
@@ -99,14 +100,16 @@ def cluster(
     """Join the pairs of all parts: who goes, and for whom. The corpus is read where only texts can decide."""
     from tokenmill.curation.bands import PAIR
 
-    table = Index.load(ctx.store, index or [], _shards(fingerprints), ctx.workdir)
+    table = Index.load(ctx.store, _shards(index or []), _shards(fingerprints), ctx.workdir)
     if wrong := [m for m in pairs if m.counts.get("documents") != table.size]:
         raise InputError(
             f"pairs {wrong[0].digest[:12]} are of {wrong[0].counts.get('documents')} documents, the fingerprints and "
             f"the index of {table.size}: give curation.cluster what curation.exchange was given"
         )
     found = [np.frombuffer(ctx.store.get_blob(shard.blob), PAIR) for shard in _shards(pairs)]
-    return _Decision(config, table, np.concatenate(found), corpus, _shards(index or []), _shards(fingerprints), ctx).drafts()
+    return _Decision(
+        config, table, np.concatenate(found), corpus, _shards(index or []), _shards(fingerprints), ctx
+    ).drafts()
 
 
 @step("curation.deduplicate", version=2, libraries=("numba",), kinds={
@@ -132,7 +135,7 @@ def deduplicate(
         )
     prints = fingerprint(config, corpus, ctx).shards
     old = _shards(index or [])
-    table = Index.load(ctx.store, index or [], prints, ctx.workdir)
+    table = Index.load(ctx.store, old, prints, ctx.workdir)
     decision = _Decision(config, table, _find(config, table), corpus, old, prints, ctx).drafts()
     decision["output"] = _apply(config, corpus, decision["output"].shards, bool(index), ctx)
     return decision
@@ -140,7 +143,7 @@ def deduplicate(
 
 def _shards(manifests: Sequence[Manifest]) -> list[Shard]:
     """All shards of a role's artifacts, in one order whatever theirs."""
-    return sorted((s for m in manifests for s in m.shards), key=lambda s: (s.name, s.content))
+    return in_order(s for m in manifests for s in m.shards)
 
 
 # --- reduce ----------------------------------------------------------------------------------------------------------
@@ -162,11 +165,15 @@ class _Decision:
         from tokenmill.curation.bands import Bounds
         from tokenmill.curation.clusters import TextComparison, by_prints_name, settle
 
-        parameters = next((s.header["parameters"] for s in self.table.shards if len(s)), {"permutations": 1, "ngram": 1})
+        parameters = next(
+            (s.header["parameters"] for s in self.table.shards if len(s)), {"permutations": 1, "ngram": 1}
+        )
         bounds = Bounds.around(self.config.threshold, self.config.margin, parameters["permutations"])
         sources = by_prints_name(self.corpus.shards)
         if lacking := sorted({s.name for s in self.prints} - set(sources)):
-            raise InputError(f"fingerprints of {lacking[0]}, but the corpus has no such shard: they are another corpus's")
+            raise InputError(
+                f"fingerprints of {lacking[0]}, but the corpus has no such shard: they are another corpus's"
+            )
         compare = TextComparison(self.ctx, self.table, sources, parameters["ngram"])
         self.clusters = settle(self.table, self.pairs, bounds, self.config.threshold, compare)
         made = {"output": self._duplicates(), "index": self._index()}
@@ -189,7 +196,9 @@ class _Decision:
     def _duplicates(self) -> Draft:
         new = range(self.table.old_shards, len(self.table.shards))
         names = {shard: self.table.shards[shard].name.removesuffix(PRINTS) for shard in new}
-        rows = {names[shard]: self._gone(shard) for shard in new if len(self._rows(shard, stays=False))}
+        rows: dict[str, Iterable[Record]] = {
+            names[shard]: self._gone(shard) for shard in new if len(self._rows(shard, stays=False))
+        }
         return self.ctx.write_records("duplicates", rows, counts={"documents": self.table.size - self.table.old})
 
     def _superseded(self) -> Draft:
@@ -199,21 +208,18 @@ class _Decision:
     def _index(self) -> Draft:
         """Fingerprints of what stays: of the stored index and of the corpus, whose shards get a name of their own."""
         made = sha256(canonical(sorted(s.content for s in self.prints)))[:12]
+        known = Counter(s.name for s in self.old)
+        old = [(s, s.name if known[s.name] == 1 else f"{s.content[:12]}/{s.name}") for s in self.old]
         kept = []
-        stored = sorted(self.prints, key=lambda s: s.name)
-        for shard, file in enumerate([*self._stored_in_order(), *stored]):
+        for shard, (file, name) in enumerate([*old, *((s, f"{made}/{s.name}") for s in in_order(self.prints))]):
             rows = self._rows(shard, stays=True)
-            name = file.name if shard < self.table.old_shards else f"{made}/{file.name}"
             if len(rows) == len(self.table.shards[shard]) > 0:
                 kept.append(file.model_copy(update={"name": name}))
             elif len(rows):
                 path = self.ctx.workdir / "kept.prints"
                 self.table.shards[shard].select(path, rows)
                 kept.append(store_file(self.ctx.store, path, name, len(rows)))
-        return _fingerprints(sorted(kept, key=lambda s: s.name))
-
-    def _stored_in_order(self) -> Sequence[Shard]:
-        return self.old
+        return _fingerprints(in_order(kept))
 
 
 # --- apply -----------------------------------------------------------------------------------------------------------

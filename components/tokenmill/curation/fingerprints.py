@@ -20,7 +20,7 @@ import orjson
 from tokenmill.curation.config import FingerprintConfig
 from tokenmill.curation.units import encoded, unit_kind
 from tokenmill.errors import CorruptError, InputError
-from tokenmill.manifest import Manifest, Shard
+from tokenmill.manifest import Shard
 from tokenmill.records import Record, read_jsonl
 from tokenmill.steps.context import scratch, store_file
 from tokenmill.store import ArtifactStore, open_store
@@ -229,7 +229,9 @@ class Index(Table):
         ways = {orjson.dumps(shard.header["parameters"]): shard.name for shard in shards if len(shard)}
         if len(ways) > 1:
             told = "; ".join(f"{name}: {way.decode()}" for way, name in ways.items())
-            raise InputError(f"fingerprints that cannot be compared: {told}. Make the index again with the same options.")
+            raise InputError(
+                f"fingerprints that cannot be compared: {told}. Make the index again with the same options."
+            )
         self.signatures = self._joined("signatures", lambda shard: shard.signatures, "u1")
         self.exact = self._joined("exact", lambda shard: shard.exact, "u1")
         self.salt = self._joined("salt", _language_salts, "<u8")
@@ -250,13 +252,13 @@ class Index(Table):
         return np.unique(ids, return_inverse=True)[1].astype(np.uint64)  # ids not of our form: as strings, in memory
 
     @classmethod
-    def load(cls, store: ArtifactStore, old: Sequence[Manifest], new: Iterable[Shard], workdir: Path) -> Self:
-        listed = [s for manifest in old for s in sorted(manifest.shards, key=lambda s: (s.name, s.content))]
-        added = sorted(new, key=lambda s: s.name)
-        for one, other in pairwise(added):
+    def load(cls, store: ArtifactStore, old: Sequence[Shard], new: Sequence[Shard], workdir: Path) -> Self:
+        """The files of a stored index, and of a corpus, each in the order of their names."""
+        for one, other in pairwise(in_order(new)):
             if one.name == other.name:
                 raise InputError(f"two files of fingerprints are named {one.name}: was a group given twice?")
-        return cls([Prints(store.blob_path(s.blob), s.name) for s in (*listed, *added)], len(listed), workdir)
+        listed = [*in_order(old), *in_order(new)]
+        return cls([Prints(store.blob_path(s.blob), s.name) for s in listed], len(old), workdir)
 
     def locate(self, number: int) -> tuple[Prints, int]:
         shard = int(np.searchsorted(self.starts, number, "right")) - 1
@@ -282,6 +284,10 @@ def _priorities(shards: Sequence[Prints]) -> Callable[[Prints], np.ndarray]:
         return rank[shard.dumps] << np.uint64(32) | shard.lengths
 
     return priorities
+
+
+def in_order(shards: Iterable[Shard]) -> list[Shard]:
+    return sorted(shards, key=lambda s: (s.name, s.content))
 
 
 def dump_number(dump: str | None) -> tuple[int, ...]:

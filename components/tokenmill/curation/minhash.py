@@ -93,7 +93,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
 # --- kernels ---------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _mix(x):  # type: ignore[no-untyped-def]
     """MurmurHash3's finaliser: every bit of the input reaches every bit of the output."""
     x ^= x >> uint64(33)
@@ -103,7 +103,7 @@ def _mix(x):  # type: ignore[no-untyped-def]
     return x ^ (x >> uint64(33))
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _decode(data, at):  # type: ignore[no-untyped-def]
     """The code point that starts at a byte of well-formed UTF-8, and the byte after it."""
     first = uint32(data[at])
