@@ -53,8 +53,14 @@ def test_the_kernels_see_the_n_grams_that_python_sees(kind):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.lists(st.sampled_from(["a", "B", "ß", "Σ", "σ", "_", " ", "\n", "7", "海", "İ", "é", "E\u0301", "-", "😀"]), max_size=60),
-    st.lists(st.sampled_from(["a", "B", "ß", "Σ", "σ", "_", " ", "\n", "7", "海", "İ", "é", "E\u0301", "-", "😀"]), max_size=60),
+    st.lists(
+        st.sampled_from(["a", "B", "ß", "Σ", "σ", "_", " ", "\n", "7", "海", "İ", "é", "E\u0301", "-", "😀"]),
+        max_size=60,
+    ),
+    st.lists(
+        st.sampled_from(["a", "B", "ß", "Σ", "σ", "_", " ", "\n", "7", "海", "İ", "é", "E\u0301", "-", "😀"]),
+        max_size=60,
+    ),
     st.sampled_from(KINDS),
     st.integers(1, 3),
 )
