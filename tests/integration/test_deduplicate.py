@@ -1,0 +1,173 @@
+"""Deduplication over a real store: one step beside its parts, a stored index, worker processes."""
+
+import random
+
+import pytest
+
+from tokenmill.curation.config import DeduplicateConfig, ExchangeConfig
+from tokenmill.curation.deduplicate import exchange_parts
+from tokenmill.curation.groups import shard_groups
+from tokenmill.errors import ConfigError, InputError
+from tokenmill.manifest import Draft, Manifest
+from tokenmill.records import read_jsonl, write_jsonl
+from tokenmill.steps import find, run_step
+from tokenmill.steps.context import store_file
+from tokenmill.store import open_store
+from tokenmill.tracking import RunRef
+
+
+class Steps:
+    """Runs steps in one store."""
+
+    def __init__(self, folder) -> None:
+        self.folder, self.store, self.workers = folder, open_store((folder / "store").as_uri()), 1
+
+    def __call__(self, step: str, config: dict | None = None, **inputs) -> dict[str, Manifest]:
+        name = f"curation.{step}"
+        settings = find(name).config.at(name, (config or {}) | {"execution": {"workers": self.workers}})
+        run = RunRef(key="test", name="test")
+        return run_step(name, settings, inputs, store=self.store, run=run)
+
+    def corpus(self, records: list[dict], per_shard: int = 40) -> Manifest:
+        shards = []
+        for n, start in enumerate(range(0, len(records), per_shard)):
+            path = self.folder / "shard.jsonl.zst"
+            _, count = write_jsonl(path, records[start : start + per_shard])
+            shards.append(store_file(self.store, path, f"type=web/lang=en/part-{n:05d}.jsonl.zst", count))
+        draft = Draft(kind="corpus", shards=tuple(shards), counts={"records": len(records)})
+        manifest = Manifest.issue(draft, parents={}, step="test", version=1, config={})
+        self.store.put_manifest(manifest)
+        return manifest
+
+    def records(self, manifest: Manifest, aside: bool = False) -> list[dict]:
+        shards = manifest.aside if aside else manifest.shards
+        return [r for s in shards for r in read_jsonl(self.store.blob_path(s.blob))]
+
+    def ids(self, manifest: Manifest) -> set[str]:
+        return {r["id"] for r in self.records(manifest)}
+
+
+@pytest.fixture
+def steps(tmp_path):
+    return Steps(tmp_path)
+
+
+def documents(count: int, seed: int, dump: str, like: list[dict] = ()) -> list[dict]:
+    """Documents of random words; about a third take most of their text from another, just above or below 0.7."""
+    rng = random.Random(seed)
+    made: list[dict] = []
+    for n in range(count):
+        words = [f"{rng.getrandbits(40):x}" for _ in range(120)]
+        pool = [*like, *made]
+        if pool and rng.random() < 0.35:
+            source = rng.choice(pool)["text"].split()
+            share = rng.choice([1.0, 0.95, 0.85, 0.8, 0.6])
+            words = source[: int(share * len(source))] + words[int(share * 120) :]
+        made.append({"id": f"{rng.getrandbits(64):016x}", "text": " ".join(words), "type": "web", "lang": "en", "dump": dump})
+    return made
+
+
+def test_the_step_and_its_parts_in_parallel_tasks_give_the_same_corpus_index_and_reasons(steps):
+    corpus = steps.corpus(documents(400, 1, "2023-06"))
+    whole = steps("deduplicate", corpus=corpus)
+    assert whole["output"].counts["in"] == 400 and whole["output"].dropped["near_duplicate"] > 20
+
+    group = {"group_records": 100}
+    groups = range(len(shard_groups(corpus.shards, 100)))
+    assert len(groups) == 5
+    parts = range(exchange_parts(400, ExchangeConfig(part=0, part_records=70)))
+    assert len(parts) == 6
+    prints = [steps("fingerprint", group | {"group": g}, corpus=corpus)["output"] for g in groups]
+    pairs = [steps("exchange", {"part": p, "part_records": 70}, fingerprints=prints[::-1])["output"] for p in parts]
+    decided = steps("cluster", fingerprints=prints, pairs=pairs[::-1], corpus=corpus)
+    unique = [
+        steps("deduplicate", group | {"group": g}, corpus=corpus, duplicates=decided["output"])["output"] for g in groups
+    ]
+    gathered = steps("gather", parts=unique[::-1])["output"]
+    assert gathered.content == whole["output"].content
+    assert (gathered.counts, gathered.dropped) == (whole["output"].counts, whole["output"].dropped)
+    assert {(s.name, s.content) for s in gathered.aside} == {(s.name, s.content) for s in whole["output"].aside}
+    assert decided["index"].content == whole["index"].content
+    assert steps("gather", parts=prints)["output"].content == steps("fingerprint", corpus=corpus)["output"].content
+
+
+def test_worker_processes_change_nothing(steps):
+    corpus = steps.corpus(documents(200, 2, "2023-06"))
+    alone = steps("deduplicate", corpus=corpus)
+    other = Steps(steps.folder / "other")
+    (steps.folder / "other").mkdir()
+    other.workers = 2
+    together = other("deduplicate", corpus=other.corpus(documents(200, 2, "2023-06")))
+    assert {role: m.content for role, m in alone.items()} == {role: m.content for role, m in together.items()}
+    assert alone["output"].digest == together["output"].digest
+
+
+def test_a_dropped_record_names_who_stays_and_how_alike_they_are(steps):
+    made = steps("deduplicate", corpus=steps.corpus(documents(200, 3, "2023-06")))["output"]
+    kept, dropped = steps.ids(made), steps.records(made, aside=True)
+    assert len(kept) + len(dropped) == 200
+    for record in dropped:
+        why = record["dropped"]
+        assert record["survivor"] in kept and why["threshold"] == 0.7
+        assert (why["reason"] == "exact_duplicate") == (why["value"] == 1.0)
+
+
+def test_a_new_dump_beside_the_index_without_the_old_text(steps):
+    old = documents(200, 4, "2023-06")
+    first = steps("deduplicate", corpus=steps.corpus(old))
+    assert steps.store.get_manifest(first["index"].digest).counts["records"] == first["output"].counts["records"]
+    new = documents(150, 5, "2023-40", like=old)
+    backfill = documents(50, 6, "2022-05", like=old)
+    added = steps("deduplicate", corpus=steps.corpus([*new, *backfill]), index=[first["index"]])
+
+    kept, superseded = steps.ids(added["output"]), {r["id"]: r for r in steps.records(added["superseded"])}
+    was = steps.ids(first["output"])
+    assert superseded and superseded.keys() <= was  # the newer dump stays, and the older one's place is told
+    assert {r["survivor"] for r in superseded.values()} <= kept
+    dropped = {r["id"]: r["survivor"] for r in steps.records(added["output"], aside=True)}
+    older = {r["id"] for r in backfill}
+    assert any(gone in older and survivor in was for gone, survivor in dropped.items())
+    assert not any(gone not in older and survivor in was for gone, survivor in dropped.items())
+    # a third time: what is in the index by now is known, and what is not is not
+    index = added["index"]
+    assert index.counts["records"] == len(was) - len(superseded) + len(kept)
+    again = steps("deduplicate", corpus=steps.corpus([r for r in new if r["id"] in kept][:30]), index=[index])
+    assert again["output"].counts == {"in": 30, "records": 0, "dropped": 30, "rejected": 0}
+    assert steps("deduplicate", corpus=steps.corpus(documents(30, 99, "2024-10")), index=[index])["output"].counts["records"] > 15
+
+
+def test_two_indexes_are_one(steps):
+    a, b = documents(60, 7, "2023-06"), documents(60, 8, "2023-14")
+    indexes = [steps("fingerprint", corpus=steps.corpus(r))["output"] for r in (a, b)]  # shards of the same names
+    new = steps.corpus(documents(60, 9, "2023-06", like=[*a, *b]))
+    made = [steps("deduplicate", corpus=new, index=order) for order in (indexes, indexes[::-1])]
+    assert made[0]["output"].content == made[1]["output"].content
+    assert made[0]["index"].content == made[1]["index"].content
+    names = [s.name for s in made[0]["index"].shards]
+    assert len(names) == len(set(names))
+
+
+def test_what_does_not_fit_together_is_one_clear_line(steps):
+    corpus, other = (steps.corpus(documents(n, n, "2023-06")) for n in (50, 90))
+    prints = [steps("fingerprint", corpus=corpus)["output"]]
+    pairs = [steps("exchange", fingerprints=prints)["output"]]
+    more = [steps("fingerprint", corpus=other)["output"]]
+    with pytest.raises(InputError, match="pairs .* are of 50 documents, the fingerprints and the index of 90"):
+        steps("cluster", fingerprints=more, pairs=pairs, corpus=other)
+    with pytest.raises(InputError, match="they are another corpus's"):
+        steps("cluster", fingerprints=more, pairs=[steps("exchange", fingerprints=more)["output"]], corpus=steps.corpus(documents(10, 1, "x")))
+    with pytest.raises(InputError, match="cannot be compared"):
+        steps("deduplicate", {"ngram": 4}, corpus=corpus, index=prints)
+    with pytest.raises(ConfigError, match="a group or part of a corpus cannot be deduplicated by itself"):
+        steps("deduplicate", {"group": 0}, corpus=corpus)
+    with pytest.raises(ConfigError, match=r"group 3 of the shards: there are 2 \(0 to 1\)"):
+        steps("fingerprint", {"group": 3, "group_records": 40}, corpus=corpus)
+    with pytest.raises(ConfigError, match=r"part 2 of the bands: there are 1 \(0 to 0\) for 50 documents"):
+        steps("exchange", {"part": 2}, fingerprints=prints)
+    with pytest.raises(ConfigError, match="24 bands do not divide 128 permutations"):
+        steps("deduplicate", {"bands": 24}, corpus=corpus)
+
+
+def test_the_options_of_the_parts_are_those_of_the_whole():
+    parts = set().union(*(find(f"curation.{s}").config.model_fields for s in ("fingerprint", "exchange", "cluster")))
+    assert parts == set(DeduplicateConfig.model_fields)
