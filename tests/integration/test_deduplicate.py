@@ -4,9 +4,7 @@ import random
 
 import pytest
 
-from tokenmill.curation.config import DeduplicateConfig, ExchangeConfig
-from tokenmill.curation.deduplicate import exchange_parts
-from tokenmill.curation.groups import shard_groups
+from tokenmill.curation.config import DeduplicateConfig
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import read_jsonl, write_jsonl
@@ -63,7 +61,9 @@ def documents(count: int, seed: int, dump: str, like: list[dict] = ()) -> list[d
             source = rng.choice(pool)["text"].split()
             share = rng.choice([1.0, 0.95, 0.85, 0.8, 0.6])
             words = source[: int(share * len(source))] + words[int(share * 120) :]
-        made.append({"id": f"{rng.getrandbits(64):016x}", "text": " ".join(words), "type": "web", "lang": "en", "dump": dump})
+        made.append(
+            {"id": f"{rng.getrandbits(64):016x}", "text": " ".join(words), "type": "web", "lang": "en", "dump": dump}
+        )
     return made
 
 
@@ -73,17 +73,17 @@ def test_the_step_and_its_parts_in_parallel_tasks_give_the_same_corpus_index_and
     assert whole["output"].counts["in"] == 400 and whole["output"].dropped["near_duplicate"] > 20
 
     group = {"group_records": 100}
-    groups = range(len(shard_groups(corpus.shards, 100)))
-    assert len(groups) == 5
-    parts = range(exchange_parts(400, ExchangeConfig(part=0, part_records=70)))
-    assert len(parts) == 6
+    plan = steps("plan_deduplication", group | {"part_records": 70}, corpus=corpus)["output"].counts
+    assert plan == {"groups": 5, "parts": 6}
+    groups, parts = range(plan["groups"]), range(plan["parts"])
     prints = [steps("fingerprint", group | {"group": g}, corpus=corpus)["output"] for g in groups]
     pairs = [steps("exchange", {"part": p, "part_records": 70}, fingerprints=prints[::-1])["output"] for p in parts]
     decided = steps("cluster", fingerprints=prints, pairs=pairs[::-1], corpus=corpus)
     unique = [
-        steps("deduplicate", group | {"group": g}, corpus=corpus, duplicates=decided["output"])["output"] for g in groups
+        steps("deduplicate", group | {"group": g}, corpus=corpus, duplicates=decided["output"])["output"]
+        for g in groups
     ]
-    gathered = steps("gather", parts=unique[::-1])["output"]
+    gathered = steps("gather", parts=unique[::-1], whole=corpus)["output"]
     assert gathered.content == whole["output"].content
     assert (gathered.counts, gathered.dropped) == (whole["output"].counts, whole["output"].dropped)
     assert {(s.name, s.content) for s in gathered.aside} == {(s.name, s.content) for s in whole["output"].aside}
@@ -133,7 +133,12 @@ def test_a_new_dump_beside_the_index_without_the_old_text(steps):
     assert index.counts["records"] == len(was) - len(superseded) + len(kept)
     again = steps("deduplicate", corpus=steps.corpus([r for r in new if r["id"] in kept][:30]), index=[index])
     assert again["output"].counts == {"in": 30, "records": 0, "dropped": 30, "rejected": 0}
-    assert steps("deduplicate", corpus=steps.corpus(documents(30, 99, "2024-10")), index=[index])["output"].counts["records"] > 15
+    assert (
+        steps("deduplicate", corpus=steps.corpus(documents(30, 99, "2024-10")), index=[index])["output"].counts[
+            "records"
+        ]
+        > 15
+    )
 
 
 def test_two_indexes_are_one(steps):
@@ -155,9 +160,23 @@ def test_what_does_not_fit_together_is_one_clear_line(steps):
     with pytest.raises(InputError, match="pairs .* are of 50 documents, the fingerprints and the index of 90"):
         steps("cluster", fingerprints=more, pairs=pairs, corpus=other)
     with pytest.raises(InputError, match="they are another corpus's"):
-        steps("cluster", fingerprints=more, pairs=[steps("exchange", fingerprints=more)["output"]], corpus=steps.corpus(documents(10, 1, "x")))
+        steps(
+            "cluster",
+            fingerprints=more,
+            pairs=[steps("exchange", fingerprints=more)["output"]],
+            corpus=steps.corpus(documents(10, 1, "x")),
+        )
     with pytest.raises(InputError, match="cannot be compared"):
         steps("deduplicate", {"ngram": 4}, corpus=corpus, index=prints)
+    some = [steps("fingerprint", {"group": 1, "group_records": 40}, corpus=other)["output"]]
+    with pytest.raises(
+        InputError, match="no fingerprints of type=web/lang=en/part-00000.jsonl.zst: a group of the corpus is missing"
+    ):
+        steps("cluster", fingerprints=some, pairs=[steps("exchange", fingerprints=some)["output"]], corpus=other)
+    with pytest.raises(InputError, match="the parts are of 40 records, the corpus has 90: a group is missing"):
+        steps("gather", parts=some, whole=other)
+    with pytest.raises(InputError, match="is in two of the parts"):
+        steps("gather", parts=[*some, *some])
     with pytest.raises(ConfigError, match="a group or part of a corpus cannot be deduplicated by itself"):
         steps("deduplicate", {"group": 0}, corpus=corpus)
     with pytest.raises(ConfigError, match=r"group 3 of the shards: there are 2 \(0 to 1\)"):
@@ -171,3 +190,55 @@ def test_what_does_not_fit_together_is_one_clear_line(steps):
 def test_the_options_of_the_parts_are_those_of_the_whole():
     parts = set().union(*(find(f"curation.{s}").config.model_fields for s in ("fingerprint", "exchange", "cluster")))
     assert parts == set(DeduplicateConfig.model_fields)
+
+
+# --- lines that a site puts on many pages ----------------------------------------------------------------------------
+
+MENU, NOTICE, QUOTED = (
+    "Home | About us | Contact the editors",
+    "All rights reserved by the publisher.",
+    "To be, or not to be",
+)
+
+
+def page(n: int, host: str, lines: list[str], kind: str = "web") -> dict:
+    url = {"url": f"https://{host}/{n}"} if host else {}
+    return {"id": f"{n:016x}", "text": "\n".join(lines), "type": kind, "lang": "en", "source": "crawl"} | url
+
+
+def pages() -> list[dict]:
+    rng = random.Random(3)
+
+    def own() -> str:
+        return f"This page tells of {rng.getrandbits(40):x} and nothing else."
+
+    site = [page(n, "a.example", [MENU, "", own(), "---", "  " + NOTICE + " ", own()]) for n in range(6)]
+    others = [page(10 + n, f"b{n}.example", [QUOTED, own()]) for n in range(8)]
+    repeated = page(20, "c.example", [own()] + ["Read more about this story"] * 9)
+    code = [page(30 + n, "", ["from __future__ import annotations", own()], "code") for n in range(6)]
+    only = page(40, "a.example", [MENU, NOTICE])
+    return [*site, *others, repeated, *code, only]
+
+
+@pytest.mark.parametrize("at_once", [1, 8_000_000])
+def test_lines_of_many_pages_of_one_site_go_and_nothing_else(steps, monkeypatch, at_once):
+    monkeypatch.setattr("tokenmill.curation.boilerplate.MERGED_AT_ONCE", at_once)
+    records = pages()
+    made = steps("strip_boilerplate", {"max_documents": 3}, corpus=steps.corpus(records, per_shard=4))["output"]
+    kept = {r["id"]: r for r in steps.records(made)}
+    assert made.dropped == {"only_boilerplate": 1}
+    assert made.counts["lines_removed"] == 14 and made.counts["boilerplate_lines"] == 2
+    for before in records[:-1]:
+        after = kept[before["id"]]
+        expected = [line for line in before["text"].split("\n") if line.strip() not in (MENU, NOTICE)]
+        assert after["text"] == "\n".join(expected).strip("\n")
+        assert after.get("stripped_lines", 0) == before["text"].count(MENU) + before["text"].count(NOTICE)
+        assert (after == before) == ("stripped_lines" not in after)
+
+
+def test_a_line_must_stand_in_more_documents_than_the_limit_and_off_is_off(steps):
+    corpus = steps.corpus(pages(), per_shard=4)
+    made = steps("strip_boilerplate", {"max_documents": 7}, corpus=corpus)["output"]
+    assert made.content == corpus.content and made.counts["lines_removed"] == 0
+    assert steps("strip_boilerplate", corpus=corpus)["output"].content == corpus.content
+    assert steps("strip_boilerplate", {"max_documents": 6}, corpus=corpus)["output"].counts["lines_removed"] == 14

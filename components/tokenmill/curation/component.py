@@ -49,6 +49,98 @@ def deduplicate(run: str, corpus: dsl.Input[dsl.Dataset], unique: dsl.Output[dsl
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def strip_boilerplate(run: str, corpus: dsl.Input[dsl.Dataset], stripped: dsl.Output[dsl.Dataset]) -> None:
+    """Take out lines that a site puts on many of its pages; nothing, unless `max_documents` is set."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.strip_boilerplate", run, inputs={"corpus": corpus}, outputs={"output": stripped})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def plan_deduplication(run: str, corpus: dsl.Input[dsl.Dataset], what: str) -> list:
+    """Indices to run tasks over: the corpus's `groups` of shards, or the `parts` of the bands."""
+    from tokenmill.steps import run_component
+
+    task = f"curation.plan_deduplication.{what}"
+    plan = run_component("curation.plan_deduplication", run, inputs={"corpus": corpus}, task=task)["output"]
+    return list(range(plan.counts[what]))
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def fingerprint(run: str, corpus: dsl.Input[dsl.Dataset], group: int, fingerprints: dsl.Output[dsl.Dataset]) -> None:
+    """What is compared of the documents of one group of shards."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"corpus": corpus}, {"output": fingerprints}
+    task = f"curation.fingerprint.{group}"
+    run_component("curation.fingerprint", run, inputs=inputs, outputs=outputs, config={"group": group}, task=task)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def exchange(run: str, fingerprints: dsl.Input[list[dsl.Dataset]], part: int, pairs: dsl.Output[dsl.Dataset]) -> None:
+    """Pairs that one part of the bands finds."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"fingerprints": fingerprints}, {"output": pairs}
+    run_component(
+        "curation.exchange",
+        run,
+        inputs=inputs,
+        outputs=outputs,
+        config={"part": part},
+        task=f"curation.exchange.{part}",
+    )
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def cluster(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    fingerprints: dsl.Input[list[dsl.Dataset]],
+    pairs: dsl.Input[list[dsl.Dataset]],
+    duplicates: dsl.Output[dsl.Dataset],
+    index: dsl.Output[dsl.Dataset],
+) -> None:
+    """Who goes, and for whom; and the index that the next dump is compared with."""
+    from tokenmill.steps import run_component
+
+    inputs = {"corpus": corpus, "fingerprints": fingerprints, "pairs": pairs}
+    run_component("curation.cluster", run, inputs=inputs, outputs={"output": duplicates, "index": index})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def drop_duplicates(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    duplicates: dsl.Input[dsl.Dataset],
+    group: int,
+    unique: dsl.Output[dsl.Dataset],
+) -> None:
+    """Drop the duplicates of one group of shards."""
+    from tokenmill.steps import run_component
+
+    inputs, task = {"corpus": corpus, "duplicates": duplicates}, f"curation.deduplicate.{group}"
+    run_component(
+        "curation.deduplicate", run, inputs=inputs, outputs={"output": unique}, config={"group": group}, task=task
+    )
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def gather(
+    run: str,
+    parts: dsl.Input[list[dsl.Dataset]],
+    whole: dsl.Input[dsl.Dataset],
+    gathered: dsl.Output[dsl.Dataset],
+    task: str = "curation.gather",
+) -> None:
+    """The results of a corpus's groups as one artifact; a group that is missing is refused."""
+    from tokenmill.steps import run_component
+
+    inputs = {"parts": parts, "whole": whole}
+    run_component("curation.gather", run, inputs=inputs, outputs={"output": gathered}, task=task)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
 def screen(run: str, corpus: dsl.Input[dsl.Dataset], safe: dsl.Output[dsl.Dataset]) -> None:
     """Drop blocked domains and words, and what was scored unsafe (Safe)."""
     from tokenmill.steps import run_component

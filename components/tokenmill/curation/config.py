@@ -57,13 +57,28 @@ class FilterConfig(StepConfig):
     )
 
 
-class ShardGroupConfig(StepConfig):
-    """Which part of a corpus one of several parallel tasks works on: groups follow from the data alone."""
+class BoilerplateConfig(StepConfig):
+    max_documents: int = Field(
+        0, ge=0, description="documents of one site above which a line is its boilerplate; 0 = lines stay (the default)"
+    )
+    min_characters: int = Field(
+        10, ge=1, description="shorter lines stay: brackets, rules and numbers are formatting (ours)"
+    )
+    types: tuple[DocumentType, ...] = Field(
+        ("web",), description="types of which lines may go; code and books keep theirs"
+    )
 
-    group: int | None = Field(None, ge=0, description="which group of shards, from 0; none = the whole corpus")
+
+class GroupedConfig(StepConfig):
     group_records: int = Field(
         200_000, ge=1, description="records a group of shards at most, where a shard has no more: what a worker holds"
     )
+
+
+class ShardGroupConfig(GroupedConfig):
+    """Which part of a corpus one of several parallel tasks works on: groups follow from the data alone."""
+
+    group: int | None = Field(None, ge=0, description="which group of shards, from 0; none = the whole corpus")
 
 
 class FingerprintConfig(ShardGroupConfig):
@@ -85,17 +100,24 @@ class ClusterConfig(StepConfig):
     )
 
 
-class ExchangeConfig(ClusterConfig):
+class BandsConfig(StepConfig):
     bands: int = Field(16, ge=1, description="LSH bands of permutations/bands rows (unpublished; 16×8 bends at 0.707)")
     rounds: int = Field(
         3,
         ge=1,
         description="times the signature is shuffled and cut into bands anew (ours: one round misses 5% at 0.8)",
     )
-    part: int | None = Field(None, ge=0, description="which part of the bands, from 0; none = all of them")
     part_records: int = Field(
         2_000_000, ge=1, description="documents for which the bands are cut into one part more, up to a band a part"
     )
+
+
+class ExchangeConfig(ClusterConfig, BandsConfig):
+    part: int | None = Field(None, ge=0, description="which part of the bands, from 0; none = all of them")
+
+
+class PlanDeduplicationConfig(GroupedConfig, BandsConfig):
+    """As many groups and parts as the tasks that follow will find: their options must be the same."""
 
 
 class DeduplicateConfig(FingerprintConfig, ExchangeConfig):
@@ -146,6 +168,8 @@ class CurationConfig(Section):
     register_reference: RegisterReferenceConfig = RegisterReferenceConfig()
     ingest: IngestConfig = IngestConfig()
     filter: FilterConfig = FilterConfig()
+    strip_boilerplate: BoilerplateConfig = BoilerplateConfig()
+    plan_deduplication: PlanDeduplicationConfig = PlanDeduplicationConfig()
     fingerprint: FingerprintConfig = FingerprintConfig()
     exchange: ExchangeConfig = ExchangeConfig()
     cluster: ClusterConfig = ClusterConfig()

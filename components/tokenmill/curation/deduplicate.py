@@ -17,7 +17,7 @@ import numpy as np
 
 from tokenmill.curation.config import ClusterConfig, DeduplicateConfig, ExchangeConfig, FingerprintConfig
 from tokenmill.curation.fingerprints import PRINTS, Index, Sketch, in_order
-from tokenmill.curation.groups import gathered, in_group, shard_groups
+from tokenmill.curation.groups import exchange_parts, gathered, in_group, shard_groups
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest, Shard, canonical, sha256
 from tokenmill.records import JSONL, Record, read_jsonl
@@ -63,17 +63,12 @@ def _find(config: ExchangeConfig, table: Index) -> np.ndarray:
     if permutations % config.bands:
         raise ConfigError(f"{config.bands} bands do not divide {permutations} permutations")
     rows = band_rows(permutations, config.bands, config.rounds)
-    parts = exchange_parts(table.size, config) if config.part is not None else 1
+    parts = exchange_parts(table.size, config.part_records, len(rows)) if config.part is not None else 1
     part = config.part or 0
     if part >= parts:
         raise ConfigError(f"part {part} of the bands: there are {parts} (0 to {parts - 1}) for {table.size} documents")
     bounds = Bounds.around(config.threshold, config.margin, permutations)
     return find_pairs(table, rows[part::parts], bounds, with_equal=part == 0)
-
-
-def exchange_parts(documents: int, config: ExchangeConfig) -> int:
-    """In how many parts the bands of so many documents are exchanged."""
-    return min(config.bands * config.rounds, max(1, -(-documents // config.part_records)))
 
 
 def _pairs(ctx: StepContext, pairs: np.ndarray, part: int, table: Index) -> Draft:
@@ -174,6 +169,8 @@ class _Decision:
             raise InputError(
                 f"fingerprints of {lacking[0]}, but the corpus has no such shard: they are another corpus's"
             )
+        if lacking := sorted(set(sources) - {s.name for s in self.prints}):
+            raise InputError(f"no fingerprints of {lacking[0].removesuffix(PRINTS)}: a group of the corpus is missing")
         compare = TextComparison(self.ctx, self.table, sources, parameters["ngram"])
         self.clusters = settle(self.table, self.pairs, bounds, self.config.threshold, compare)
         made = {"output": self._duplicates(), "index": self._index()}

@@ -6,7 +6,7 @@ Groups follow from the shards' names and sizes alone, so that they, and every re
 from collections import Counter
 from collections.abc import Sequence
 
-from tokenmill.curation.config import GatherConfig, ShardGroupConfig
+from tokenmill.curation.config import GatherConfig, PlanDeduplicationConfig, ShardGroupConfig
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.steps import StepContext, step
@@ -35,10 +35,34 @@ def in_group(corpus: Manifest, config: ShardGroupConfig) -> Sequence[Shard]:
     return groups[config.group]
 
 
-@step("curation.gather", version=1)
-def gather(config: GatherConfig, parts: list[Manifest], ctx: StepContext) -> Draft:
-    """The results of a corpus's groups as one artifact, as if one task had made it: names, counts and reasons."""
-    return gathered(parts)
+def exchange_parts(documents: int, part_records: int, bands: int) -> int:
+    """In how many parts so many bands of so many documents are exchanged: one more for each `part_records`."""
+    return min(bands, max(1, -(-documents // part_records)))
+
+
+@step("curation.plan_deduplication", version=1, kinds={"corpus": "corpus"})
+def plan_deduplication(config: PlanDeduplicationConfig, corpus: Manifest, ctx: StepContext) -> Draft:
+    """How many groups of shards and parts of bands a corpus asks for: what parallel tasks are counted by."""
+    groups = shard_groups(corpus.shards, config.group_records)
+    records = sum(shard.records for shard in corpus.shards)
+    parts = exchange_parts(records, config.part_records, config.bands * config.rounds)
+    plan = {"groups": [[shard.name for shard in group] for group in groups], "parts": parts}
+    return ctx.write_json("plan", "plan.json", plan, counts={"groups": len(groups), "parts": parts})
+
+
+@step("curation.gather", version=1, kinds={"whole": "corpus"})
+def gather(config: GatherConfig, parts: list[Manifest], whole: Manifest | None, ctx: StepContext) -> Draft:
+    """The results of a corpus's groups as one artifact, as if one task had made it: names, counts and reasons.
+
+    With `whole`, the corpus that was divided, a group that is missing is refused.
+    """
+    draft = gathered(parts)
+    read = draft.counts.get("in", draft.counts.get("records", 0))
+    if whole and read != whole.counts["records"]:
+        raise InputError(
+            f"the parts are of {read} records, the corpus has {whole.counts['records']}: a group is missing"
+        )
+    return draft
 
 
 def gathered(parts: Sequence[Draft]) -> Draft:
