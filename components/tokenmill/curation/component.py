@@ -77,7 +77,7 @@ def fingerprint(run: str, corpus: dsl.Input[dsl.Dataset], group: int, fingerprin
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def exchange(run: str, fingerprints: dsl.Input[list[dsl.Dataset]], part: int, pairs: dsl.Output[dsl.Dataset]) -> None:
+def exchange(run: str, fingerprints: dsl.Input[dsl.Dataset], part: int, pairs: dsl.Output[dsl.Dataset]) -> None:
     """Pairs that one part of the bands finds."""
     from tokenmill.steps import run_component
 
@@ -96,7 +96,7 @@ def exchange(run: str, fingerprints: dsl.Input[list[dsl.Dataset]], part: int, pa
 def cluster(
     run: str,
     corpus: dsl.Input[dsl.Dataset],
-    fingerprints: dsl.Input[list[dsl.Dataset]],
+    fingerprints: dsl.Input[dsl.Dataset],
     pairs: dsl.Input[list[dsl.Dataset]],
     duplicates: dsl.Output[dsl.Dataset],
     index: dsl.Output[dsl.Dataset],
