@@ -153,10 +153,25 @@ def section(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
     return dict(node)
 
 
-def resolve(config_class: type[Section], path: str, preset: str, overrides: Mapping[str, Any]) -> Any:
-    """The section at `path` of preset and overrides. Other sections' overrides are not looked at here:
-    the whole tree is validated once, where a run opens."""
-    return config_class.at(path, section(merge(load_preset(preset), nest(overrides)), path))
+def resolve(
+    config_class: type[Section],
+    path: str,
+    preset: str,
+    overrides: Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
+    *,
+    shared: bool = False,
+) -> Any:
+    """The section at `path` of preset and overrides, and over it what is `given`. Other sections' overrides are not
+    looked at here: the whole tree is validated once, where a run opens.
+
+    Args:
+        shared: the section is of several classes; this one takes the fields it has.
+    """
+    tree = section(merge(load_preset(preset), nest(overrides)), path)
+    if shared:
+        tree = {name: value for name, value in tree.items() if name in config_class.model_fields}
+    return config_class.at(path, merge(tree, given or {}))
 
 
 def options(config_class: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -1,7 +1,10 @@
-"""Corpus curation (report §3.1): sources → ingest → filter → deduplicate → screen → grade → order_code → merge.
+"""Corpus curation (report §3.1): sources → ingest → filter → deduplicate → screen → grade → order_code.
 
 The report's names for the states: Format → Clean → Dedup → Safe → High-quality. Every step says what it dropped and
 why, and asserts that nothing went missing: in = kept + Σ dropped(reason) + rejected.
 """
 
-STEP_MODULES = ("sources", "ingest", "filter", "deduplicate", "screen", "grade", "order_code", "merge", "plan")
+STEP_MODULES = (
+    *("sources", "plan", "ingest", "filter", "boilerplate", "deduplicate", "gather"),
+    *("screen", "grade", "order_code", "merge"),
+)

@@ -77,20 +77,75 @@ def filter_corpus(run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[ds
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def deduplicate(run: str, corpus: dsl.Input[dsl.Dataset], unique: dsl.Output[dsl.Dataset]) -> None:
-    """Drop exact and near duplicates; the newest dump survives (Dedup)."""
+def fingerprint_group(run: str, group: str, fingerprints: dsl.Output[dsl.Dataset], suffix: str = "") -> None:
+    """What is compared of the documents of one group."""
     from tokenmill.steps import run_component
 
-    run_component("curation.deduplicate", run, inputs={"corpus": corpus}, outputs={"output": unique})
+    inputs, task = {"corpus": group}, f"curation.fingerprint{suffix}"
+    run_component("curation.fingerprint", run, inputs=inputs, outputs={"output": fingerprints}, task=task)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def screen_group(run: str, group: str, safe: dsl.Output[dsl.Dataset], suffix: str = "") -> None:
-    """Drop blocked domains and words, and what was scored unsafe (Safe), of one group."""
+def gather(run: str, parts: dsl.Input[list[dsl.Dataset]], gathered: dsl.Output[dsl.Dataset]) -> None:
+    """The fingerprints of all groups as one artifact, for the tasks of the next loop."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.gather", run, inputs={"parts": parts}, outputs={"output": gathered})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def plan_exchange(run: str, fingerprints: dsl.Input[dsl.Dataset]) -> list:
+    """The parts that the bands are exchanged in: one task each."""
+    from tokenmill.steps import run_component
+
+    plan = run_component("curation.plan_exchange", run, inputs={"fingerprints": fingerprints})["output"]
+    return list(range(plan.counts["parts"]))
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def exchange(run: str, fingerprints: dsl.Input[dsl.Dataset], part: int, pairs: dsl.Output[dsl.Dataset]) -> None:
+    """Pairs of documents that meet in one part of the bands."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"fingerprints": fingerprints}, {"output": pairs}
+    task = f"curation.exchange.part-{part:05d}"
+    run_component("curation.exchange", run, inputs=inputs, outputs=outputs, config={"part": part}, task=task)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def cluster(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    fingerprints: dsl.Input[dsl.Dataset],
+    pairs: dsl.Input[list[dsl.Dataset]],
+    duplicates: dsl.Output[dsl.Dataset],
+    index: dsl.Output[dsl.Dataset],
+) -> None:
+    """Who goes, and for whom; and the index that the next dump is compared with."""
+    from tokenmill.steps import run_component
+
+    inputs = {"corpus": corpus, "fingerprints": fingerprints, "pairs": pairs}
+    run_component("curation.cluster", run, inputs=inputs, outputs={"output": duplicates, "index": index})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def deduplicate_group(
+    run: str, group: str, duplicates: dsl.Input[dsl.Dataset], unique: dsl.Output[dsl.Dataset], suffix: str = ""
+) -> None:
+    """Drop exact and near duplicates of one group; the newest dump survives (Dedup)."""
+    from tokenmill.steps import run_component
+
+    inputs, task = {"corpus": group, "duplicates": duplicates}, f"curation.deduplicate{suffix}"
+    run_component("curation.deduplicate", run, inputs=inputs, outputs={"output": unique}, task=task)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def screen(run: str, corpus: dsl.Input[dsl.Dataset], safe: dsl.Output[dsl.Dataset], suffix: str = "") -> None:
+    """Drop blocked domains and words, and what was scored unsafe (Safe)."""
     from tokenmill.steps import run_component
 
     task = f"curation.screen{suffix}"
-    run_component("curation.screen", run, inputs={"corpus": group}, outputs={"output": safe}, task=task)
+    run_component("curation.screen", run, inputs={"corpus": corpus}, outputs={"output": safe}, task=task)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)

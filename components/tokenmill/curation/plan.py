@@ -4,7 +4,7 @@ How many groups there are follows from the data and `group_bytes` alone, never f
 same corpus gives the same groups, and a group whose shards did not change is found done.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tokenmill.curation.config import PlanConfig
 from tokenmill.curation.merge import merged
@@ -37,26 +37,30 @@ def sources_groups(sources: Manifest, config: PlanConfig) -> Iterator[Draft]:
     Licences stay where they were registered, one step up in every lineage.
     """
     told = [shard for shard in sources.shards if not is_file(shard)]
-    for files in in_groups(filter(is_file, sources.shards), config.group_bytes):
+    for files in in_groups(filter(is_file, sources.shards), config.group_bytes, _stored_bytes):
         counts = {"files": len(files), "bytes": sum(s.size for s in files)}
         yield Draft(kind="sources", shards=(*files, *told), counts=counts)
 
 
 def corpus_groups(corpora: list[Manifest], config: PlanConfig) -> Iterator[Draft]:
     """The shards of all corpora, renumbered, in groups."""
-    for shards in in_groups(merged(corpora), config.group_bytes):
+    for shards in in_groups(merged(corpora), config.group_bytes, _stored_bytes):
         yield Draft(kind="corpus", shards=tuple(shards), counts={"records": sum(s.records for s in shards)})
 
 
-def in_groups(shards: Iterable[Shard], group_bytes: int) -> Iterator[list[Shard]]:
-    """Shards in the order of their names, in runs of at most `group_bytes` stored bytes; a larger one stands alone."""
+def in_groups(shards: Iterable[Shard], most: int, size: Callable[[Shard], int]) -> Iterator[list[Shard]]:
+    """Shards in the order of their names, in runs of at most `most` by `size`; a larger one stands alone."""
     group: list[Shard] = []
-    size = 0
+    total = 0
     for shard in sorted(shards, key=lambda s: s.name):
-        if group and size + shard.size > group_bytes:
+        if group and total + size(shard) > most:
             yield group
-            group, size = [], 0
+            group, total = [], 0
         group.append(shard)
-        size += shard.size
+        total += size(shard)
     if group:
         yield group
+
+
+def _stored_bytes(shard: Shard) -> int:
+    return shard.size

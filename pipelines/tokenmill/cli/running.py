@@ -7,7 +7,7 @@ import orjson
 import typer
 
 from tokenmill.cli.main import AsJson, Assignments, Preset, StoreUri, app, use_store
-from tokenmill.config import load_preset, merge, nest, parse_assignments, resolve
+from tokenmill.config import load_preset, merge, nest, parse_assignments
 from tokenmill.errors import ConfigError
 
 Pipeline = Annotated[str, typer.Argument(help="lifecycle, smoke, or a phase alone: curation, pretraining, …")]
@@ -68,7 +68,7 @@ def step(
 ) -> None:
     """Run one step on existing manifests."""
     from tokenmill.lineage import resolve as resolve_manifest
-    from tokenmill.steps import find, run_step
+    from tokenmill.steps import configured, find, run_step
     from tokenmill.store import open_store
     from tokenmill.tracking import RunRef
 
@@ -77,7 +77,7 @@ def step(
     given: dict[str, list[Any]] = {}
     for role, reference in references(inputs):
         given.setdefault(role, []).append(opened.get_manifest(resolve_manifest(opened, reference)))
-    config = resolve(find(name).config, name, preset, overrides)
+    config = configured(find(name), preset, overrides)
     outputs = run_step(name, config, given, store=opened, run=RunRef.new(name, preset))
     if as_json:
         typer.echo(orjson.dumps({role: m.digest for role, m in outputs.items()}).decode())

@@ -32,9 +32,20 @@ def curation(run: str, sources: list) -> Curated:
         raw = curation_tasks.ingest_group(run=run, group=group.digest, suffix=group.suffix).outputs["corpus"]
         clean = curation_tasks.filter_corpus(run=run, corpus=raw, suffix=group.suffix).outputs["clean"]
     read = curation_tasks.merge(run=run, corpora=dsl.Collected(clean), task="curation.merge.clean").outputs["corpus"]
-    unique = curation_tasks.deduplicate(run=run, corpus=read).outputs["unique"]
-    with dsl.ParallelFor(curation_tasks.plan_corpus(run=run, corpus=unique).output, name="judge") as group:
-        safe = curation_tasks.screen_group(run=run, group=group.digest, suffix=group.suffix).outputs["safe"]
+
+    groups = curation_tasks.plan_corpus(run=run, corpus=read).output
+    with dsl.ParallelFor(groups, name="fingerprint") as group:
+        prints = curation_tasks.fingerprint_group(run=run, group=group.digest, suffix=group.suffix)
+    index = curation_tasks.gather(run=run, parts=dsl.Collected(prints.outputs["fingerprints"])).outputs["gathered"]
+    with dsl.ParallelFor(curation_tasks.plan_exchange(run=run, fingerprints=index).output, name="exchange") as part:
+        pairs = curation_tasks.exchange(run=run, fingerprints=index, part=part).outputs["pairs"]
+    found = curation_tasks.cluster(run=run, corpus=read, fingerprints=index, pairs=dsl.Collected(pairs))
+
+    with dsl.ParallelFor(groups, name="judge") as group:
+        unique = curation_tasks.deduplicate_group(
+            run=run, group=group.digest, duplicates=found.outputs["duplicates"], suffix=group.suffix
+        ).outputs["unique"]
+        safe = curation_tasks.screen(run=run, corpus=unique, suffix=group.suffix).outputs["safe"]
         graded = curation_tasks.grade(run=run, corpus=safe, suffix=group.suffix).outputs["graded"]
     judged = curation_tasks.merge(run=run, corpora=dsl.Collected(graded), task="curation.merge.graded")
     ordered = curation_tasks.order_code(run=run, corpus=judged.outputs["corpus"]).outputs["ordered"]

@@ -6,7 +6,7 @@ what a KFP component calls. The same function runs in a test, on a laptop and in
 
 from tokenmill.steps.component import run_component
 from tokenmill.steps.context import Drop, Keep, Reject, StepContext
-from tokenmill.steps.registry import Definition, effect, find, load_phase, step, training_step
+from tokenmill.steps.registry import Definition, configured, effect, find, load_phase, step, training_step
 from tokenmill.steps.runner import action_key, run_step
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Reject",
     "StepContext",
     "action_key",
+    "configured",
     "effect",
     "find",
     "load_phase",

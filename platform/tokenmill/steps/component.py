@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 from pydantic import Field
 
-from tokenmill.config import Section, resolve
+from tokenmill.config import Section
 from tokenmill.errors import InputError, told_in_one_line
 from tokenmill.manifest import Manifest
-from tokenmill.steps.registry import find
+from tokenmill.steps.registry import configured, find
 from tokenmill.steps.runner import run_step
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tether import die_with_owner
@@ -58,10 +58,9 @@ def run_component(
             for role, artifact in (outputs or {}).items():
                 hand_on((otherwise or {})[role], artifact)
             return {}
-        settings = context.overrides | {f"{step}.{field}": value for field, value in (config or {}).items()}
         manifests = run_step(
             step,
-            resolve(find(step).config, step, context.run.preset, settings),
+            configured(find(step), context.run.preset, context.overrides, config),
             {role: read_pointers(store, artifact) for role, artifact in (inputs or {}).items()},
             store=store,
             run=context.run,

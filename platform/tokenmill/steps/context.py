@@ -127,15 +127,17 @@ class StepContext:
         *,
         kind: str = "corpus",
         max_rejected: float = 0.01,
+        may_be_empty: bool = False,
     ) -> Draft:
         """Apply `function` to every record, shard by shard; keep, drop with a reason, or reject.
 
         Finished shards are markers: an attempt that was killed goes on from the first unfinished one. The sum
-        kept + dropped + rejected = in is asserted; more than `max_rejected` of unusable records stops the step.
+        kept + dropped + rejected = in is asserted; more than `max_rejected` of unusable records stops the step, and
+        so does a corpus of which nothing is left, unless it is a part that `may_be_empty`.
         """
         jobs = [_ShardJob(self.store.uri, shard, function, self._marker(shard)) for shard in corpus.shards]
         results = list(self.parallel(_sift_shard, jobs, "shards"))
-        return _assemble(self.name, kind, results, max_rejected)
+        return _assemble(self.name, kind, results, max_rejected, may_be_empty)
 
     def partition(
         self,
@@ -361,7 +363,7 @@ def _store_records(store: ArtifactStore, workdir: Path, name: str, rows: Iterabl
     return Shard(name=name, blob=blob, content=content, size=size, records=count)
 
 
-def _assemble(step: str, kind: str, results: list[_Sifted], max_rejected: float) -> Draft:
+def _assemble(step: str, kind: str, results: list[_Sifted], max_rejected: float, may_be_empty: bool = False) -> Draft:
     shards = tuple(r.kept for r in results if r.kept)
     reasons: Counter[str] = Counter()
     for result in results:
@@ -377,7 +379,7 @@ def _assemble(step: str, kind: str, results: list[_Sifted], max_rejected: float)
             f"{first}. {rejected} of {read} records set aside; the step stops above {max_rejected:.0%} "
             f"({step}.max_rejected). Mend the records, or raise the limit."
         )
-    if not shards:
+    if not shards and not may_be_empty:
         raise InputError(
             f"{step}: no record left of {read}; dropped: {dict(reasons.most_common(5)) or 'none was read'}"
         )

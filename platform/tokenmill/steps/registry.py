@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal, get_type_hints
 
-from tokenmill.config import StepConfig
+from tokenmill.config import StepConfig, resolve
 from tokenmill.errors import ConfigError
 
 Reproducible = Literal["exact", "same_platform"]
@@ -46,6 +46,12 @@ class Definition:
     """Distributions whose version changes what comes out; their versions are part of `steps.lock`."""
     needs_registry: bool = False
     """The model registry must answer before the work starts."""
+    shared_section: str = ""
+    """Section of the config tree that several steps read, each the fields of its class; a step has its own by default."""
+
+    @property
+    def section(self) -> str:
+        return self.shared_section or self.name
 
     @property
     def phase(self) -> str:
@@ -62,9 +68,15 @@ def step(
     reproducible: Reproducible = "exact",
     libraries: tuple[str, ...] = (),
     kinds: Kinds | None = None,
+    section: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a pure step. Its version is explicit: a changed comment must not cost three weeks of pretraining."""
-    return _register(name, version, "step", kinds, reproducible=reproducible, libraries=libraries)
+    """Register a pure step. Its version is explicit: a changed comment must not cost three weeks of pretraining.
+
+    Steps that do one thing together name one `section` of the config tree, so that an option is set once.
+    """
+    return _register(
+        name, version, "step", kinds, reproducible=reproducible, libraries=libraries, shared_section=section
+    )
 
 
 def effect(
@@ -148,3 +160,11 @@ def load_phase(phase: str) -> list[Definition]:
     for module in getattr(package, "STEP_MODULES", ()):
         importlib.import_module(f"{package_name}.{module}")
     return [d for n, d in sorted(_DEFINITIONS.items()) if n.startswith(phase + ".")]
+
+
+def configured(
+    definition: Definition, preset: str, overrides: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> Any:
+    """A step's config: of its section in preset and overrides, and what the pipeline itself has `given`."""
+    shared = bool(definition.shared_section)
+    return resolve(definition.config, definition.section, preset, overrides, given, shared=shared)

@@ -19,7 +19,7 @@ def issued(kind: str, *shards: Shard) -> Manifest:
 
 def test_groups_hold_every_shard_once_and_at_most_the_bytes_asked_for():
     shards = [shard(f"part-{i:03}", random.Random(i).randrange(1, 400)) for i in range(200)]
-    groups = list(in_groups(random.Random(1).sample(shards, 200), 1000))
+    groups = list(in_groups(random.Random(1).sample(shards, 200), 1000, lambda s: s.size))
     assert [s for group in groups for s in group] == shards
     assert all(sum(s.size for s in group) <= 1000 for group in groups)
     # and no group could have taken the next one's first shard
@@ -28,7 +28,7 @@ def test_groups_hold_every_shard_once_and_at_most_the_bytes_asked_for():
 
 
 def test_a_shard_larger_than_a_group_stands_alone():
-    groups = list(in_groups([shard("a", 10), shard("b", 5000), shard("c", 10)], 1000))
+    groups = list(in_groups([shard("a", 10), shard("b", 5000), shard("c", 10)], 1000, lambda s: s.size))
     assert [[s.name for s in group] for group in groups] == [["a"], ["b"], ["c"]]
 
 
