@@ -133,6 +133,16 @@ class SelectLongConfig(StepConfig):
         return self
 
 
+class RetrieveConfig(StepConfig):
+    """Enhancement data out of a corpus (the report names retrieval, not its method: BM25 is Query of CC's)."""
+
+    category: str = Field("stem", min_length=1, description="what the documents are for; the mixture's shares name it")
+    per_question: int = Field(20, ge=1, description="documents a seed question, the best first (ours)")
+    min_score: float = Field(0.0, ge=0, description="BM25 score below which a document answers no question")
+    k1: float = Field(1.5, ge=0, description="how soon a term's repetitions stop counting (bm25s's default)")
+    b: float = Field(0.75, ge=0, le=1, description="how much a long document pays for its length")
+
+
 class MergeConfig(StepConfig):
     pass
 
@@ -153,5 +163,6 @@ class CurationConfig(Section):
     grade: GradeConfig = GradeConfig()
     order_code: OrderCodeConfig = OrderCodeConfig()
     select_long: SelectLongConfig = SelectLongConfig()
+    retrieve: RetrieveConfig = RetrieveConfig()
     merge: MergeConfig = MergeConfig()
     funnel: FunnelConfig = FunnelConfig()
