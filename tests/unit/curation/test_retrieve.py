@@ -89,7 +89,7 @@ def test_a_chinese_question_finds_its_document(tmp_path):
         document(1, "树上有很多鸟在唱歌。", lang="zh"),
         document(2, "An apple fell from the tree."),
     ]
-    kept, made = retrieved(Lab(tmp_path), documents, [{"id": "q", "question": "苹果为什么落到地上？"}], per_question=1)
+    kept, _ = retrieved(Lab(tmp_path), documents, [{"id": "q", "question": "苹果为什么落到地上？"}], per_question=1)
     assert list(kept) == ["d000"]
 
 
