@@ -9,7 +9,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from tokenmill.config import StepConfig
@@ -37,8 +40,58 @@ def is_chinese(text: str) -> bool:
 
 def units(text: str, chinese: bool) -> Sequence[str]:
     """Lower-cased words and the signs of arithmetic, or in Chinese characters; punctuation does not count."""
-    words = _WORD.findall(text.lower())
-    return list("".join(words)) if chinese else words
+    words = _ascii_words(text.lower()) if text.isascii() else _WORD.findall(text.lower())
+    return "".join(words) if chinese else words
+
+
+_SIGNS = "-+*/=<>^%"
+_BETWEEN = str.maketrans({c: " " for c in map(chr, range(128)) if not (c.isalnum() or c in _SIGNS or c == "_")})
+
+
+def _ascii_words(text: str) -> list[str]:
+    """What `_WORD` finds in ASCII, 2.5 times as fast."""
+    text = text.translate(_BETWEEN)
+    for sign in _SIGNS:
+        if sign in text:
+            text = text.replace(sign, f" {sign} ")
+    return text.split()
+
+
+class Sieve:
+    """Where in a text one of many runs of `n` units may begin: all places where one does, and a few more.
+
+    The units become numbers, every run of them one sum, and a table says which sums occur: a look-up a word in compiled
+    code, in the place of a tuple and a dictionary a word in Python.
+    """
+
+    def __init__(self, runs: Sequence[Gram], n: int) -> None:
+        self._n = n
+        self._factors = [_factor(i) for i in range(n)]
+        self._numbers = {unit: number for number, unit in enumerate(sorted({u for run in runs for u in run}), 1)}
+        self._shift = np.uint64(64 - max(12, (32 * len(runs)).bit_length()))  # of 32 places at least one is taken
+        self._table = np.zeros(1 << (64 - int(self._shift)), dtype=bool)
+        ids = np.array([[self._numbers[unit] for unit in run] for run in runs], dtype=np.uint64).reshape(-1, n)
+        self._table[self._places([ids[:, i] for i in range(n)])] = True
+
+    def starts(self, units: Sequence[str]) -> list[int]:
+        """Indices at which a run may begin, ascending."""
+        if (windows := len(units) - self._n + 1) < 1:
+            return []
+        ids = np.fromiter(map(self._numbers.get, units, repeat(0)), np.uint64, len(units))
+        places = self._places([ids[i : i + windows] for i in range(self._n)])
+        return np.flatnonzero(self._table[places]).tolist()
+
+    def _places(self, columns: Sequence[np.ndarray[Any, np.dtype[np.uint64]]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """A sum modulo 2⁶⁴, each column with an odd factor of its own, by its highest bits."""
+        total = columns[0] * self._factors[0]
+        for column, factor in zip(columns[1:], self._factors[1:], strict=True):
+            total += column * factor
+        return total >> self._shift
+
+
+def _factor(column: int) -> np.uint64:
+    """Powers of a number whose multiples spread well over 64 bits (2⁶⁴ by the golden ratio)."""
+    return np.uint64(pow(0x9E3779B97F4A7C15, column + 1, 1 << 64))
 
 
 class OverlapConfig(StepConfig):
@@ -60,6 +113,7 @@ class OverlapIndex:
 
     config: OverlapConfig
     _anchors: tuple[dict[Gram, list[tuple[Gram, str]]], ...] = field(default_factory=lambda: ({}, {}))
+    _sieves: list[Sieve] = field(default_factory=list)
     _owners: dict[bool, dict[Gram, set[str]]] = field(default_factory=lambda: {False: {}, True: {}})
     too_short: set[str] = field(default_factory=set)
     """Questions with fewer than `min_words` words (twice as many characters): not looked for."""
@@ -92,19 +146,20 @@ class OverlapIndex:
                 if max(count_by_suite(owners).values()) <= self.config.max_sharing:
                     anchored[gram[: self._anchor(chinese)]] += [(gram, owner) for owner in owners]
             self._anchors[chinese].update(anchored)
+            self._sieves.append(Sieve(list(anchored), self._anchor(chinese)))
 
     def find(self, text: str) -> set[str]:
         """Names of the questions that this text holds."""
         hits = self._find(text, chinese=False)
-        return hits | self._find(text, chinese=True) if _HAN.search(text) else hits
+        return hits if text.isascii() or not _HAN.search(text) else hits | self._find(text, chinese=True)
 
     def _find(self, text: str, chinese: bool) -> set[str]:
-        anchors = self._anchors[chinese]
+        anchors, hits = self._anchors[chinese], set[str]()
         if not anchors:
-            return set()
-        found, hits = units(text, chinese), set[str]()
-        for start, head in enumerate(_grams(found, self._anchor(chinese))):
-            for gram, owner in anchors.get(head, ()):
+            return hits
+        found, length = units(text, chinese), self._anchor(chinese)
+        for start in self._sieves[chinese].starts(found):
+            for gram, owner in anchors.get(tuple(found[start : start + length]), ()):
                 if tuple(found[start : start + len(gram)]) == gram:
                     hits.add(owner)
         return hits

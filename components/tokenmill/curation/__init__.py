@@ -6,5 +6,5 @@ why, and asserts that nothing went missing: in = kept + Σ dropped(reason) + rej
 
 STEP_MODULES = (
     *("sources", "plan", "ingest", "filter", "boilerplate", "deduplicate", "gather"),
-    *("screen", "grade", "order_code", "merge"),
+    *("screen", "grade", "order_code", "merge", "select_long", "retrieve"),
 )

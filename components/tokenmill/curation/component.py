@@ -163,3 +163,34 @@ def order_code(run: str, corpus: dsl.Input[dsl.Dataset], ordered: dsl.Output[dsl
     from tokenmill.steps import run_component
 
     run_component("curation.order_code", run, inputs={"corpus": corpus}, outputs={"output": ordered})
+
+
+@dsl.component(base_image=images.TRAINER, install_kfp_package=False)
+def select_long(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    weights: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    long: dsl.Output[dsl.Dataset],
+    review: dsl.Output[dsl.Artifact],
+) -> None:
+    """Long documents whose far context helps, judged by a checkpoint; and a review of those near the threshold."""
+    from tokenmill.steps import run_component
+
+    inputs = {"corpus": corpus, "weights": weights, "tokenizer": tokenizer}
+    run_component("curation.select_long", run, inputs=inputs, outputs={"corpus": long, "review": review})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def retrieve(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    questions: dsl.Input[dsl.Dataset],
+    retrieved: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.Artifact],
+) -> None:
+    """Documents that answer seed questions, by BM25; and what each question found."""
+    from tokenmill.steps import run_component
+
+    inputs = {"corpus": corpus, "questions": questions}
+    run_component("curation.retrieve", run, inputs=inputs, outputs={"corpus": retrieved, "report": report})

@@ -1,11 +1,11 @@
 """Options of corpus curation. Where the report gives no number (its rules, LSH bands and classifier thresholds are
 unpublished) the description says whose the default is."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Discriminator, Field, Tag
+from pydantic import AliasChoices, Discriminator, Field, Tag, model_validator
 
-from tokenmill.config import Section, StepConfig
+from tokenmill.config import Execution, Section, StepConfig
 
 DocumentType = Literal["web", "book", "techlit", "code", "math", "qa"]
 
@@ -143,6 +143,56 @@ class PlanConfig(StepConfig):
     )
 
 
+Range = tuple[float | None, float | None]
+"""Lowest and highest value; null: no limit."""
+
+
+class SelectLongExecution(Execution):
+    """How the model's passes are laid out. Each worker loads the model: one where there is a GPU."""
+
+    batch_tokens: int = Field(16_384, ge=1, description="tokens a scoring pass, one window at least")
+
+
+class SelectLongConfig(StepConfig):
+    """Which documents are long, sound and coherent. Types and languages are written `book/zh`, `*/en`, `code/*`."""
+
+    execution: SelectLongExecution = SelectLongExecution()
+    min_bytes: int = Field(32 * 1024, ge=1, description="UTF-8 bytes above which a document is long (report §3.1.3)")
+    statistics: dict[str, dict[str, Range | None]] = Field(
+        default_factory=dict,
+        description="changes to the ranges that statistics must lie in, by type/language, as {book/en: {connective_rate: "
+        "[0.02, null]}, '*/zh': {bar_rate: null}}; null switches one off (thresholds are unpublished: ours)",
+    )
+    window: int = Field(4096, ge=3, description="tokens of a window (LongWanjuan); at most the model's context")
+    tail: int = Field(1024, ge=1, description="tokens at a window's end that are scored (LongWanjuan)")
+    thresholds: dict[str, float] = Field(
+        default_factory=dict,
+        description="perplexity difference below which a document is kept, by type/language; 0 where none is set "
+        "(the report: below 0, or below the domain's threshold)",
+    )
+    review_samples: int = Field(
+        10, ge=0, description="documents a domain nearest to the threshold, on each side, in review.html"
+    )
+
+    @model_validator(mode="after")
+    def _far_context(self) -> Self:
+        if 2 * self.tail >= self.window:
+            raise ValueError(
+                f"window {self.window} must be longer than twice tail ({self.tail}): no far context is left"
+            )
+        return self
+
+
+class RetrieveConfig(StepConfig):
+    """Enhancement data out of a corpus (the report names retrieval, not its method: BM25 is Query of CC's)."""
+
+    category: str = Field("stem", min_length=1, description="what the documents are for; the mixture's shares name it")
+    per_question: int = Field(20, ge=1, description="documents a seed question, the best first (ours)")
+    min_score: float = Field(0.0, ge=0, description="BM25 score below which a document answers no question")
+    k1: float = Field(1.5, ge=0, description="how soon a term's repetitions stop counting (bm25s's default)")
+    b: float = Field(0.75, ge=0, le=1, description="how much a long document pays for its length")
+
+
 class MergeConfig(StepConfig):
     pass
 
@@ -169,5 +219,7 @@ class CurationConfig(Section):
     screen: ScreenConfig = ScreenConfig()
     grade: GradeConfig = GradeConfig()
     order_code: OrderCodeConfig = OrderCodeConfig()
+    select_long: SelectLongConfig = SelectLongConfig()
+    retrieve: RetrieveConfig = RetrieveConfig()
     merge: MergeConfig = MergeConfig()
     funnel: FunnelConfig = FunnelConfig()

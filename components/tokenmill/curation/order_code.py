@@ -10,68 +10,186 @@ import heapq
 import posixpath
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import orjson
 
 from tokenmill.curation.config import OrderCodeConfig
 from tokenmill.curation.imports import Edges, import_edges
 from tokenmill.manifest import Draft, Manifest, Shard
-from tokenmill.records import JSONL
-from tokenmill.steps import StepContext, step
+from tokenmill.records import read_jsonl
+from tokenmill.steps import Keep, StepContext, step
+from tokenmill.store import open_store
 
 PROSE = ("markdown", "text")
+PROSE_SUFFIXES = (".md", ".markdown", ".rst", ".txt", ".adoc")
+GROUP_BYTES = 64 << 20
+"""Text (characters) of the repositories that a worker orders at a time: its memory does not grow with the corpus."""
+SHARD_DOCUMENTS = 500
+TOLD = 20
+"""Cycles that the facts name, of those there are."""
 Record = dict[str, Any]
 
 
-@step("curation.order_code", version=1, kinds={"corpus": "corpus"})
+class Repository(NamedTuple):
+    """A source's files, or those of it that carry the same `repository`."""
+
+    source: str
+    name: str = ""
+
+    @classmethod
+    def of(cls, record: Record) -> "Repository":
+        return cls(record["source"], record.get("repository") or "")
+
+    def __str__(self) -> str:
+        return f"{self.source}/{self.name}" if self.name else self.source
+
+
+@step("curation.order_code", version=2, kinds={"corpus": "corpus"})
 def order_code(config: OrderCodeConfig, corpus: Manifest, ctx: StepContext) -> Draft:
     """Join each repository's files into documents, dependencies first; other types pass through untouched."""
     code = [s for s in corpus.shards if s.name.startswith("type=code/")]
-    repositories: defaultdict[str, list[Record]] = defaultdict(list)
-    for shard in code:
-        for record in ctx.records(corpus, shard):
-            repositories[record["source"]].append(record)
-    n_files = sum(map(len, repositories.values()))
-    documents = [d for name in sorted(repositories) for d in repository_documents(repositories[name], config.max_bytes)]
-    if sum(len(d["files"]) for d in documents) != n_files:
-        raise AssertionError(f"curation.order_code: {n_files} files in, but not as many in the documents")
+    groups = _groups(code, corpus, ctx)
+    jobs = [_Job(ctx.store.uri, group, shards, config.max_bytes) for group, shards in groups]
+    n_files = sum(s.records for s in code)
+    ordered = _Ordered()
+    joined = ctx.partition(map(Keep, ordered.documents(ctx.parallel(_Job.run, jobs, "repositories"))),
+                           shard_records=SHARD_DOCUMENTS) if code else None  # fmt: skip
+    if ordered.files != n_files:
+        raise AssertionError(f"curation.order_code: {n_files} files in, but {ordered.files} in the documents")
 
     passed: list[Shard] = [s for s in corpus.shards if s not in code]
-    by_lang: defaultdict[str, list[Record]] = defaultdict(list)
-    for document in documents:
-        by_lang[document["lang"]].append(document)
-    written = ctx.write_records(
-        "corpus", {f"type=code/lang={lang}/part-00000{JSONL}": by_lang[lang] for lang in sorted(by_lang)}
-    )
-    shards = tuple(sorted((*passed, *written.shards), key=lambda s: s.name))
+    shards = tuple(sorted((*passed, *(joined.shards if joined else ())), key=lambda s: s.name))
     counts = {
         "in": sum(s.records for s in corpus.shards),
         "records": sum(s.records for s in shards),
         "code_files": n_files,
-        "repositories": len(repositories),
+        "repositories": ordered.repositories,
+        "cycles": len(ordered.cycles),
     }
-    return Draft(kind="corpus", shards=shards, counts=counts)
+    facts = {"cycles": ordered.cycles[:TOLD]} if ordered.cycles else {}
+    return Draft(kind="corpus", shards=shards, counts=counts, facts=facts)
 
 
-def repository_documents(records: list[Record], max_bytes: int) -> Iterator[Record]:
-    """The documents of one repository: whole files in order, a further document from `max_bytes` on."""
-    by_path = {r["path"]: r for r in records}
-    code = {path: r["text"] for path, r in by_path.items() if r["lang"] not in PROSE}
-    order = with_prose(topological_order(import_edges(code)), set(by_path) - set(code))
-    chunk: list[str] = []
+def _groups(
+    code: Sequence[Shard], corpus: Manifest, ctx: StepContext
+) -> list[tuple[frozenset[Repository], tuple[Shard, ...]]]:
+    """Repositories by alphabet in groups of at most GROUP_BYTES (or one larger one), with the shards that hold them."""
+    sizes: defaultdict[Repository, int] = defaultdict(int)
+    places: defaultdict[Repository, set[int]] = defaultdict(set)
+    for number, shard in enumerate(code):
+        for record in ctx.records(corpus, shard):
+            repository = Repository.of(record)
+            sizes[repository] += len(record["text"])
+            places[repository].add(number)
+    groups: list[list[Repository]] = []
+    room = 0
+    for repository in sorted(sizes):
+        if sizes[repository] > room or not groups:
+            groups.append([])
+            room = GROUP_BYTES
+        groups[-1].append(repository)
+        room -= sizes[repository]
+    return [
+        (frozenset(group), tuple(code[number] for number in sorted(set().union(*(places[r] for r in group)))))
+        for group in groups
+    ]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Some repositories, in a worker process."""
+
+    store: str
+    repositories: frozenset[Repository]
+    shards: tuple[Shard, ...]
+    max_bytes: int
+
+    def run(self) -> list[tuple[str, list[Record], list[list[str]]]]:
+        """(repository, its documents, its import cycles) of each, by alphabet."""
+        store = open_store(self.store)
+        files: defaultdict[Repository, list[Record]] = defaultdict(list)
+        for shard in self.shards:
+            for record in read_jsonl(store.blob_path(shard.blob)):
+                if (repository := Repository.of(record)) in self.repositories:
+                    files[repository].append(record)
+        results = []
+        for repository in sorted(files):
+            by_path = _by_path(files[repository])
+            edges = _edges(by_path)
+            documents = list(_documents(by_path, edges, self.max_bytes))
+            results.append((str(repository), documents, import_cycles(edges)))
+        return results
+
+
+class _Ordered:
+    """Counts what goes by on its way to the shards."""
+
+    def __init__(self) -> None:
+        self.files = self.repositories = 0
+        self.cycles: list[dict[str, Any]] = []
+
+    def documents(self, results: Iterable[list[tuple[str, list[Record], list[list[str]]]]]) -> Iterator[Record]:
+        for name, documents, cycles in chain.from_iterable(results):
+            self.repositories += 1
+            self.cycles += [{"repository": name, "files": len(cycle), "first": cycle[:TOLD]} for cycle in cycles]
+            for document in documents:
+                self.files += len(document["files"])
+                yield document
+
+
+def order_repository(files: Mapping[str, str]) -> list[str]:
+    """The paths of one repository's `{path: text}` in reading order: dependencies before dependants.
+
+    The same for every order of `files`. Prose (by suffix) stands before the first code file of its folder; a cycle
+    of imports starts at its alphabetically first file (report §3.1.2).
+    """
+    code = {path: text for path, text in files.items() if not path.lower().endswith(PROSE_SUFFIXES)}
+    return with_prose(topological_order(import_edges(code)), set(files) - set(code))
+
+
+def import_cycles(edges: Edges) -> list[list[str]]:
+    """The sets of files that import each other in a circle, each from its alphabetically first file on, by alphabet."""
+    return sorted(walk_cycle(component, edges) for component in strongly_connected(edges) if len(component) > 1)
+
+
+def repository_documents(records: Iterable[Record], max_bytes: int) -> Iterator[Record]:
+    """The documents of one repository: whole files in order, a further document from `max_bytes` on.
+
+    Of several records with one path the first by id is the file, and the others stand behind it.
+    """
+    by_path = _by_path(records)
+    yield from _documents(by_path, _edges(by_path), max_bytes)
+
+
+def _by_path(records: Iterable[Record]) -> Mapping[str, list[Record]]:
+    by_path: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda r: r["id"]):
+        by_path[record["path"]].append(record)
+    return by_path
+
+
+def _edges(by_path: Mapping[str, list[Record]]) -> Edges:
+    return import_edges({path: files[0]["text"] for path, files in by_path.items() if files[0]["lang"] not in PROSE})
+
+
+def _documents(by_path: Mapping[str, list[Record]], edges: Edges, max_bytes: int) -> Iterator[Record]:
+    order = with_prose(topological_order(edges), set(by_path) - set(edges))
+    chunk: list[Record] = []
     size = 0
-    for path in order:
-        n_bytes = len(by_path[path]["text"].encode())
+    for record in chain.from_iterable(by_path[path] for path in order):
+        n_bytes = len(record["text"].encode())
         if chunk and size + n_bytes > max_bytes:
-            yield _document([by_path[p] for p in chunk])
+            yield _document(chunk)
             chunk, size = [], 0
-        chunk.append(path)
+        chunk.append(record)
         size += n_bytes
     if chunk:
-        yield _document([by_path[p] for p in chunk])
+        yield _document(chunk)
 
 
 def _document(files: list[Record]) -> Record:
@@ -80,7 +198,7 @@ def _document(files: list[Record]) -> Record:
     weight: defaultdict[str, int] = defaultdict(int)
     for f in files:
         weight[f["lang"]] += len(f["text"]) * (f["lang"] not in PROSE)
-    return {
+    document = {
         "id": sha256(orjson.dumps(ids)).hexdigest()[:16],
         "text": text,
         "type": "code",
@@ -90,6 +208,7 @@ def _document(files: list[Record]) -> Record:
         "scores": {},
         "files": [{"id": f["id"], "path": f["path"]} for f in files],
     }
+    return document | ({"repository": files[0]["repository"]} if files[0].get("repository") else {})
 
 
 def markdown(path: str, lang: str, text: str) -> str:

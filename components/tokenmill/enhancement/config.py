@@ -1,6 +1,6 @@
 """Enhancement's configuration. The report publishes the mixture (Table 4) and neither rate, batch nor decontamination rule."""
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,19 @@ class SelectConfig(OverlapConfig):
     high_quality_share: float = Field(
         0.26, ge=0, lt=1, description="share of bytes from other documents, the best graded first (report Table 4: 26%)"
     )
+
+    shares: dict[str, float] = Field(
+        default_factory=dict,
+        description="share of bytes a category, as {stem: 0.65, special: 0.09, high_quality: 0.26} (report Table 4), in the "
+        "place of types and high_quality_share. A document's category is the one that curation.retrieve gave it, `domain` "
+        "for the types above, else `high_quality`; the scarcest category decides how much there is of all",
+    )
+
+    @model_validator(mode="after")
+    def _shares_are_a_whole(self) -> Self:
+        if self.shares and (abs(sum(self.shares.values()) - 1) > 0.01 or min(self.shares.values()) <= 0):
+            raise ValueError(f"shares must be above 0 and add up to 1, not to {sum(self.shares.values()):g}")
+        return self
 
 
 class EnhanceConfig(StageConfig):

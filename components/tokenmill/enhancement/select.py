@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 
 from tokenmill.enhancement.config import SelectConfig
+from tokenmill.enhancement.mixture import fitting, mixed, shares_of
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.overlap import OverlapIndex, count_by_suite
@@ -13,27 +14,37 @@ from tokenmill.steps import Drop, Keep, StepContext, step
 REPORT = "decontamination.json"
 
 
-@step("enhancement.select", version=3, kinds={"corpus": "corpus", "questions": "questions"})
+@step("enhancement.select", version=4, kinds={"corpus": "corpus", "questions": "questions"})
 def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Documents of the domain plus the best of the rest, without what evaluation asks word for word or reads."""
     index, read = questions_of(config, questions, ctx)
-    domain, rest = list[Record](), list[Record]()
-    for record in ctx.records(corpus):
-        (domain if record["type"] in config.types else rest).append(record)
-    if not domain:
-        raise InputError(f"no document of type {' or '.join(config.types)} in the corpus; see enhancement.select.types")
-    chosen = domain + list(_best(rest, _bytes(domain) * config.high_quality_share / (1 - config.high_quality_share)))
+    chosen = _chosen(config, ctx.records(corpus))
     hits = Counter[str]()
     draft = ctx.partition(_decontaminated(chosen, index, read, hits))
     report = {
         "documents": len(chosen),
         "dropped": draft.dropped,
+        "shares": shares_of(config, chosen),
         "hits": dict(sorted(hits.items())),
         "not_looked_for": dict(count_by_suite(index.too_short)),
         "rule": config.model_dump(mode="json", include={"ngram_words", "ngram_characters", "min_words", "max_sharing"}),
     }
     counts = {"hits": sum(hits.values()), "documents": len(chosen)}
     return {"corpus": draft, "decontamination": ctx.write_json("decontamination", REPORT, report, counts=counts)}
+
+
+def _chosen(config: SelectConfig, records: Iterable[Record]) -> list[Record]:
+    """The mixture of `shares`; or without them the documents of the domain, and some of the best of the rest."""
+    if config.shares:
+        return mixed(config, records, _quality)
+    domain, rest = list[Record](), list[Record]()
+    for record in records:
+        (domain if record["type"] in config.types else rest).append(record)
+    if not domain:
+        raise InputError(f"no document of type {' or '.join(config.types)} in the corpus; see enhancement.select.types")
+    best = sorted(rest, key=lambda r: (-_quality(r), r["id"]))
+    size = sum(len(record["text"].encode()) for record in domain)
+    return domain + list(fitting(best, size * config.high_quality_share / (1 - config.high_quality_share)))
 
 
 def questions_of(config: SelectConfig, questions: Manifest, ctx: StepContext) -> tuple[OverlapIndex, set[str]]:
@@ -64,19 +75,7 @@ def _decontaminated(
             yield Keep(record)
 
 
-def _best(records: list[Record], size: float) -> Iterator[Record]:
-    """The best graded documents that fit into `size` bytes together."""
-    for record in sorted(records, key=lambda r: (-_quality(r), r["id"])):
-        if (length := len(record["text"].encode())) <= size:
-            size -= length
-            yield record
-
-
 def _quality(record: Record) -> float:
     """Mean of the quality scores; documents that were not graded (books) count as good."""
     scores = [value for name, value in record.get("scores", {}).items() if name in {"fluency", "not_ad"}]
     return sum(scores) / len(scores) if scores else 1.0
-
-
-def _bytes(records: list[Record]) -> int:
-    return sum(len(record["text"].encode()) for record in records)

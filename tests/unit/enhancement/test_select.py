@@ -4,7 +4,7 @@ import pytest
 from pico import Lab
 
 from tokenmill.enhancement.config import SelectConfig
-from tokenmill.errors import InputError
+from tokenmill.errors import ConfigError, InputError
 from tokenmill.records import JSONL, read_jsonl
 
 PROBLEM = "What is the measure of the remaining angle of a triangle with angles of {a} and {b} degrees in all"
@@ -62,3 +62,40 @@ def test_the_rest_is_the_best_that_fits_its_share(lab):
 def test_without_a_document_of_the_domain_there_is_nothing_to_enhance(lab):
     with pytest.raises(InputError, match=r"enhancement\.select\.types"):
         selected(lab, [record(0, "book", "y")], {"generate/maths": []})
+
+
+# --- the mixture: oracle is report Table 4 ------------------------------------------------------------------------------
+
+SHARES = {"stem": 0.65, "special": 0.09, "high_quality": 0.26}
+ASKED = {"generate/maths": [{"id": "q", "question": "nothing that any document here asks about"}]}
+
+
+def found(number: int, category: str, size: int, score: float) -> dict:
+    told = {"category": category, "score": score, "rank": 0, "questions": 1}
+    return record(number, "techlit", category[0] * size, retrieved=told) | {"id": f"{category}-{number}"}
+
+
+def test_shares_are_table_4s_and_the_scarcest_category_sets_the_size(lab):
+    stem = [found(i, "stem", 1000, 1.0 + i) for i in range(200)]
+    special = [found(i, "special", 1000, 1.0 + i) for i in range(9)]  # 9% of 100 kB
+    rest = [record(i, "book", "y" * 1000) for i in range(100)]
+    kept, _ = selected(lab, stem + special + rest, ASKED, shares=SHARES)
+    by = {name: sorted(k for k in kept if k.startswith(name)) for name in ("stem", "special", "book")}
+    assert {name: len(names) for name, names in by.items()} == {"stem": 65, "special": 9, "book": 26}
+    # the best of the retrieved ones: those with the highest scores
+    assert set(by["stem"]) == {f"stem-{i}" for i in range(135, 200)}
+
+
+def test_a_document_that_is_there_twice_counts_once_as_retrieved(lab):
+    both = record(1, "book", "x" * 1000)
+    again = both | {"source": "again", "retrieved": {"category": "stem", "score": 2.0, "rank": 0, "questions": 1}}
+    other = record(2, "book", "y" * 1000)
+    kept, dropped = selected(lab, [both, again, other], ASKED, shares={"stem": 0.5, "high_quality": 0.5})
+    assert kept == {"book-1", "book-2"} and dropped == {}
+
+
+def test_a_missing_category_and_shares_that_are_no_whole_are_one_clear_line(lab):
+    with pytest.raises(InputError, match="no document of category 'special'"):
+        selected(lab, [found(1, "stem", 10, 1.0), record(1, "book", "x")], ASKED, shares=SHARES)
+    with pytest.raises(ConfigError, match="add up to 1"):
+        SelectConfig.at("enhancement.select", {"shares": {"stem": 0.7}})

@@ -3,8 +3,10 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tokenmill.overlap import OverlapConfig, OverlapIndex
+from tokenmill.overlap import _WORD, OverlapConfig, OverlapIndex, Sieve, units
 
 SENTENCE = "Mary went to the market on a rainy day and bought seven green apples for her three brothers"
 
@@ -74,3 +76,21 @@ def test_agrees_with_a_search_that_compares_everything(seed: int) -> None:
         if any(f" {' '.join(q[i : i + n])} " in f" {text} " for i in range(len(q) - n + 1)):
             expected.add(f"s#{name}")
     assert made.find(text) == expected
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_words_of_ascii_are_those_of_the_pattern(text: str) -> None:
+    assert units(text, chinese=False) == _WORD.findall(text.lower())
+
+
+@given(st.lists(st.text("abc", min_size=3, max_size=3), min_size=1, max_size=20), st.text("abcd", max_size=60))
+def test_the_sieve_lets_every_place_through_where_a_run_begins(runs: list[str], text: str) -> None:
+    expected = {i for i in range(len(text)) for run in runs if text.startswith(run, i)}
+    assert expected <= set(Sieve([tuple(run) for run in runs], 3).starts(text))
+
+
+def test_the_sieve_keeps_back_most_of_the_rest() -> None:
+    draw = random.Random(1)
+    words = [f"w{i}" for i in range(300)]
+    runs = [tuple(draw.choices(words, k=5)) for _ in range(200)]
+    assert len(Sieve(runs, 5).starts(draw.choices(words, k=20_000))) < 20_000 / 16

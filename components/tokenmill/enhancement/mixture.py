@@ -1,0 +1,82 @@
+"""The mixture of the domain set: how many bytes of each category, so that the shares hold (report Table 4)."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from tokenmill.enhancement.config import SelectConfig
+from tokenmill.errors import InputError
+from tokenmill.records import Record
+
+DOMAIN, HIGH_QUALITY = "domain", "high_quality"
+
+
+def category(record: Record, types: Iterable[str]) -> str:
+    """What a document is in the mixture for: what it was retrieved for, its type's domain, or its quality."""
+    if found := record.get("retrieved"):
+        return str(found["category"])
+    return DOMAIN if record["type"] in types else HIGH_QUALITY
+
+
+def mixed(config: SelectConfig, records: Iterable[Record], quality: Callable[[Record], float]) -> list[Record]:
+    """Of each category its share of the bytes, the best first; the scarcest category sets the size of the whole.
+
+    A document that is there twice, in the corpus and retrieved from it, counts once, as retrieved.
+
+    Raises:
+        InputError: a category of the mixture has no document.
+    """
+    by_category: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in _once(records):
+        if (name := category(record, config.types)) in config.shares:
+            by_category[name].append(record)
+    for name in config.shares:
+        if not by_category[name]:
+            raise InputError(
+                f"no document of category {name!r} in the corpus; see enhancement.select.shares, and "
+                "curation.retrieve.category for retrieved ones"
+            )
+    sizes = {name: sum(map(_size, found)) for name, found in by_category.items()}
+    whole = min(sizes[name] / share for name, share in config.shares.items())
+    return [
+        record
+        for name in sorted(config.shares)
+        for record in fitting(sorted(by_category[name], key=_rank(quality)), whole * config.shares[name])
+    ]
+
+
+def shares_of(config: SelectConfig, records: Iterable[Record]) -> Mapping[str, float]:
+    """Share of bytes of each category."""
+    sizes: defaultdict[str, int] = defaultdict(int)
+    for record in records:
+        sizes[category(record, config.types)] += _size(record)
+    whole = sum(sizes.values()) or 1
+    return {name: round(size / whole, 4) for name, size in sorted(sizes.items())}
+
+
+def fitting(records: Iterable[Record], size: float) -> Iterator[Record]:
+    """Those that fit into `size` bytes together, in their order; what is too large for the rest is passed over."""
+    for record in records:
+        if (length := _size(record)) <= size:
+            size -= length
+            yield record
+
+
+def _rank(quality: Callable[[Record], float]) -> Callable[[Record], tuple[float, float, str]]:
+    """The best retrieved first, then the best graded, then by id."""
+
+    def key(record: Record) -> tuple[float, float, str]:
+        return (-record.get("retrieved", {}).get("score", 0.0), -quality(record), record["id"])
+
+    return key
+
+
+def _once(records: Iterable[Record]) -> Iterator[Record]:
+    by_id: dict[str, Record] = {}
+    for record in records:
+        if record["id"] not in by_id or "retrieved" in record:
+            by_id[record["id"]] = record
+    yield from by_id.values()
+
+
+def _size(record: Record) -> int:
+    return len(record["text"].encode())
