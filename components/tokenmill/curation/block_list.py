@@ -6,9 +6,8 @@ cache. A host that is on no list passes for a listed one if its hash collides: w
 """
 
 import gzip
-import io
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -107,22 +106,44 @@ def entries(path: Path, suffix: str) -> Iterator[tuple[int, str]]:
     """(line number, entry) of a list, decompressed as it is read; comments and empty lines are left out.
 
     Raises:
-        InputError: it is no readable gzip or zstd file.
+        InputError: it is no readable gzip or zstd file, or it ends too early.
     """
     try:
-        with path.open("rb") as raw:
-            opened = raw
-            if suffix == ".gz":
-                opened = gzip.open(raw)  # type: ignore[assignment]  # noqa: SIM115
-            elif suffix == ".zst":
-                opened = zstandard.ZstdDecompressor().stream_reader(raw)  # type: ignore[assignment]
-            with closing(io.TextIOWrapper(opened, "utf-8-sig", errors="replace")) as lines:
-                for number, line in enumerate(lines, 1):
-                    entry = line.partition("#")[0].strip()
-                    if entry and not entry.startswith(("!", "[")):
-                        yield number, entry
-    except (zstandard.ZstdError, OSError, EOFError) as broken:
+        for number, line in enumerate(_lines(_chunks(path, suffix)), 1):
+            entry = line.decode("utf-8", "replace").removeprefix("\ufeff").partition("#")[0].strip()
+            if entry and not entry.startswith(("!", "[")):
+                yield number, entry
+    except (zstandard.ZstdError, OSError, EOFError, zlib.error) as broken:
         raise InputError(f"{path.name}: not a readable {suffix} file ({broken}); fetch the list again") from None
+
+
+def _chunks(path: Path, suffix: str) -> Iterator[bytes]:
+    """The decompressed bytes of a file, a mebibyte or so at a time."""
+    opened = gzip.open(path) if suffix == ".gz" else path.open("rb")
+    with opened as file:
+        chunks = iter(lambda: file.read(1 << 20), b"")
+        yield from _unzstd(chunks) if suffix == ".zst" else chunks
+
+
+def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """zstd frames, decompressed. The library's own reader takes a file that ends in the middle of one for complete."""
+    frame = None
+    for chunk in chunks:
+        while chunk:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(chunk)
+            chunk = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame:
+        raise EOFError("the file ends in the middle of a frame")
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    yield rest
 
 
 def listed_domain(entry: str) -> str | None:
