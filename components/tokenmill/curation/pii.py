@@ -63,7 +63,15 @@ def redact(text: str, kinds: Iterable[str]) -> tuple[str, dict[str, int]]:
         text: any text.
         kinds: of `email`, `phone`, `id_card`, `card`, `ip`.
     """
-    wanted, counts = set(kinds), Counter[str]()
+    wanted, counts = frozenset(kinds), Counter[str]()
+    while found := _redact_once(text, wanted, counts):  # a placeholder may free what stood right behind it
+        text = found
+    return text, dict(sorted(counts.items()))
+
+
+def _redact_once(text: str, wanted: frozenset[str], counts: Counter[str]) -> str | None:
+    """The text after one round, or None where there is nothing more to do; adds to `counts`."""
+    before = counts.total()
     signs = {sign for sign, seen in _SIGNS.items() if seen(text)}
     for kind, sign, pattern, holds in _DETECTORS:
         if kind not in wanted or sign not in signs:
@@ -76,7 +84,7 @@ def redact(text: str, kinds: Iterable[str]) -> tuple[str, dict[str, int]]:
             return f"<{kind}>"
 
         text = pattern.sub(placeholder, text)
-    return text, dict(sorted(counts.items()))
+    return text if counts.total() > before else None
 
 
 def is_id_card(number: str) -> bool:
