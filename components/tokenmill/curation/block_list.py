@@ -119,8 +119,7 @@ def entries(path: Path, suffix: str) -> Iterator[tuple[int, str]]:
 
 def _chunks(path: Path, suffix: str) -> Iterator[bytes]:
     """The decompressed bytes of a file, a mebibyte or so at a time."""
-    opened = gzip.open(path) if suffix == ".gz" else path.open("rb")
-    with opened as file:
+    with gzip.open(path) if suffix == ".gz" else path.open("rb") as file:
         chunks = iter(lambda: file.read(1 << 20), b"")
         yield from _unzstd(chunks) if suffix == ".zst" else chunks
 

@@ -5,7 +5,7 @@ Features are the character 1- to 4-grams and the words and word pairs that a win
 for annotation, which a fine-tuned BERT (the report's) then follows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -82,7 +82,15 @@ def _classes() -> np.ndarray:
     return table
 
 
-@numba.njit(cache=True)
+def _compiled(function: Callable) -> Callable:
+    """Compiled code, kept on disk where there is a folder to keep it in."""
+    try:
+        return numba.njit(cache=True)(function)
+    except RuntimeError:  # an image without a writable one
+        return numba.njit(function)
+
+
+@_compiled
 def _hash_features(points, classes, mask, seen, number, found):  # type: ignore[no-untyped-def]  # numba reads the types
     """Fill `found` with the columns of one text; returns how many. `seen[column] == number` marks those it has."""
     prime, n = np.uint64(1099511628211), 0

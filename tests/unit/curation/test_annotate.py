@@ -29,7 +29,9 @@ def test_extremes_are_confident_ones_of_both_sides_drawn_alike_whatever_the_orde
         values = [d["scores"]["fluency"] for d in chosen if d["lang"] == lang]
         assert sorted(v <= 0.1 for v in values) == [False] * 5 + [True] * 5
         assert all(v <= 0.1 or v >= 0.9 for v in values)
-    assert len({d["scores"]["fluency"] for d in chosen if d["scores"]["fluency"] >= 0.9} - {0.999, 1.0}) > 5  # no top list
+    assert (
+        len({d["scores"]["fluency"] for d in chosen if d["scores"]["fluency"] >= 0.9} - {0.999, 1.0}) > 5
+    )  # no top list
 
 
 def test_borderline_samples_are_the_nearest_to_the_threshold_on_both_sides():
@@ -57,7 +59,13 @@ def test_conflicts_are_the_labels_on_the_other_side_the_most_confident_first():
 
 
 def test_agreement_is_told_by_language():
-    labels = [label("a", 1), label("b", 0), label("c", 1, lang="zh"), label("d", 0, lang="zh"), label("e", 1, lang="fr")]
+    labels = [
+        label("a", 1),
+        label("b", 0),
+        label("c", 1, lang="zh"),
+        label("d", 0, lang="zh"),
+        label("e", 1, lang="fr"),
+    ]
     found = agreement(labels, np.array([0.9, 0.1, 0.2, 0.6, 0.9]))
     assert {lang: row["auc"] for lang, row in found.items()} == {"en": 1.0, "fr": None, "zh": 0.0}
 

@@ -57,10 +57,24 @@ def test_screen_finds_subdomains_in_the_map_and_nothing_that_only_looks_like_it(
     def decide(url):
         return safe({"url": url, "text": "t", "type": "web", "lang": "en", "scores": {}})
 
-    for url in ("http://bad.com/x", "https://a.b.BAD.com.:8080/", "http://bücher.example/", "http://www.bücher.example"):
+    for url in (
+        "http://bad.com/x",
+        "https://a.b.BAD.com.:8080/",
+        "http://bücher.example/",
+        "http://www.bücher.example",
+    ):
         outcome = decide(url)
         assert isinstance(outcome, Drop) and outcome.reason == "blocked_domain" and outcome.value
-    for url in ("http://notbad.com", "http://bad.com.org", "http://com/", "bad.com", "", None, "http://[::1", "http://é..x/"):
+    for url in (
+        "http://notbad.com",
+        "http://bad.com.org",
+        "http://com/",
+        "bad.com",
+        "",
+        None,
+        "http://[::1",
+        "http://é..x/",
+    ):
         assert isinstance(decide(url), Keep), url
 
 

@@ -87,7 +87,9 @@ def test_features_are_the_same_for_another_case_and_white_space_and_each_once():
     one, same, other = features(["Big  Bad\nwolf 在线", "big bad wolf 在线", "big bad wolves"], 1 << 18)
     assert np.array_equal(np.sort(one), np.sort(same))
     assert len(set(one.tolist())) == len(one)
-    grams = {g for n in range(1, 5) for g in map("".join, zip(*(" big bad wolf 在线 "[i:] for i in range(n)), strict=False))}
+    grams = {
+        g for n in range(1, 5) for g in map("".join, zip(*(" big bad wolf 在线 "[i:] for i in range(n)), strict=False))
+    }
     pairs = {"^big", "big bad", "bad wolf"}  # word pairs, the first word with none before it
     assert len(one) == pytest.approx(len(grams) + 3 + len(pairs), abs=1)  # at most one collision
     assert set(one.tolist()) != set(other.tolist())

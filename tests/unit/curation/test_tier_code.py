@@ -90,5 +90,11 @@ def test_a_generated_file_is_worth_less_than_one_that_a_person_wrote():
 
 def test_style_is_no_measure():
     """The report found style misleading: indentation, comments, naming and line breaks change nothing much."""
-    ugly = CODE.replace("    ", "\t").replace('"""', "'''").replace(" = ", "=").replace("haversine", "H").replace("\n\n", "\n")
+    ugly = (
+        CODE.replace("    ", "\t")
+        .replace('"""', "'''")
+        .replace(" = ", "=")
+        .replace("haversine", "H")
+        .replace("\n\n", "\n")
+    )
     assert decide(ugly).record["tier"] == decide(CODE).record["tier"] == "high"

@@ -25,7 +25,23 @@ def by_regex(words: list[str], text: str) -> list[str]:
     return [" ".join(fold(hit).split()) for hit in whole_words(words).findall(text)]
 
 
-WORDS = ["ass", "ass hat", "as", "buy viagra", "hat", "c++", "_x", "在线赌博", "赌博", "赌 场", "straße", "x线", "k", "İs", "ſad"]
+WORDS = [
+    "ass",
+    "ass hat",
+    "as",
+    "buy viagra",
+    "hat",
+    "c++",
+    "_x",
+    "在线赌博",
+    "赌博",
+    "赌 场",
+    "straße",
+    "x线",
+    "k",
+    "İs",
+    "ſad",
+]
 PIECES = ["ass", "ASS", "hat", "Hat", "as", " ", "  ", "\n", "\u3000", "\x1c", "c++", "+", "_", "x", "buy", "Viagra", "在线", "赌博",
           "赌", "场", "X线", "straße", "STRASSE", "STRAßE", "K", "\u212a", "ı", "İS", "is", "sad", "ſAD", "\u0345", "1", "é", "."]  # fmt: skip
 
