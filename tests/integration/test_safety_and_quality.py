@@ -127,12 +127,16 @@ def test_an_annotation_round_from_samples_to_thresholds(steps, tmp_path):
     scorer = steps("train_scorer", {"score": "not_ad"})
     scored = steps("score", corpus=corpus, scorers=[scorer])
     samples = steps("export_samples", {"score": "not_ad", "low": 0.3, "high": 0.7, "samples": 60}, corpus=scored)
-    exported = [orjson.loads(line) for line in steps.file(samples, "samples.jsonl").splitlines()]
+    steps("hand_out", {"to": str(tmp_path / "round1")}, artifact=samples)
+    exported = [orjson.loads(line) for line in (tmp_path / "round1" / "samples.jsonl").read_bytes().splitlines()]
     assert samples.counts["samples"] == len(exported) > 40 and all(row["label"] is None for row in exported)
 
     truth = {label.text: label.positive for label in built_in("not_ad")}
     answers = [row | {"label": truth[row["text"]]} for row in exported]
     (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    (tmp_path / "round1" / "samples.jsonl").write_text("labelled")
+    with pytest.raises(InputError, match="exists and differs"):  # nobody's labels are overwritten
+        steps("hand_out", {"to": str(tmp_path / "round1")}, artifact=samples)
     labels = steps("import_labels", files=steps.sources(tmp_path / "answers.jsonl"))
     assert labels.counts["fresh"] == len(answers) and labels.counts["changed"] == 0
 

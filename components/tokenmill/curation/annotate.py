@@ -9,13 +9,14 @@ and once the scorer holds: export_samples (borderline) → labels → choose_thr
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import yaml
 
-from tokenmill.curation.config import ChooseThresholdsConfig, ExportSamplesConfig, ValidateScorerConfig
+from tokenmill.curation.config import ChooseThresholdsConfig, ExportSamplesConfig, HandOutConfig, ValidateScorerConfig
 from tokenmill.curation.grade import scores as rule_scores
 from tokenmill.curation.labels import Label, labels_of
 from tokenmill.curation.scorer import Scorer, load_scorer, orientation
@@ -23,7 +24,8 @@ from tokenmill.curation.thresholds import FILE, choose_threshold
 from tokenmill.curation.train_scorer import quality
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, sha256
-from tokenmill.steps import StepContext, step
+from tokenmill.steps import StepContext, effect, step
+from tokenmill.steps.context import materialise
 
 Record = dict[str, Any]
 
@@ -42,6 +44,18 @@ def export_samples(config: ExportSamplesConfig, corpus: Manifest, ctx: StepConte
     lines = [sample_row(r, config) for r in samples]
     (folder / "samples.jsonl").write_bytes(b"".join(orjson.dumps(x, option=orjson.OPT_APPEND_NEWLINE) for x in lines))
     return ctx.write_files("samples", folder, counts={"samples": len(lines)})
+
+
+@effect("curation.hand_out", version=1, kinds={"artifact": ("samples", "report", "thresholds")})
+def hand_out(config: HandOutConfig, artifact: Manifest, ctx: StepContext) -> Draft:
+    """Write the samples, a validation or thresholds into a folder, for people to work on."""
+    folder = Path(config.to).expanduser()
+    for shard in artifact.shards:
+        target = folder / shard.name
+        if target.exists() and target.read_bytes() != ctx.store.get_blob(shard.blob):
+            raise InputError(f"{target} exists and differs (labels may be in it): move it, or give another folder")
+    materialise(ctx.store, artifact, folder)
+    return Draft(kind=artifact.kind, shards=artifact.shards, counts=artifact.counts)
 
 
 def choose_samples(records: Iterable[Record], config: ExportSamplesConfig) -> list[Record]:

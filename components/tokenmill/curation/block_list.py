@@ -6,6 +6,7 @@ cache. A host that is on no list passes for a listed one if its hash collides: w
 """
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -145,11 +146,16 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield rest
 
 
+_PLAIN = re.compile(r"(?:[a-z0-9_-]{1,63}\.)+[a-z0-9-]{1,63}")
+
+
 def listed_domain(entry: str) -> str | None:
     """The domain of a line: `bad.com`, `*.bad.com`, `0.0.0.0 bad.com`, `||bad.com^` or a URL; None of anything else.
 
     A single label is none: one `com` would block half of the web.
     """
+    if _PLAIN.fullmatch(entry):  # as most lines are
+        return entry
     last = entry.split()[-1]
     if last.startswith("||"):
         last = last[2:].partition("^")[0]
@@ -199,4 +205,4 @@ class MappedDomains:
 def _mapped(path: Path) -> np.ndarray:
     if not path.stat().st_size:  # an empty file cannot be mapped
         return np.empty(0, _HASH)
-    return np.memmap(path, _HASH, mode="r")
+    return np.asarray(np.memmap(path, _HASH, mode="r"))

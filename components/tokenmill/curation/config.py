@@ -161,6 +161,10 @@ class ExportSamplesConfig(StepConfig):
     max_characters: int = Field(2000, ge=100, description="of a document's text in a sample")
 
 
+class HandOutConfig(StepConfig):
+    to: str = Field("annotation", description="folder that the files are written into; one with other content is left")
+
+
 class ValidateScorerConfig(StepConfig):
     max_conflicts: float = Field(
         1.0, ge=0, le=1, description="share of earlier labels that may come out wrong before the step stops"
@@ -224,6 +228,7 @@ class CurationConfig(Section):
     import_scorer: ImportScorerConfig = ImportScorerConfig()
     score: ScoreConfig = ScoreConfig()
     export_samples: ExportSamplesConfig = ExportSamplesConfig()
+    hand_out: HandOutConfig = HandOutConfig()
     validate_scorer: ValidateScorerConfig = ValidateScorerConfig()
     choose_thresholds: ChooseThresholdsConfig = ChooseThresholdsConfig()
     screen: ScreenConfig = ScreenConfig()
