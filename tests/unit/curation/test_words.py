@@ -51,6 +51,20 @@ def test_the_automaton_decides_as_the_regular_expression_does(text, words):
     assert WordList(words).find(text) == by_regex(words, text)
 
 
+@pytest.mark.parametrize(
+    ("words", "text", "found"),
+    [
+        (["ass", "ass hat", "hat"], "an Ass\u3000hat, a hat", ["ass hat", "hat"]),
+        (["ass hat", "hat"], "ass hatter hat", ["hat"]),
+        (["赌博", "在线赌博"], "在线赌博", ["在线赌博"]),
+        (["在线", "线赌", "赌博"], "在线赌博", ["在线", "赌博"]),
+        (["big bad", "bad wolf"], "big bad wolf", ["big bad"]),
+    ],
+)
+def test_at_one_place_the_longest_entry_is_found_and_none_overlaps(words, text, found):
+    assert WordList(words).find(text) == found == by_regex(words, text)
+
+
 @given(st.text(max_size=30), st.lists(st.text(min_size=1, max_size=4).filter(str.strip), max_size=6))
 def test_so_it_does_on_any_text(text, words):
     words = [" ".join(word.split()) for word in words]
