@@ -6,5 +6,6 @@ why, and asserts that nothing went missing: in = kept + Σ dropped(reason) + rej
 
 STEP_MODULES = (
     *("sources", "plan", "ingest", "filter", "boilerplate", "deduplicate", "gather"),
-    *("screen", "grade", "order_code", "merge", "select_long", "retrieve"),
+    *("block_list", "labels", "train_scorer", "bert_scorer", "score", "annotate", "screen", "grade"),
+    *("tier_code", "order_code", "merge", "select_long", "retrieve"),
 )

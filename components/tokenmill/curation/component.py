@@ -158,6 +158,106 @@ def grade(run: str, corpus: dsl.Input[dsl.Dataset], graded: dsl.Output[dsl.Datas
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def screen_by_lists(
+    run: str, corpus: dsl.Input[dsl.Dataset], block_list: dsl.Input[dsl.Dataset], safe: dsl.Output[dsl.Dataset]
+) -> None:
+    """As screen, with a block list of any size."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.screen", run, inputs={"corpus": corpus, "block_list": block_list}, outputs={"output": safe})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def build_block_list(run: str, lists: dsl.Input[dsl.Dataset], block_list: dsl.Output[dsl.Dataset]) -> None:
+    """Registered text lists → a block list that workers map into memory."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.build_block_list", run, inputs={"lists": lists}, outputs={"output": block_list})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def train_scorer(run: str, scorer: dsl.Output[dsl.Model]) -> None:
+    """Fit a linear scorer to the labels that come with TokenMill."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.train_scorer", run, inputs={}, outputs={"output": scorer})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def train_scorer_on_labels(run: str, labels: dsl.Input[dsl.Dataset], scorer: dsl.Output[dsl.Model]) -> None:
+    """Fit a linear scorer to labels of your own."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.train_scorer", run, inputs={"labels": labels}, outputs={"output": scorer})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def import_scorer(run: str, checkpoint: dsl.Input[dsl.Dataset], scorer: dsl.Output[dsl.Model]) -> None:
+    """A registered folder of a sequence classifier → a BERT scorer."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.import_scorer", run, inputs={"checkpoint": checkpoint}, outputs={"output": scorer})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def score(
+    run: str, corpus: dsl.Input[dsl.Dataset], scorers: dsl.Input[list[dsl.Model]], scored: dsl.Output[dsl.Dataset]
+) -> None:
+    """Add scores to the records; nothing is dropped."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.score", run, inputs={"corpus": corpus, "scorers": scorers}, outputs={"output": scored})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def export_samples(run: str, corpus: dsl.Input[dsl.Dataset], samples: dsl.Output[dsl.Dataset]) -> None:
+    """Documents for people to label: the confident extremes, or the borderline."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.export_samples", run, inputs={"corpus": corpus}, outputs={"output": samples})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def import_labels(run: str, files: dsl.Input[dsl.Dataset], labels: dsl.Output[dsl.Dataset]) -> None:
+    """Registered files of labels → labels."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.import_labels", run, inputs={"files": files}, outputs={"output": labels})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def validate_scorer(
+    run: str, scorer: dsl.Input[dsl.Model], labels: dsl.Input[dsl.Dataset], validation: dsl.Output[dsl.Dataset]
+) -> None:
+    """Which earlier labels a scorer gets wrong, and the languages in which it agrees with people."""
+    from tokenmill.steps import run_component
+
+    run_component(
+        "curation.validate_scorer", run, inputs={"scorer": scorer, "labels": labels}, outputs={"output": validation}
+    )
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def choose_thresholds(
+    run: str, labels: dsl.Input[dsl.Dataset], scorers: dsl.Input[list[dsl.Model]], thresholds: dsl.Output[dsl.Dataset]
+) -> None:
+    """The threshold of each language, type and score at the wanted precision."""
+    from tokenmill.steps import run_component
+
+    run_component(
+        "curation.choose_thresholds", run, inputs={"labels": labels, "scorers": scorers}, outputs={"output": thresholds}
+    )
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def tier_code(run: str, corpus: dsl.Input[dsl.Dataset], tiered: dsl.Output[dsl.Dataset]) -> None:
+    """Code files in tiers, with their epochs; the low tier is dropped."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.tier_code", run, inputs={"corpus": corpus}, outputs={"output": tiered})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
 def order_code(run: str, corpus: dsl.Input[dsl.Dataset], ordered: dsl.Output[dsl.Dataset]) -> None:
     """Repositories as Markdown documents, dependencies before dependants."""
     from tokenmill.steps import run_component

@@ -112,6 +112,16 @@ class DeduplicateConfig(FingerprintConfig, ClusterConfig, BandsConfig):
     )
 
 
+Redactable = Literal["email", "phone", "id_card", "card", "ip"]
+Thresholds = dict[str, dict[str, Annotated[float, Field(ge=0, le=1)]]]
+"""Set, as en_web or any_web → score → threshold."""
+
+
+class BuildBlockListConfig(StepConfig):
+    words: str = Field("words*", description="file names that hold words, one a line; other files hold domains")
+    max_rejected: float = Field(0.01, ge=0, le=1, description="share of unusable lines above which the step stops")
+
+
 class ScreenConfig(StepConfig):
     built_in_lists: bool = Field(True, description="use lists/domains.txt and lists/words_<lang>.txt")
     blocked_domains: tuple[str, ...] = Field((), description="further domains; subdomains are blocked with them")
@@ -121,6 +131,17 @@ class ScreenConfig(StepConfig):
     )
     max_toxic: float = Field(0.5, ge=0, le=1, description="scores.toxic above which a document goes (unpublished)")
     max_porn: float = Field(0.5, ge=0, le=1, description="scores.porn above which a document goes (unpublished)")
+    thresholds: Thresholds = Field(
+        default_factory=dict,
+        description="of toxic and porn for single languages and types, as {zh_web: {toxic: 0.7}}; any_<type> serves "
+        "every language",
+    )
+    redact: tuple[Redactable, ...] = Field(
+        ("email", "phone", "id_card", "card", "ip"), description="personal data that a placeholder takes the place of"
+    )
+    redact_types: tuple[DocumentType, ...] = Field(
+        ("web",), description="types that are redacted; the other types are published works, code and problems"
+    )
 
 
 class GradeConfig(StepConfig):
@@ -129,6 +150,98 @@ class GradeConfig(StepConfig):
     )
     min_fluency: float = Field(0.2, ge=0, le=1, description="fluency below which a document goes (unpublished: ours)")
     min_not_ad: float = Field(0.2, ge=0, le=1, description="not_ad below which a document goes (unpublished: ours)")
+    thresholds: Thresholds = Field(
+        default_factory=dict,
+        description="of fluency and not_ad for single languages and types, as {en_web: {fluency: 0.3}}; any_<type> "
+        "serves every language",
+    )
+
+
+ScoreName = Literal["toxic", "porn", "fluency", "not_ad", "code_quality"]
+
+
+class ImportLabelsConfig(StepConfig):
+    pass
+
+
+class TrainScorerConfig(StepConfig):
+    score: ScoreName = Field("toxic", description="the score that is learned")
+    built_in_labels: bool = Field(True, description="use labels/<score>.yaml beside the labels that are given")
+    heldout_share: float = Field(0.2, gt=0, lt=1, description="share of the labels that measures and never trains")
+    features: int = Field(
+        18, ge=10, le=24, description="binary logarithm of the number of hashed features (ours; 18 = 1 MiB of weights)"
+    )
+    weight_decay: float = Field(1e-4, gt=0, description="L2 penalty on the weights (ours)")
+    max_iterations: int = Field(500, ge=1, description="accelerated gradient steps at most (ours)")
+
+
+class ImportScorerConfig(StepConfig):
+    score: ScoreName = Field("toxic", description="the score that the checkpoint's model gives")
+    label: int = Field(1, ge=0, description="index of the output class whose probability is the score")
+    max_tokens: int = Field(512, ge=8, description="tokens a window at most; BERT reads 512")
+
+
+class ScoreExecution(Execution):
+    device: str = Field("cpu", description="torch device of BERT scorers, as cuda:0; linear ones need none")
+    batch: int = Field(32, ge=1, description="windows that a BERT scorer reads at once")
+
+
+class ScoreConfig(StepConfig):
+    types: tuple[DocumentType, ...] = Field(("web", "qa"), description="types that are scored")
+    execution: ScoreExecution = ScoreExecution()
+
+
+class ExportSamplesConfig(StepConfig):
+    score: ScoreName = Field("fluency", description="the score whose documents are to be labelled")
+    select: Literal["extremes", "borderline"] = Field(
+        "extremes",
+        description="extremes: the confident high and low ones, to check a scorer (§3.1.2); borderline: those around a "
+        "threshold, to choose it",
+    )
+    low: float = Field(0.1, ge=0, le=1, description="a score up to here is confidently low (ours)")
+    high: float = Field(0.9, ge=0, le=1, description="a score from here on is confidently high (ours)")
+    around: float = Field(0.5, ge=0, le=1, description="the threshold that borderline samples lie around")
+    samples: int = Field(200, ge=1, description="samples a language and type, half of them on each side")
+    max_characters: int = Field(2000, ge=100, description="of a document's text in a sample")
+
+
+class HandOutConfig(StepConfig):
+    to: str = Field("annotation", description="folder that the files are written into; one with other content is left")
+
+
+class ValidateScorerConfig(StepConfig):
+    max_conflicts: float = Field(
+        1.0, ge=0, le=1, description="share of earlier labels that may come out wrong before the step stops"
+    )
+    min_agreement: float = Field(
+        0.8, ge=0, le=1, description="AUC from which a language counts as validated (ours; the report gives none)"
+    )
+    min_labels: int = Field(20, ge=2, description="labels of a language below which it is never validated (ours)")
+
+
+class ChooseThresholdsConfig(StepConfig):
+    precision: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="share of rightly decided ones among the kept (fluency, not_ad) or the dropped (toxic, porn)",
+    )
+    min_labels: int = Field(20, ge=1, description="labels of a language and type below which no threshold is chosen")
+
+
+class TierCodeConfig(StepConfig):
+    high: float = Field(0.8, ge=0, le=1, description="score from which a file is of the high tier (unpublished: ours)")
+    low: float = Field(0.25, ge=0, le=1, description="score below which a file is dropped (unpublished: ours)")
+    high_epochs: int = Field(3, ge=2, description="epochs of the high tier: `multiple`, the number is not published")
+    rule_languages: tuple[str, ...] = Field(
+        ("python", "c", "cpp", "java", "javascript", "typescript", "go", "rust"),
+        description="languages that the rule scorer knows; every other is kept apart as `unscored`, for one epoch",
+    )
+    validated_languages: tuple[str, ...] = Field(
+        (),
+        description="languages in which scores.code_quality agrees with people on a validated set (report §3.1.2: "
+        "curation.validate_scorer tells them); elsewhere a model's score is ignored",
+    )
 
 
 class OrderCodeConfig(StepConfig):
@@ -216,8 +329,18 @@ class CurationConfig(Section):
     strip_boilerplate: BoilerplateConfig = BoilerplateConfig()
     deduplicate: DeduplicateConfig = DeduplicateConfig()
     gather: GatherConfig = GatherConfig()
+    build_block_list: BuildBlockListConfig = BuildBlockListConfig()
+    import_labels: ImportLabelsConfig = ImportLabelsConfig()
+    train_scorer: TrainScorerConfig = TrainScorerConfig()
+    import_scorer: ImportScorerConfig = ImportScorerConfig()
+    score: ScoreConfig = ScoreConfig()
+    export_samples: ExportSamplesConfig = ExportSamplesConfig()
+    hand_out: HandOutConfig = HandOutConfig()
+    validate_scorer: ValidateScorerConfig = ValidateScorerConfig()
+    choose_thresholds: ChooseThresholdsConfig = ChooseThresholdsConfig()
     screen: ScreenConfig = ScreenConfig()
     grade: GradeConfig = GradeConfig()
+    tier_code: TierCodeConfig = TierCodeConfig()
     order_code: OrderCodeConfig = OrderCodeConfig()
     select_long: SelectLongConfig = SelectLongConfig()
     retrieve: RetrieveConfig = RetrieveConfig()

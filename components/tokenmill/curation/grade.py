@@ -3,24 +3,27 @@
 The report fine-tunes two BERTs on human labels: *fluency* on four dimensions (consistency, noise, information
 content, grammar), and *ads*, where a **partial** ad is low quality too. Formula, labels and thresholds are
 unpublished. This step gives the same two scores from plain statistics, both in [0, 1] and **higher = better**; the
-mean of the dimensions is ours.
+mean of the dimensions is ours. A score that `curation.score` or an annotator has set is taken as it is.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from tokenmill.curation.config import GradeConfig
+from tokenmill.curation.config import GradeConfig, Thresholds
 from tokenmill.curation.document import Document, share
+from tokenmill.curation.thresholds import Limits
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import Drop, Keep, StepContext, step
 
 
-@step("curation.grade", version=1, kinds={"corpus": "corpus"})
-def grade(config: GradeConfig, corpus: Manifest, ctx: StepContext) -> Draft:
+@step("curation.grade", version=1, kinds={"corpus": "corpus", "thresholds": "thresholds"})
+def grade(config: GradeConfig, corpus: Manifest, thresholds: Manifest | None, ctx: StepContext) -> Draft:
     """Record the quality scores of graded types; drop what is below a threshold."""
     minimum = {"fluency": config.min_fluency, "not_ad": config.min_not_ad}
-    return ctx.map_shards(corpus, Graded(config.types, minimum))
+    limits = Limits.load(minimum, config.thresholds, thresholds, ctx.store)
+    return ctx.map_shards(corpus, Graded(config.types, limits.default, limits.sets))
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,22 @@ class Graded:
     """Scores one record; a score that an annotator has set already is not overwritten."""
 
     types: tuple[str, ...]
-    minimum: dict[str, float]
+    minimum: Mapping[str, float]
+    thresholds: Thresholds = field(default_factory=dict)
 
     def __call__(self, record: dict[str, Any]) -> Keep | Drop:
         if record["type"] not in self.types:
             return Keep(record)
-        record = record | {"scores": scores(record["text"], record["lang"]) | record["scores"]}
-        for name, minimum in self.minimum.items():
+        if not self.minimum.keys() <= record["scores"].keys():
+            record = record | {"scores": scores(record["text"], record["lang"]) | record["scores"]}
+        for name, minimum in Limits(self.minimum, self.thresholds).of(record["lang"], record["type"]).items():
             if record["scores"][name] < minimum:
                 return Drop(f"low_{name}", record, value=record["scores"][name], threshold=minimum)
         return Keep(record)
 
 
 def scores(text: str, lang: str) -> dict[str, float]:
+    """The two scores of a text by rules, to three decimals."""
     doc = Document(text, lang)
     return {"fluency": round(fluency(doc), 3), "not_ad": round(not_ad(doc), 3)}
 

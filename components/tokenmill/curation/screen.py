@@ -1,27 +1,43 @@
-"""Dedup → Safe: blocked domains, blocked words, and the scores of safety classifiers (report §3.1.1).
+"""Dedup → Safe: blocked domains, blocked words, unsafe scores, and personal data (report §3.1.1).
 
 Word blocking over-deletes, so words match whole: `ass` is not in `class`, nor `bet` in `between`. Toxicity and
 pornography scores are *higher = worse*: a document goes above the threshold. (The report says "below"; the scores
-that its authors published in WanJuan-CC say above.) They come from an annotator: without one, these two rules pass
-every document.
+that its authors published in WanJuan-CC say above.) They come from `curation.score` or any annotator, and stay in the
+record, so that another threshold runs no model again: without them, these two rules pass every document.
 """
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
+from tokenmill.curation.block_list import DOMAINS, WORDS, MappedDomains, host_name, suffixes
 from tokenmill.curation.config import ScreenConfig
+from tokenmill.curation.pii import redact
+from tokenmill.curation.thresholds import Limits
+from tokenmill.curation.words import WordList
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import Drop, Keep, StepContext, step
 
+KINDS = {"corpus": "corpus", "block_list": "block_list", "thresholds": "thresholds"}
 
-@step("curation.screen", version=1, kinds={"corpus": "corpus"})
-def screen(config: ScreenConfig, corpus: Manifest, ctx: StepContext) -> Draft:
-    """Drop documents from blocked domains, with blocked words, or with unsafe scores."""
-    return ctx.map_shards(corpus, Safe.from_config(config))
+
+@step("curation.screen", version=2, libraries=("ahocorasick-rs",), kinds=KINDS)
+def screen(
+    config: ScreenConfig, corpus: Manifest, block_list: Manifest | None, thresholds: Manifest | None, ctx: StepContext
+) -> Draft:
+    """Drop documents from blocked domains, with blocked words, or with unsafe scores; redact the others."""
+    mapped: MappedDomains | None = None
+    words: tuple[str, ...] = ()
+    if block_list:
+        mapped = MappedDomains(ctx.store.blob_path(block_list.shard(DOMAINS).blob))
+        words = tuple(ctx.store.get_blob(block_list.shard(WORDS).blob).decode().splitlines())
+    limits = Limits.load(default_limits(config), config.thresholds, thresholds, ctx.store)
+    return ctx.map_shards(corpus, Safe.from_config(config, mapped, words, limits))
+
+
+def default_limits(config: ScreenConfig) -> dict[str, float]:
+    return {"toxic": config.max_toxic, "porn": config.max_porn}
 
 
 @dataclass(frozen=True)
@@ -29,59 +45,65 @@ class Safe:
     """Decides for one record."""
 
     domains: frozenset[str]
-    words: re.Pattern[str]
+    mapped: MappedDomains | None
+    words: WordList
     min_word_hits: int
-    limits: dict[str, float]
+    limits: Limits
+    redact: tuple[str, ...]
+    redact_types: tuple[str, ...]
 
     @classmethod
-    def from_config(cls, config: ScreenConfig) -> "Safe":
+    def from_config(
+        cls,
+        config: ScreenConfig,
+        mapped: MappedDomains | None = None,
+        words: tuple[str, ...] = (),
+        limits: Limits | None = None,
+    ) -> "Safe":
+        """The built-in lists, the config's own entries, and the block list's."""
         listed = read_list if config.built_in_lists else lambda name: []
         return cls(
-            frozenset(map(_domain, [*listed("domains.txt"), *config.blocked_domains])),
-            whole_words([*listed("words_en.txt"), *listed("words_zh.txt"), *config.blocked_words]),
+            frozenset(map(host_name, [*listed("domains.txt"), *config.blocked_domains])),
+            mapped,
+            WordList([*listed("words_en.txt"), *listed("words_zh.txt"), *config.blocked_words, *words]),
             config.min_word_hits,
-            {"toxic": config.max_toxic, "porn": config.max_porn},
+            limits or Limits(default_limits(config), config.thresholds),
+            config.redact,
+            config.redact_types,
         )
 
     def __call__(self, record: dict[str, Any]) -> Keep | Drop:
         blocked = self.blocked_domain(record.get("url"))
         if blocked:
             return Drop("blocked_domain", record, value=blocked)
-        hits = self.words.findall(record["text"])
+        hits = self.words.find(record["text"])
         if len(hits) >= self.min_word_hits:
-            return Drop("blocked_word", record, value=sorted({h.lower() for h in hits}), threshold=self.min_word_hits)
-        for name, limit in self.limits.items():
+            return Drop("blocked_word", record, value=sorted(set(hits)), threshold=self.min_word_hits)
+        for name, limit in self.limits.of(record["lang"], record["type"]).items():
             score = record["scores"].get(name)
             if score is not None and score > limit:
                 return Drop(name, record, value=score, threshold=limit)
-        return Keep(record)
+        return Keep(self.redacted(record))
 
     def blocked_domain(self, url: str | None) -> str | None:
         """The listed domain that a URL's host is, or is below: `a.bad.com` is below `bad.com`, `notbad.com` is not."""
         try:
-            host = _domain(urlsplit(url or "").hostname or "")
+            host = host_name(urlsplit(url or "").hostname or "")
         except ValueError:  # not a URL, so on no list
             return None
-        parts = host.split(".")
-        return next((d for i in range(len(parts)) if (d := ".".join(parts[i:])) in self.domains), None)
+        above = suffixes(host) if host else []
+        listed = next((domain for domain in above if domain in self.domains), None)
+        return listed or (self.mapped.first(above) if self.mapped else None)
 
-
-def whole_words(words: Iterable[str]) -> re.Pattern[str]:
-    """One pattern for all words, case-insensitive; Latin ones match whole, Chinese ones (no boundaries) anywhere."""
-    alternatives = []
-    for word in sorted(set(words), key=lambda w: (-len(w), w)):
-        literal = r"\s+".join(map(re.escape, word.split()))
-        alternatives.append(rf"(?<!\w){literal}(?!\w)" if word.isascii() else literal)
-    return re.compile("|".join(alternatives) or r"(?!)", re.IGNORECASE)
+    def redacted(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record with placeholders for personal data, and how many of each kind in `redacted` where there was any."""
+        if record["type"] not in self.redact_types:
+            return record
+        text, counts = redact(record["text"], self.redact)
+        return record | {"text": text, "redacted": counts} if counts else record
 
 
 def read_list(name: str) -> list[str]:
     """The entries of a file in lists/, one a line; `#` starts a comment."""
     text = (resources.files("tokenmill.curation") / "lists" / name).read_text("utf-8")
     return [entry for line in text.splitlines() if (entry := line.partition("#")[0].strip())]
-
-
-def _domain(name: str) -> str:
-    """A host name as the DNS compares it: lower case, punycode, no dot at the end."""
-    name = name.strip().strip(".").lower()
-    return name if name.isascii() else name.encode("idna").decode()
