@@ -16,12 +16,14 @@ from tokenmill.curation.text_kernels import (
     CASED_TWICE,
     CLOSES,
     CONTROL,
-    EDGE,
+    CORE,
     ELLIPSIS,
     ENDS,
     HAN,
     LETTER,
     PUNCTUATION,
+    RARE,
+    RARE_CHARACTERS,
     SEPARATOR,
     SPACED_BULLET,
     STRANGE,
@@ -33,6 +35,9 @@ CODE_POINTS = 0x110000
 
 BULLETS = ("•", "‣", "●", "○", "■", "□", "▪", "▫", "–", "- ", "* ", "· ")
 ELLIPSES = ("...", "…", "。。。")
+
+EDGES = "\"'“”‘’.,;:!?()[]{}<>*_#`~-—…"
+"""Punctuation that is taken off both ends of a word; a word is more than that if it has a CORE character."""
 
 _RANGES: dict[int, tuple[str | tuple[int, int], ...]] = {
     HAN: ("㐀䶿", "一鿿", "豈﫿", (0x20000, 0x2EBEF)),
@@ -49,7 +54,6 @@ _RANGES: dict[int, tuple[str | tuple[int, int], ...]] = {
     CLOSES: ((0x80, CODE_POINTS - 1),),
 }
 _MEMBERS: dict[int, Iterable[str]] = {
-    EDGE: "\"'“”‘’.,;:!?()[]{}<>*_#`~-—…",  # punctuation around a word
     ENDS: ".!?。！？…",  # a sentence
     CLOSES: "\"'”’」』)）]",  # may follow the end of a sentence, as white space and anything beyond ASCII
     BULLET: (mark for mark in BULLETS if len(mark) == 1),
@@ -57,6 +61,7 @@ _MEMBERS: dict[int, Iterable[str]] = {
     ELLIPSIS: "….。",
     TERMINAL: ".!?。！？．｡؟۔।॥‼⁇⁈⁉",
     SEPARATOR: "=-_*#~+.·•—–─━═|/\\",
+    RARE: RARE_CHARACTERS,
     CASED_TWICE: "Σİ",  # lower case is two characters, or depends on the place in the word
 }
 
@@ -82,6 +87,8 @@ def tables() -> Tables:
             kinds[_code(first) : _code(last) + 1] |= kind
     for kind, members in _MEMBERS.items():
         kinds[[ord(member) for member in members]] |= kind
+    kinds[(kinds & WHITE) == 0] |= CORE
+    kinds[[ord(edge) for edge in EDGES]] &= ~numpy.uint16(CORE)
     return Tables(kinds, _lower(codes))
 
 

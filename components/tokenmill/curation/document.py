@@ -5,9 +5,12 @@ words, one a kind of part (lines, paragraphs), one over the hashes of the words.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
+
+import numpy
 
 if TYPE_CHECKING:  # numba takes half a second to import: not before a document is looked at
     from tokenmill.curation.text_kernels import Codes, Counts, Hashes, Lines, Numbers, Repetition
@@ -33,10 +36,10 @@ class Document:
     @cached_property
     def counts(self) -> "Counts":
         from tokenmill.curation.characters import tables
-        from tokenmill.curation.text_kernels import count
+        from tokenmill.curation.text_kernels import Counts, count
 
         known = tables()
-        return count(self.codes, known.kinds, known.lower)
+        return Counts(*count(self.codes, known.kinds, known.lower))
 
     @property
     def n_characters(self) -> int:
@@ -84,78 +87,87 @@ class Document:
 
     @cached_property
     def line_table(self) -> "Lines":
-        return self._parts(line_feeds=1)
+        from tokenmill.curation.characters import tables
+        from tokenmill.curation.text_kernels import Lines, lines
 
-    @cached_property
-    def paragraph_table(self) -> "Lines":
-        return self._parts(line_feeds=2)
-
-    @cached_property
-    def lines(self) -> list[str]:
-        return self._texts(self.line_table)
-
-    @cached_property
-    def paragraphs(self) -> list[str]:
-        return self._texts(self.paragraph_table)
+        return Lines(*lines(self.codes, tables().kinds, self.counts.line_feeds))
 
     @cached_property
     def line_lengths(self) -> "Numbers":
-        return self.line_table.ends - self.line_table.starts
+        return self.line_table.bounds[1] - self.line_table.bounds[0]
+
+    @cached_property
+    def words_in_lines(self) -> "Numbers":
+        from tokenmill.curation.characters import tables
+        from tokenmill.curation.text_kernels import words_in
+
+        return words_in(self.codes, tables().kinds, self.line_table.bounds)
+
+    @cached_property
+    def lines(self) -> list[str]:
+        return self._texts(*self.line_table.bounds[:2])
+
+    @cached_property
+    def paragraphs(self) -> list[str]:
+        return self._texts(*self._paragraph_bounds)
 
     @cached_property
     def repeated_lines(self) -> tuple[float, float]:
         """(share of lines that repeat an earlier one, share of the lines' characters in them)."""
-        return _repeated(self.line_table)
+        return self._repeated(gap=1)
 
     @cached_property
     def repeated_paragraphs(self) -> tuple[float, float]:
-        return _repeated(self.paragraph_table)
+        if not self.repeated_lines[0]:  # then no paragraph can
+            return 0.0, 0.0
+        return self._repeated(gap=2)
+
+    def _repeated(self, gap: int) -> tuple[float, float]:
+        from tokenmill.curation.text_kernels import Repeated, repeated
+
+        found = Repeated(*repeated(self.codes, self.line_table.bounds, gap))
+        return share(found.again, found.parts), share(found.again_characters, found.characters)
 
     def repeated(self, parts: list[str]) -> tuple[float, float]:
-        """The same of any parts."""
-        if parts is self.lines:
-            return self.repeated_lines
-        seen: set[str] = set()
-        again = [part for part in parts if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
-        return share(len(again), len(parts)), share(sum(map(len, again)), sum(map(len, parts)))
+        """(share of parts that repeat an earlier one, share of characters in them), of any parts."""
+        extra = {part: n - 1 for part, n in Counter(parts).items() if n > 1}
+        repeated_characters = sum(len(part) * n for part, n in extra.items())
+        return share(sum(extra.values()), len(parts)), share(repeated_characters, sum(map(len, parts)))
+
+    @property
+    def n_lines(self) -> int:
+        return self.line_table.bounds.shape[1]
 
     @property
     def bullet_lines(self) -> float:
         """Share of lines that start with a bullet."""
-        from tokenmill.curation.text_kernels import BULLET
-
-        return self._lines_marked(BULLET)
+        return share(self.line_table.bullets, self.n_lines)
 
     @property
     def ellipsis_lines(self) -> float:
         """Share of lines that end with an ellipsis."""
-        from tokenmill.curation.text_kernels import ELLIPSIS
-
-        return self._lines_marked(ELLIPSIS)
+        return share(self.line_table.ellipses, self.n_lines)
 
     @property
     def terminal_lines(self) -> float:
         """Share of lines that end with a terminal punctuation mark."""
-        from tokenmill.curation.text_kernels import TERMINAL
-
-        return self._lines_marked(TERMINAL)
+        return share(self.line_table.terminals, self.n_lines)
 
     def lines_below(self, words: int) -> float:
         """Share of lines of fewer than `words` words."""
-        return share(int((self.line_table.words < words).sum()), len(self.line_table.words))
+        return share(int((self.words_in_lines < words).sum()), self.n_lines)
 
-    def _lines_marked(self, mark: int) -> float:
-        marks = self.line_table.marks
-        return share(int(((marks & mark) != 0).sum()), len(marks))
+    @property
+    def _paragraph_bounds(self) -> "tuple[Numbers, Numbers]":
+        """Lines with no empty line between them are one paragraph."""
+        starts, ends, gaps = self.line_table.bounds
+        opens = gaps >= 2
+        opens[:1] = True
+        closes = numpy.roll(opens, -1)  # where the next opens, and at the end, because the first opens
+        return starts[opens], ends[closes]
 
-    def _parts(self, line_feeds: int) -> "Lines":
-        from tokenmill.curation.characters import tables
-        from tokenmill.curation.text_kernels import lines
-
-        return lines(self.codes, tables().kinds, line_feeds)
-
-    def _texts(self, parts: "Lines") -> list[str]:
-        return [self.text[start:end] for start, end in zip(parts.starts.tolist(), parts.ends.tolist(), strict=True)]
+    def _texts(self, starts: "Numbers", ends: "Numbers") -> list[str]:
+        return [self.text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     # --- units: distinct ones, and sequences of them that repeat ---
 
@@ -173,8 +185,6 @@ class Document:
     def hashed_units(self) -> "tuple[Hashes, Numbers]":
         """Hash and length of each unit."""
         if self.lang == "zh":
-            import numpy
-
             from tokenmill.curation.characters import tables
             from tokenmill.curation.text_kernels import WHITE
 
@@ -194,7 +204,9 @@ class Document:
     @property
     def n_stop_words(self) -> int:
         """Different ones of Gopher's eight English stop words."""
-        return sum(bool((self.hashed_tokens[0] == one).any()) for one in _stop_words())
+        from tokenmill.curation.text_kernels import present
+
+        return present(self.hashed_tokens[0], _stop_words())
 
     @cached_property
     def n_unit_characters(self) -> int:
@@ -202,47 +214,45 @@ class Document:
 
     @property
     def unique_share(self) -> float:
-        return share(int(self._repetition(1).distinct[1]), self.n_units)
+        return share(self._repetition(1).distinct[1], self.n_units)
 
     def top_ngram_share(self, n: int) -> float:
         """Share of characters in the occurrences of the most frequent n-gram (0 if nothing occurs twice).
 
         Among equally frequent n-grams it is the longest, so that the answer does not hang on the order of words.
         """
-        return share(int(self._repetition(n).top[n]), self.n_unit_characters)
+        return share(self.top_ngram_characters(n), self.n_unit_characters)
+
+    def top_ngram_characters(self, n: int, spaces: int = 0) -> int:
+        """The characters of those occurrences, with so many spaces between units."""
+        found = self._repetition(n)
+        return found.top[n] + found.times[n] * (n - 1) * spaces
 
     def duplicate_ngram_share(self, n: int) -> float:
         """Share of characters that lie in an n-gram seen before, no character counted twice (Gopher, A.1)."""
-        return share(int(self._repetition(n).duplicate[n]), self.n_unit_characters)
+        return share(self.duplicate_ngram_characters(n), self.n_unit_characters)
+
+    def duplicate_ngram_characters(self, n: int) -> int:
+        return self._repetition(n).duplicate[n]
 
     def _repetition(self, n: int) -> "Repetition":
         if self._repetitions is None or len(self._repetitions.top) <= n:
-            from tokenmill.curation.text_kernels import repetition
+            from tokenmill.curation.text_kernels import Repetition, repetition
 
-            self._repetitions = repetition(*self.hashed_units, max(n, 1 if n == 1 else _LONGEST_GRAM))
+            longest = max(n, 1 if n == 1 else _LONGEST_GRAM)
+            self._repetitions = Repetition(*repetition(*self.hashed_units, longest).tolist())
         return self._repetitions
 
     _repetitions: "Repetition | None" = None
 
 
 @cache
-def _stop_words() -> tuple[int, ...]:
-    return tuple(Document("the be to of and that have with").hashed_tokens[0])
+def _stop_words() -> "Hashes":
+    return Document("the be to of and that have with").hashed_tokens[0]
 
 
 def _codes(text: str) -> "Codes":
-    import numpy
-
     return numpy.frombuffer(text.encode("utf-32-le", "surrogatepass"), numpy.uint32)
-
-
-def _repeated(parts: "Lines") -> tuple[float, float]:
-    from tokenmill.curation.text_kernels import repetition
-
-    lengths = parts.ends - parts.starts
-    found = repetition(parts.hashes, lengths, 1)
-    again = len(lengths) - int(found.distinct[1])
-    return share(again, len(lengths)), share(int(found.duplicate[1]), int(lengths.sum()))
 
 
 def share(part: float, whole: float) -> float:

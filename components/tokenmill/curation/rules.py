@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from importlib import resources
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -26,8 +27,7 @@ from tokenmill.curation.normalisers import NORMALISERS, Normaliser
 from tokenmill.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether a document passes a rule, what was measured and what was allowed."""
 
     keep: bool
@@ -71,9 +71,21 @@ def mean_word_length(doc: Document, low: float = 3.0, high: float = 10.0) -> Ver
 
 
 @rule
+def mean_token_length(doc: Document, low: float = 3.0, high: float = 10.0) -> Verdict:
+    """The same of words without the punctuation around them: a long address weighs as much, a dash not at all."""
+    return within(share(doc.n_unit_characters, doc.n_units), low, high)
+
+
+@rule
 def alphabetic_words(doc: Document, low: float = 0.8) -> Verdict:
     """Gopher: at least 80% of the words hold a letter."""
     return within(share(doc.counts.lettered_words, doc.counts.words), low)
+
+
+@rule
+def alphabetic_tokens(doc: Document, low: float = 0.8) -> Verdict:
+    """The same of words of which something is left without the punctuation around them."""
+    return within(share(doc.counts.lettered_words, doc.counts.tokens), low)
 
 
 @rule
@@ -197,6 +209,18 @@ def ellipsis_lines(doc: Document, high: float = 0.3) -> Verdict:
 
 
 @rule
+def bullet_lines_in_text(doc: Document, high: float = 0.9) -> Verdict:
+    """Gopher, as datatrove counts it: among all lines, the empty ones too."""
+    return within(share(doc.line_table.bullets, doc.counts.line_feeds + 1), high=high)
+
+
+@rule
+def ellipsis_lines_in_text(doc: Document, high: float = 0.3) -> Verdict:
+    """Gopher, as datatrove counts it: among all lines, the empty ones too."""
+    return within(share(doc.line_table.ellipses, doc.counts.line_feeds + 1), high=high)
+
+
+@rule
 def short_lines(doc: Document, high: float = 0.67, words: int = 3) -> Verdict:
     """Menus: at most 67% of the lines have fewer than three words (FineWeb, Penedo et al. 2024, by characters)."""
     return within(doc.lines_below(words), high=high)
@@ -294,6 +318,18 @@ def duplicate_ngrams(doc: Document, high: tuple[float, ...] = (0.15, 0.14, 0.13,
     return _first_failure(doc.duplicate_ngram_share, high, start=5)
 
 
+@rule
+def top_ngrams_in_text(doc: Document, high: tuple[float, ...] = (0.20, 0.18, 0.16)) -> Verdict:
+    """Gopher, as datatrove counts it: with a space between words, among all characters of the text."""
+    return _first_failure(lambda n: share(doc.top_ngram_characters(n, spaces=1), len(doc.text)), high, start=2)
+
+
+@rule
+def duplicate_ngrams_in_text(doc: Document, high: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)) -> Verdict:
+    """Gopher, as datatrove counts it: the characters of repeated n-grams among all characters of the text."""
+    return _first_failure(lambda n: share(doc.duplicate_ngram_characters(n), len(doc.text)), high, start=5)
+
+
 def _first_failure(measure: Callable[[int], float], high: tuple[float, ...], start: int) -> Verdict:
     verdict = within(0.0)
     for n, limit in enumerate(high, start):
@@ -326,7 +362,11 @@ class RuleSet:
 
     @classmethod
     def parse(cls, name: str, tree: Mapping[str, Any], overrides: Overrides | None = None) -> "RuleSet":
-        """Build a rule set from `{normalise: [...], drop: {rule: {threshold: value}}}`; unknown names are refused."""
+        """Build a rule set from `{normalise: [...], drop: {rule: {threshold: value}}}`; unknown names are refused.
+
+        Its language is the first part of its name (en_web), or what `lang:` says.
+        """
+        tree = _checked(name, tree)
         normalisers = tuple(_known("normaliser", n, NORMALISERS, name) for n in tree.get("normalise", ()))
         chosen = {rule_name: dict(thresholds or {}) for rule_name, thresholds in tree.get("drop", {}).items()}
         for rule_name, change in (overrides or {}).items():
@@ -336,7 +376,27 @@ class RuleSet:
             else:
                 chosen[rule_name] = chosen.get(rule_name, {}) | dict(change if isinstance(change, Mapping) else {})
         rules = tuple((rule_name, _bind(rule_name, thresholds, name)) for rule_name, thresholds in chosen.items())
-        return cls(name, name.partition("_")[0], normalisers, rules)
+        return cls(name, tree.get("lang", name.partition("_")[0]), normalisers, rules)
+
+    @classmethod
+    def open(cls, reference: str) -> "RuleSet":
+        """The set of that name in rules/ or rules/published/, or of a YAML file: its path.
+
+        Raises:
+            ConfigError: there is no such set or file, or it is not a rule set.
+        """
+        known = built_in() | built_in("published")
+        if reference in known:
+            return cls.parse(reference, yaml.safe_load(known[reference]))
+        path = Path(reference)
+        if path.suffix not in (".yaml", ".yml"):
+            raise ConfigError(f"unknown rule set {reference!r}; there are {', '.join(sorted(known))}, or a .yaml file")
+        try:
+            return cls.parse(path.stem, yaml.safe_load(path.read_text("utf-8")))
+        except (OSError, UnicodeDecodeError) as failure:
+            raise ConfigError(f"rule set {reference}: {getattr(failure, 'strerror', None) or 'not UTF-8'}") from None
+        except yaml.YAMLError as failure:
+            raise ConfigError(f"rule set {reference}: no YAML: {' '.join(str(failure).split())}") from None
 
     def normalise(self, text: str) -> str:
         for modify in self.normalisers:
@@ -354,21 +414,41 @@ class RuleSet:
 
 
 @cache
-def built_in() -> dict[str, str]:
-    """Name → YAML of the rule sets beside this module."""
-    folder = resources.files("tokenmill.curation") / "rules"
+def built_in(shelf: str = "") -> dict[str, str]:
+    """Name → YAML of the rule sets in rules/, which the filter uses; or of those in a folder there."""
+    folder = resources.files("tokenmill.curation") / "rules" / shelf
     return {f.name.removesuffix(".yaml"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".yaml")}
+
+
+def _checked(name: str, tree: Any) -> Mapping[str, Any]:
+    """A rule set's tree, its shape made sure of."""
+    shape: dict[str, type] = {"lang": str, "normalise": list, "drop": dict}
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"rule set {name}: expected a mapping with {', '.join(shape)}")
+    for key, value in tree.items():
+        _known("key", str(key), shape, name)
+        if not isinstance(value, shape[key]):
+            raise ConfigError(f"rule set {name}: {key} must be a {shape[key].__name__}, not {value!r}")
+    for rule_name, thresholds in tree.get("drop", {}).items():
+        if not isinstance(thresholds, Mapping | None):
+            raise ConfigError(f"rule set {name}: {rule_name} needs thresholds as {{name: number}}, not {thresholds!r}")
+    return tree
 
 
 def _bind(name: str, thresholds: dict[str, Any], where: str) -> Rule:
     function = _known("rule", name, RULES, where)
-    allowed = [p for p in inspect.signature(function).parameters if p != "doc"]
+    allowed = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.name != "doc"}
     for threshold, value in thresholds.items():
         if threshold not in allowed:
-            raise ConfigError(f"rule set {where}: {name} has no threshold {threshold!r}; it has {allowed or 'none'}")
+            raise ConfigError(f"rule set {where}: {name} has no threshold {threshold!r}; it has {[*allowed] or 'none'}")
+        several = isinstance(allowed[threshold], tuple)
         numbers = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-            raise ConfigError(f"rule set {where}: {name}.{threshold} must be a number, not {value!r}")
+        fits = several == isinstance(value, list | tuple) and len(numbers) > 0
+        if not fits or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise ConfigError(
+                f"rule set {where}: {name}.{threshold} must be {'a list of numbers' if several else 'a number'}, "
+                f"not {value!r}"
+            )
     return partial(function, **thresholds)
 
 

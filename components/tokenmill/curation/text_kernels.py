@@ -21,11 +21,16 @@ Codes = NDArray[numpy.uint32]
 Kinds = NDArray[numpy.uint16]
 Hashes = NDArray[numpy.uint64]
 Numbers = NDArray[numpy.int64]
+Table = NDArray[numpy.int64]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+# Kernels return plain tuples, and those who call them put these names on: numba's own way to a named tuple takes longer
+# than the count of a short document.
+
+
 class Counts(NamedTuple):
-    """Of a whole text; in characters where the name says no other unit."""
+    """What `count` returns, of a whole text; in characters where the name says no other unit."""
 
     white: int
     words: int
@@ -63,25 +68,39 @@ class Counts(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """Of each line or paragraph that is not empty: where it is without the white space around it, and what it is like."""
+    """What `lines` returns: the lines that are not empty, without the white space around them."""
 
-    starts: Numbers
-    ends: Numbers
-    hashes: Hashes
-    words: Numbers
-    marks: Kinds
-    """BULLET: starts with one. ELLIPSIS, TERMINAL: ends with one."""
+    bounds: Table
+    """A row of starts, a row of ends, a row of line feeds between a line and the one before."""
+    bullets: int
+    """Lines that start with a bullet."""
+    ellipses: int
+    """Lines that end with an ellipsis."""
+    terminals: int
+    """Lines that end with a terminal punctuation mark."""
 
 
 class Repetition(NamedTuple):
-    """By length n of n-grams, from 1 on (index 0 is unused)."""
+    """The rows that `repetition` returns, in this order; each by length n of n-grams."""
 
-    distinct: Numbers
+    distinct: list[int]
     """Different n-grams; counted for n = 1 only, as longer ones are looked at only where they can repeat."""
-    top: Numbers
-    """Characters in the occurrences of the most frequent n-gram; 0 if none occurs twice."""
-    duplicate: Numbers
+    top: list[int]
+    """Characters in the occurrences of the most frequent n-gram (of several the longest); 0 if none occurs twice."""
+    times: list[int]
+    """How often that one occurs."""
+    duplicate: list[int]
     """Characters in n-grams that occurred before, none counted twice."""
+
+
+class Repeated(NamedTuple):
+    """What `repeated` returns, of the lines or paragraphs of a text."""
+
+    parts: int
+    again: int
+    """Parts that repeat an earlier one."""
+    characters: int
+    again_characters: int
 
 
 def compiled(*signature: types.Type) -> Callable[[F], F]:
@@ -103,21 +122,27 @@ _KINDS = types.Array(types.uint16, 1, "C")
 _LOWER = types.Array(types.uint32, 1, "C")
 _HASHES = types.Array(types.uint64, 1, "C")
 _NUMBERS = types.Array(types.int64, 1, "C")
+_TABLE = types.Array(types.int64, 2, "C")
 
 # Kinds of characters, flags in the table `kinds`. They stand here and not beside the table, because numba compiles anew
 # when this file changes, not when another does.
-WHITE, LETTER, HAN, PUNCTUATION, CONTROL, EDGE, ENDS, CLOSES = (1 << bit for bit in range(8))
-BULLET, SPACED_BULLET, ELLIPSIS, TERMINAL, SEPARATOR, STRANGE, CASED_TWICE = (1 << bit for bit in range(8, 15))
+WHITE, LETTER, CORE, HAN, PUNCTUATION, CONTROL, ENDS, CLOSES = (1 << bit for bit in range(8))
+BULLET, SPACED_BULLET, ELLIPSIS, TERMINAL, SEPARATOR, STRANGE, CASED_TWICE, RARE = (1 << bit for bit in range(8, 16))
+_PLAIN = WHITE | LETTER | CORE | CLOSES
+"""What a letter or a space is, and nothing that `count` must look at more closely."""
 
 _LINE_FEED, _SPACE = ord("\n"), ord(" ")
 _HASH, _CURLY, _DOT, _WIDE_DOT, _ELLIPSIS, _REPLACEMENT = map(ord, "#{.。…�")
-_SMALL_J, _BIG_J, _SMALL_L, _BIG_L = map(ord, "jJlL")
 _JAVASCRIPT = tuple(map(ord, "javascript"))
 _LOREM_IPSUM = tuple(map(ord, "lorem ipsum"))
 _A_TILDE, _A_CIRCUMFLEX, _SMALL_A_CIRCUMFLEX, _EURO = map(ord, "ÃÂâ€")
 _AFTER_EURO = tuple(map(ord, "™œ\x9d“”˜"))
 _SCARS = (tuple(map(ord, "锟斤拷")), tuple(map(ord, "ï¿½")))
 _LONG_S, _DOTLESS_I, _SMALL_S, _SMALL_I = map(ord, "ſısi")
+RARE_CHARACTERS = "jJlLÃÂâ锟ï�"
+"""What may begin one of the sequences above, and what is counted by itself: marked RARE."""
+
+_DISTINCT, _TOP, _TIMES, _DUPLICATE = range(4)
 
 _SEED = numpy.uint64(0xCBF29CE484222325)
 _PRIME = numpy.uint64(0x9E3779B97F4A7C15)
@@ -147,8 +172,8 @@ def _reads(codes: Any, at: int, word: Any, lower: Any) -> bool:
 def _mojibake(codes: Any, at: int) -> int:
     """Length of the wrongly decoded sequence at `at`, or 0."""
     code, left = codes[at], len(codes) - at
-    if (code == _A_TILDE or code == _A_CIRCUMFLEX) and left > 1:
-        return 2 if 0x80 <= codes[at + 1] <= 0xBF else 0
+    if code in (_A_TILDE, _A_CIRCUMFLEX):
+        return 2 if left > 1 and 0x80 <= codes[at + 1] <= 0xBF else 0
     if left < 3:
         return 0
     second, third = codes[at + 1], codes[at + 2]
@@ -161,69 +186,65 @@ def _mojibake(codes: Any, at: int) -> int:
 
 
 @compiled(_CODES, _KINDS, _LOWER)
-def count(codes: Codes, kinds: Kinds, lower: Any) -> Counts:
-    """Everything that one look at each character tells."""
+def count(codes: Codes, kinds: Kinds, lower: Any) -> tuple[int, ...]:
+    """Everything that one look at each character tells.
+
+    What most characters are, letters and spaces, is added up without a branch: words are too short to predict their end.
+    """
     white = words = tokens = lettered = letters = han = punctuation = control = replacement = strange = 0
     mojibake = ends = terminals = hashes = ellipses = curly = line_feeds = separators = twice = 0
-    javascript = lorem = blank_run = feeds = run = wrong_until = 0
-    in_word = has_letter = has_core = False
+    javascript = lorem = blank_run = feeds = run = wrong_until = run_until = 0
+    seen, white_before = 0, 1
     n = len(codes)
-    previous = numpy.uint32(_SPACE)
     for i in range(n):
         code = codes[i]
-        kind = kinds[code]
-        if kind & WHITE:
-            white += 1
-            if in_word:
-                in_word, feeds = False, 0
-                tokens += has_core
-                lettered += has_letter
-            if code == _LINE_FEED:
-                line_feeds += 1
-                feeds += 1
-                blank_run = max(blank_run, feeds)
-        else:
-            if not in_word:
-                words += 1
-                in_word, has_letter, has_core = True, False, False
-            has_core |= not kind & EDGE
-        if kind & LETTER:
-            letters += 1
-            has_letter = True
-            han += (kind & HAN) != 0
-            twice += (kind & CASED_TWICE) != 0
-            if code == _SMALL_J or code == _BIG_J:
-                javascript += _reads(codes, i, _JAVASCRIPT, lower)
-            elif code == _SMALL_L or code == _BIG_L:
-                lorem += _reads(codes, i, _LOREM_IPSUM, lower)
-        else:
-            han += (kind & HAN) != 0
-            punctuation += (kind & PUNCTUATION) != 0
-            control += (kind & CONTROL) != 0
-            strange += (kind & STRANGE) != 0
-            terminals += (kind & TERMINAL) != 0
-            replacement += code == _REPLACEMENT
-            hashes += code == _HASH
-            curly += code == _CURLY
-            ellipses += code == _ELLIPSIS
-            if kind & ENDS:
-                ends += i + 1 == n or (kinds[codes[i + 1]] & CLOSES) != 0
+        kind = numpy.int64(kinds[code])
+        is_white = kind & WHITE
+        white += is_white
+        letters += (kind & LETTER) != 0
+        words += white_before & ~is_white
+        word_ends = is_white & ~white_before
+        tokens += word_ends & ((seen & CORE) != 0)
+        lettered += word_ends & ((seen & LETTER) != 0)
+        seen = 0 if is_white else seen | kind
+        white_before = is_white
+        if code == _LINE_FEED:
+            line_feeds += 1
+            feeds += 1
+            blank_run = max(blank_run, feeds)
+        if not kind & WHITE:
+            feeds = 0
+        if not kind & ~_PLAIN:
+            continue
+        han += (kind & HAN) != 0
+        punctuation += (kind & PUNCTUATION) != 0
+        control += (kind & CONTROL) != 0
+        strange += (kind & STRANGE) != 0
+        terminals += (kind & TERMINAL) != 0
+        twice += (kind & CASED_TWICE) != 0
+        hashes += code == _HASH
+        curly += code == _CURLY
+        ellipses += code == _ELLIPSIS
+        if kind & ENDS:
+            ends += i + 1 == n or (kinds[codes[i + 1]] & CLOSES) != 0
         if kind & (SEPARATOR | ELLIPSIS):
-            run = run + 1 if code == previous else 1
+            run = run + 1 if i == run_until and code == codes[i - 1] else 1
+            run_until = i + 1
             if kind & SEPARATOR and run >= 4:
                 separators += 4 if run == 4 else 1
-            if (code == _DOT or code == _WIDE_DOT) and run % 3 == 0:
-                ellipses += 1
-        previous = code
-        if code >= 0x80 and i >= wrong_until:
-            length = _mojibake(codes, i)
+            ellipses += code in (_DOT, _WIDE_DOT) and run % 3 == 0
+        if kind & RARE:
+            if kind & LETTER:
+                javascript += _reads(codes, i, _JAVASCRIPT, lower)
+                lorem += _reads(codes, i, _LOREM_IPSUM, lower)
+            replacement += code == _REPLACEMENT
+            length = _mojibake(codes, i) if i >= wrong_until else 0
             if length:
                 mojibake += 1
                 wrong_until = i + length
-    if in_word:
-        tokens += has_core
-        lettered += has_letter
-    return Counts(
+    tokens += (seen & CORE) != 0
+    lettered += (seen & LETTER) != 0
+    return (
         *(white, words, tokens, lettered, letters, han, punctuation, control, replacement, mojibake, strange, ends),
         *(terminals, hashes, ellipses, curly, line_feeds, blank_run, separators, twice, javascript, lorem),
     )
@@ -242,74 +263,78 @@ def tokens(codes: Codes, kinds: Kinds, lower: Any, n: int) -> tuple[Hashes, Numb
     hashes = numpy.empty(n, numpy.uint64)
     lengths = numpy.empty(n, numpy.int64)
     made = i = 0
-    while i < len(codes):
-        if kinds[codes[i]] & (WHITE | EDGE):
+    while made < n:
+        while not kinds[codes[i]] & CORE:
             i += 1
-            continue
         state = settled = _SEED
-        length = settled_length = 0
-        while i < len(codes) and not kinds[codes[i]] & WHITE:
+        start = end = i
+        while i < len(codes):
+            kind = kinds[codes[i]]
+            if kind & WHITE:
+                break
             state = (state ^ lower[codes[i]]) * _PRIME
-            length += 1
-            if not kinds[codes[i]] & EDGE:  # what follows the last such character is not the word's
-                settled, settled_length = state, length
             i += 1
-        hashes[made], lengths[made] = _finished(settled), settled_length
+            if kind & CORE:  # what follows the last such character is not the word's
+                settled, end = state, i
+        hashes[made], lengths[made] = _finished(settled), end - start
         made += 1
     return hashes, lengths
 
 
 @numba.njit
-def _marks(codes: Any, kinds: Any, start: int, end: int) -> int:
-    first, last = kinds[codes[start]], kinds[codes[end - 1]]
-    found = first & BULLET
-    if first & SPACED_BULLET and start + 1 < end and codes[start + 1] == _SPACE:
-        found |= BULLET
-    if last & ELLIPSIS:
-        code = codes[end - 1]
-        three = end - start >= 3 and codes[end - 2] == code and codes[end - 3] == code
-        if code == _ELLIPSIS or three:
-            found |= ELLIPSIS
-    return found | (last & TERMINAL)
+def _starts_with_bullet(codes: Any, kinds: Any, start: int, end: int) -> bool:
+    kind = kinds[codes[start]]
+    if kind & SPACED_BULLET:
+        return start + 1 < end and codes[start + 1] == _SPACE
+    return (kind & BULLET) != 0
+
+
+@numba.njit
+def _ends_with_ellipsis(codes: Any, start: int, end: int) -> bool:
+    code = codes[end - 1]
+    if code in (_DOT, _WIDE_DOT):
+        return end - start >= 3 and codes[end - 2] == code and codes[end - 3] == code
+    return code == _ELLIPSIS
 
 
 @compiled(_CODES, _KINDS, types.int64)
-def lines(codes: Codes, kinds: Kinds, line_feeds: int) -> Lines:
-    """The parts between runs of white space with at least `line_feeds` line feeds: 1 gives lines, 2 paragraphs."""
-    most = 1
-    for code in codes:
-        most += code == _LINE_FEED
-    starts, ends = numpy.empty(most, numpy.int64), numpy.empty(most, numpy.int64)
-    hashes, words = numpy.empty(most, numpy.uint64), numpy.empty(most, numpy.int64)
-    marks = numpy.empty(most, numpy.uint16)
-    made = i = 0
+def lines(codes: Codes, kinds: Kinds, line_feeds: int) -> tuple[Table, int, int, int]:
+    """The lines that are not empty, of a text with so many line feeds."""
+    bounds = numpy.empty((3, line_feeds + 1), numpy.int64)
+    made = gap = end = bullets = ellipses = terminals = 0
     n = len(codes)
-    while i < n:
-        while i < n and kinds[codes[i]] & WHITE:
-            i += 1
-        if i == n:
-            break
-        start = end = i
-        state = _SEED
-        in_line = 0
-        while True:
-            in_line += 1
-            for k in range(end, i):
-                state = (state ^ codes[k]) * _PRIME
-            while i < n and not kinds[codes[i]] & WHITE:
-                state = (state ^ codes[i]) * _PRIME
-                i += 1
-            end = i
-            feeds = 0
-            while i < n and kinds[codes[i]] & WHITE:
-                feeds += codes[i] == _LINE_FEED
-                i += 1
-            if i == n or feeds >= line_feeds:
-                break
-        starts[made], ends[made], hashes[made], words[made] = start, end, _finished(state), in_line
-        marks[made] = _marks(codes, kinds, start, end)
-        made += 1
-    return Lines(starts[:made], ends[:made], hashes[:made], words[:made], marks[:made])
+    while end < n:
+        start = end
+        while end < n and codes[end] != _LINE_FEED:
+            end += 1
+        last = end
+        while start < last and kinds[codes[start]] & WHITE:
+            start += 1
+        while start < last and kinds[codes[last - 1]] & WHITE:
+            last -= 1
+        if start < last:
+            bounds[0, made], bounds[1, made], bounds[2, made] = start, last, gap
+            made += 1
+            bullets += _starts_with_bullet(codes, kinds, start, last)
+            ellipses += _ends_with_ellipsis(codes, start, last)
+            terminals += (kinds[codes[last - 1]] & TERMINAL) != 0
+            gap = 0
+        gap += 1
+        end += 1
+    return bounds[:, :made].copy(), bullets, ellipses, terminals
+
+
+@compiled(_CODES, _KINDS, _TABLE)
+def words_in(codes: Codes, kinds: Kinds, bounds: Table) -> Numbers:
+    """Words in each line."""
+    words = numpy.zeros(bounds.shape[1], numpy.int64)
+    for line in range(len(words)):
+        white_before = 1
+        for at in range(bounds[0, line], bounds[1, line]):
+            is_white = numpy.int64(kinds[codes[at]]) & WHITE
+            words[line] += white_before & ~is_white
+            white_before = is_white
+    return words
 
 
 @numba.njit
@@ -333,46 +358,95 @@ def _first_of_equals(keys: Any, first: Any) -> int:
     return different
 
 
+@numba.njit
+def _hashed(codes: Any, at: int, end: int) -> Any:
+    """Hash of codes[at:end], by two chains of two characters a step: one multiplication is long in coming."""
+    one, other = _SEED, _PRIME ^ numpy.uint64(end - at)
+    while at + 4 <= end:
+        one = (one ^ ((numpy.uint64(codes[at]) << _HALF) | numpy.uint64(codes[at + 1]))) * _PRIME
+        other = (other ^ ((numpy.uint64(codes[at + 2]) << _HALF) | numpy.uint64(codes[at + 3]))) * _SHUFFLE
+        one ^= one >> _HALF
+        other ^= other >> _HALF
+        at += 4
+    while at < end:
+        one = (one ^ numpy.uint64(codes[at])) * _PRIME
+        at += 1
+    return _finished(_finished(one) * _PRIME + other)
+
+
+@compiled(_CODES, _TABLE, types.int64)
+def repeated(codes: Codes, bounds: Table, gap: int) -> tuple[int, int, int, int]:
+    """How much of a text's lines repeats; lines with fewer than `gap` line feeds between them count as one part."""
+    starts, ends, gaps = bounds[0], bounds[1], bounds[2]
+    hashes, lengths = numpy.empty(len(starts), numpy.uint64), numpy.empty(len(starts), numpy.int64)
+    parts = again = characters = again_characters = line = 0
+    while line < len(starts):
+        start = starts[line]
+        line += 1
+        while line < len(starts) and gaps[line] < gap:
+            line += 1
+        hashes[parts], lengths[parts] = _hashed(codes, start, ends[line - 1]), ends[line - 1] - start
+        parts += 1
+    first = numpy.empty(parts, numpy.int32)
+    _first_of_equals(hashes[:parts], first)
+    for part in range(parts):
+        characters += lengths[part]
+        if first[part] != part:
+            again += 1
+            again_characters += lengths[part]
+    return parts, again, characters, again_characters
+
+
+@compiled(_HASHES, _HASHES)
+def present(hashes: Hashes, wanted: Hashes) -> int:
+    """How many of the wanted hashes are there."""
+    found = 0
+    for one in wanted:
+        for each in hashes:
+            if each == one:
+                found += 1
+                break
+    return found
+
+
 @compiled(_HASHES, _NUMBERS, types.int64)
-def repetition(hashes: Hashes, lengths: Numbers, longest: int) -> Repetition:
+def repetition(hashes: Hashes, lengths: Numbers, longest: int) -> Table:
     """Repetition of the 1- to `longest`-grams of a sequence of units with these hashes and lengths.
+
+    Returns rows by `Repetition`, a column a length of n-grams (column 0 is unused).
 
     An (n+1)-gram can repeat only where the n-grams at its place and at the next one do. So each length looks only at
     what the one before left over, and its n-grams are known by a pair of n-gram numbers: no hash of hashes.
     """
     n = len(hashes)
-    distinct, top = numpy.zeros(longest + 1, numpy.int64), numpy.zeros(longest + 1, numpy.int64)
-    duplicate = numpy.zeros(longest + 1, numpy.int64)
-    before = numpy.zeros(n + 1, numpy.int64)  # characters before each unit
+    found = numpy.zeros((4, longest + 1), numpy.int64)
+    before = numpy.empty(n + 1, numpy.int64)  # characters before each unit
+    before[0] = 0
     for i in range(n):
         before[i + 1] = before[i] + lengths[i]
-    places = numpy.arange(n)
+    places = numpy.arange(n).astype(numpy.int32)
     keys = hashes.copy()
-    first = numpy.empty(n, numpy.int64)
-    times = numpy.empty(n, numpy.int64)
-    numbers = numpy.full(n + 1, -1)  # of the n-gram at each place; -1 where it occurs once
+    first, seen = numpy.empty(n, numpy.int32), numpy.empty(n, numpy.int32)
+    numbers = numpy.full(n + 1, -1, numpy.int32)  # of the n-gram at each place; -1 where it occurs once
     left = n
     for size in range(1, longest + 1):
         different = _first_of_equals(keys[:left], first)
-        if size == 1:
-            distinct[size] = different
-        times[:left] = 0
+        found[_DISTINCT, size] = different if size == 1 else 0
+        seen[:left] = 0
         best = best_length = covered = 0
         for j in range(left):
-            times[first[j]] += 1
+            seen[first[j]] += 1
             if first[j] == j:
                 continue
-            place, seen = places[j], times[first[j]]
+            place, often = places[j], seen[first[j]]
             length = before[place + size] - before[place]
-            if seen > best or (seen == best and length > best_length):
-                best, best_length = seen, length
-            duplicate[size] += before[place + size] - before[max(place, covered)]
+            if often > best or (often == best and length > best_length):
+                best, best_length = often, length
+            found[_DUPLICATE, size] += before[place + size] - before[max(place, covered)]
             covered = place + size
-        top[size] = best * best_length
-        numbers[:] = -1
+        found[_TOP, size], found[_TIMES, size] = best * best_length, best
         for j in range(left):
-            if times[first[j]] > 1:
-                numbers[places[j]] = first[j]
+            numbers[places[j]] = first[j] if seen[first[j]] > 1 else -1
         kept = 0
         for j in range(left):
             place = places[j]
@@ -380,7 +454,9 @@ def repetition(hashes: Hashes, lengths: Numbers, longest: int) -> Repetition:
                 keys[kept] = (numpy.uint64(numbers[place]) << _HALF) | numpy.uint64(numbers[place + 1])
                 places[kept] = place
                 kept += 1
+            else:
+                numbers[place] = -1  # nor does anything longer repeat here
         left = kept
         if left == 0:
             break
-    return Repetition(distinct, top, duplicate)
+    return found
