@@ -34,14 +34,16 @@ from tokenmill.curation.text_kernels import (
 CODE_POINTS = 0x110000
 
 BULLETS = ("•", "‣", "●", "○", "■", "□", "▪", "▫", "–", "- ", "* ", "· ")
-ELLIPSES = ("...", "…", "。。。")
 
 EDGES = "\"'“”‘’.,;:!?()[]{}<>*_#`~-—…"
 """Punctuation that is taken off both ends of a word; a word is more than that if it has a CORE character."""
 
-_RANGES: dict[int, tuple[str | tuple[int, int], ...]] = {
-    HAN: ("㐀䶿", "一鿿", "豈﫿", (0x20000, 0x2EBEF)),
-    PUNCTUATION: ("!/", ":@", "[`", "{~", (0x2010, 0x205E), (0x3001, 0x301F), "＀／", "：＠", "［｠"),
+_RANGES: dict[int, tuple[tuple[int, int], ...]] = {
+    HAN: ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2EBEF)),
+    PUNCTUATION: (
+        *((0x21, 0x2F), (0x3A, 0x40), (0x5B, 0x60), (0x7B, 0x7E), (0x2010, 0x205E), (0x3001, 0x301F)),
+        *((0xFF00, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF60)),
+    ),
     CONTROL: (
         *((0x00, 0x08), (0x0B, 0x0C), (0x0E, 0x1F), (0x7F, 0x9F)),
         *((0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x2060), (0xFEFF, 0xFEFF)),
@@ -55,9 +57,9 @@ _RANGES: dict[int, tuple[str | tuple[int, int], ...]] = {
 }
 _MEMBERS: dict[int, Iterable[str]] = {
     ENDS: ".!?。！？…",  # a sentence
-    CLOSES: "\"'”’」』)）]",  # may follow the end of a sentence, as white space and anything beyond ASCII
-    BULLET: (mark for mark in BULLETS if len(mark) == 1),
-    SPACED_BULLET: (mark[0] for mark in BULLETS if len(mark) == 2),
+    CLOSES: "\"'”’」』)）",  # may follow the end of a sentence, as white space and anything beyond ASCII
+    BULLET: [mark for mark in BULLETS if len(mark) == 1],
+    SPACED_BULLET: [mark[0] for mark in BULLETS if len(mark) == 2],
     ELLIPSIS: "….。",
     TERMINAL: ".!?。！？．｡؟۔।॥‼⁇⁈⁉",
     SEPARATOR: "=-_*#~+.·•—–─━═|/\\",
@@ -84,16 +86,12 @@ def tables() -> Tables:
     kinds[numpy.char.isalpha(each)] |= LETTER
     for kind, ranges in _RANGES.items():
         for first, last in ranges:
-            kinds[_code(first) : _code(last) + 1] |= kind
+            kinds[first : last + 1] |= kind
     for kind, members in _MEMBERS.items():
         kinds[[ord(member) for member in members]] |= kind
     kinds[(kinds & WHITE) == 0] |= CORE
     kinds[[ord(edge) for edge in EDGES]] &= ~numpy.uint16(CORE)
     return Tables(kinds, _lower(codes))
-
-
-def _code(character: str | int) -> int:
-    return ord(character) if isinstance(character, str) else character
 
 
 def _lower(codes: NDArray[numpy.uint32]) -> NDArray[numpy.uint32]:

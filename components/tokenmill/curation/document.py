@@ -8,6 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache, cached_property
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy
@@ -244,6 +246,17 @@ class Document:
         return self._repetitions
 
     _repetitions: "Repetition | None" = None
+
+
+def prepare() -> None:
+    """Have the passes compiled before many processes need them: else each would, at the same time.
+
+    Costs nothing where they are, as numba keeps them beside their module unless it may not write there.
+    """
+    source = Path(__file__).with_name("text_kernels.py")
+    kept = source.parent.glob("__pycache__/text_kernels.repetition-*.nbi")
+    if not any(index.stat().st_mtime > source.stat().st_mtime for index in kept):
+        import_module("tokenmill.curation.text_kernels")
 
 
 @cache

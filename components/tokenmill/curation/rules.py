@@ -265,10 +265,14 @@ def long_lines(doc: Document, low: int = 3, characters: int = 200) -> Verdict:
 _WANTS_SCRIPT = re.compile(r"(?:enable|requires?|turn on|启用|开启)\s*javascript", re.IGNORECASE)
 
 
+_LIKE_I_AND_S = str.maketrans("İıſ", "iis")  # as re.IGNORECASE takes them
+
+
 @rule
 def placeholder_page(doc: Document) -> Verdict:
     """C4: 'lorem ipsum' and 'enable javascript' pages are not content."""
-    found = doc.counts.lorem_ipsum > 0 or (doc.counts.javascript > 0 and bool(_WANTS_SCRIPT.search(doc.text)))
+    found = doc.counts.javascript > 0 and bool(_WANTS_SCRIPT.search(doc.text))
+    found = found or "lorem ipsum" in doc.text.translate(_LIKE_I_AND_S).lower()
     return within(float(found), high=0)
 
 
@@ -341,6 +345,7 @@ def _first_failure(measure: Callable[[int], float], high: tuple[float, ...], sta
 
 # --- rule sets -------------------------------------------------------------------------------------------------------
 
+LANGUAGES = ("en", "zh", "any")
 Overrides = Mapping[str, Mapping[str, Any] | bool]
 
 
@@ -376,7 +381,12 @@ class RuleSet:
             else:
                 chosen[rule_name] = chosen.get(rule_name, {}) | dict(change if isinstance(change, Mapping) else {})
         rules = tuple((rule_name, _bind(rule_name, thresholds, name)) for rule_name, thresholds in chosen.items())
-        return cls(name, tree.get("lang", name.partition("_")[0]), normalisers, rules)
+        lang = tree.get("lang", name.partition("_")[0])
+        if lang not in LANGUAGES:
+            raise ConfigError(
+                f"rule set {name}: for which language? Say lang: {', '.join(LANGUAGES)}, or begin its name so"
+            )
+        return cls(name, lang, normalisers, rules)
 
     @classmethod
     def open(cls, reference: str) -> "RuleSet":

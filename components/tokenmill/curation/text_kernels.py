@@ -64,7 +64,6 @@ class Counts(NamedTuple):
     """Characters whose lower case is no single character."""
     javascript: int
     """Occurrences of the word, in upper or lower case."""
-    lorem_ipsum: int
 
 
 class Lines(NamedTuple):
@@ -106,7 +105,7 @@ class Repeated(NamedTuple):
 def compiled(*signature: types.Type) -> Callable[[F], F]:
     """Compile ahead for one signature, from the cache where there is one and without it where none can be written."""
 
-    def compile_(function: F) -> F:
+    def compile_(function: Any) -> Any:
         try:
             return numba.njit(signature, cache=True)(function)
         except RuntimeError as failure:  # no folder to keep a cache in: a read-only image without a home
@@ -134,12 +133,11 @@ _PLAIN = WHITE | LETTER | CORE | CLOSES
 _LINE_FEED, _SPACE = ord("\n"), ord(" ")
 _HASH, _CURLY, _DOT, _WIDE_DOT, _ELLIPSIS, _REPLACEMENT = map(ord, "#{.。…�")
 _JAVASCRIPT = tuple(map(ord, "javascript"))
-_LOREM_IPSUM = tuple(map(ord, "lorem ipsum"))
 _A_TILDE, _A_CIRCUMFLEX, _SMALL_A_CIRCUMFLEX, _EURO = map(ord, "ÃÂâ€")
 _AFTER_EURO = tuple(map(ord, "™œ\x9d“”˜"))
 _SCARS = (tuple(map(ord, "锟斤拷")), tuple(map(ord, "ï¿½")))
 _LONG_S, _DOTLESS_I, _SMALL_S, _SMALL_I = map(ord, "ſısi")
-RARE_CHARACTERS = "jJlLÃÂâ锟ï�"
+RARE_CHARACTERS = "jJÃÂâ锟ï�"
 """What may begin one of the sequences above, and what is counted by itself: marked RARE."""
 
 _DISTINCT, _TOP, _TIMES, _DUPLICATE = range(4)
@@ -193,12 +191,13 @@ def count(codes: Codes, kinds: Kinds, lower: Any) -> tuple[int, ...]:
     """
     white = words = tokens = lettered = letters = han = punctuation = control = replacement = strange = 0
     mojibake = ends = terminals = hashes = ellipses = curly = line_feeds = separators = twice = 0
-    javascript = lorem = blank_run = feeds = run = wrong_until = run_until = 0
-    seen, white_before = 0, 1
+    javascript = blank_run = feeds = run = wrong_until = run_until = 0
+    seen: Any = 0
+    white_before: Any = 1
     n = len(codes)
     for i in range(n):
         code = codes[i]
-        kind = numpy.int64(kinds[code])
+        kind: Any = numpy.int64(kinds[code])
         is_white = kind & WHITE
         white += is_white
         letters += (kind & LETTER) != 0
@@ -236,7 +235,6 @@ def count(codes: Codes, kinds: Kinds, lower: Any) -> tuple[int, ...]:
         if kind & RARE:
             if kind & LETTER:
                 javascript += _reads(codes, i, _JAVASCRIPT, lower)
-                lorem += _reads(codes, i, _LOREM_IPSUM, lower)
             replacement += code == _REPLACEMENT
             length = _mojibake(codes, i) if i >= wrong_until else 0
             if length:
@@ -246,7 +244,7 @@ def count(codes: Codes, kinds: Kinds, lower: Any) -> tuple[int, ...]:
     lettered += (seen & LETTER) != 0
     return (
         *(white, words, tokens, lettered, letters, han, punctuation, control, replacement, mojibake, strange, ends),
-        *(terminals, hashes, ellipses, curly, line_feeds, blank_run, separators, twice, javascript, lorem),
+        *(terminals, hashes, ellipses, curly, line_feeds, blank_run, separators, twice, javascript),
     )
 
 
@@ -329,9 +327,9 @@ def words_in(codes: Codes, kinds: Kinds, bounds: Table) -> Numbers:
     """Words in each line."""
     words = numpy.zeros(bounds.shape[1], numpy.int64)
     for line in range(len(words)):
-        white_before = 1
+        white_before: Any = 1
         for at in range(bounds[0, line], bounds[1, line]):
-            is_white = numpy.int64(kinds[codes[at]]) & WHITE
+            is_white: Any = numpy.int64(kinds[codes[at]]) & WHITE
             words[line] += white_before & ~is_white
             white_before = is_white
     return words
