@@ -1,20 +1,25 @@
-"""What rules and grades look at: a document's words, lines and shares, each computed once and only when asked for."""
+"""What rules and grades look at: a document's words, lines and shares, each computed once and only when asked for.
+
+The statistics come from compiled passes (`text_kernels`) over the text's code points: one that counts characters and
+words, one a kind of part (lines, paragraphs), one over the hashes of the words. A rule that needs none starts none.
+"""
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cache, cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+
+if TYPE_CHECKING:  # numba takes half a second to import: not before a document is looked at
+    from tokenmill.curation.text_kernels import Codes, Counts, Hashes, Lines, Numbers, Repetition
 
 _WORD = re.compile(r"\S+")
-_PARAGRAPHS = re.compile(r"\n\s*\n")
-_SENTENCE_END = re.compile(r"[.!?。！？…](?=[\s\"'”’」』)）]|$|[^\x00-\x7f])")
-_HAN = re.compile(r"[㐀-䶿一-鿿豈-﫿\U00020000-\U0002ebef]")
-_PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~‐-⁞、-〟＀-／：-＠［-｠]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
-# UTF-8 read as Latin-1 or GBK: 'Ã©', 'â€™', '锟斤拷'
-_MOJIBAKE = re.compile(r"[ÃÂ][\x80-\xbf]|â€[\x80-\xbf™œ\x9d“”˜]|锟斤拷|ï¿½")
-BULLETS = ("•", "‣", "●", "○", "■", "□", "▪", "▫", "–", "- ", "* ", "· ")
-ELLIPSES = ("...", "…", "。。。")
+_EDGE = "\"'“”‘’.,;:!?()[]{}<>*_#`~-—…"
+_LONGEST_GRAM = 10
 
 
 class Document:
@@ -24,109 +29,243 @@ class Document:
         self.text = text
         self.lang = lang
 
-    @cached_property
-    def words(self) -> list[str]:
-        return _WORD.findall(self.text)
+    # --- characters and words ---
 
     @cached_property
-    def tokens(self) -> list[str]:
-        """Lower-cased words without the punctuation around them."""
-        stripped = (word.strip("\"'“”‘’.,;:!?()[]{}<>*_#`~-—…").lower() for word in self.words)
-        return [token for token in stripped if token]
+    def codes(self) -> "Codes":
+        return _codes(self.text)
 
     @cached_property
-    def characters(self) -> str:
-        """The text without white space."""
-        return "".join(self.words)
+    def counts(self) -> "Counts":
+        from tokenmill.curation.characters import tables
+        from tokenmill.curation.text_kernels import Counts, count
+
+        known = tables()
+        return Counts(*count(self.codes, known.kinds, known.lower))
 
     @property
-    def units(self) -> Sequence[str]:
-        return self.characters if self.lang == "zh" else self.tokens
+    def n_characters(self) -> int:
+        """Characters that are not white space."""
+        return len(self.text) - self.counts.white
+
+    @property
+    def n_units(self) -> int:
+        return self.n_characters if self.lang == "zh" else self.counts.tokens
+
+    @property
+    def n_sentences(self) -> int:
+        return self.counts.sentence_ends
+
+    @property
+    def mean_word_length(self) -> float:
+        return share(self.n_characters, self.counts.words)
+
+    @property
+    def han_share(self) -> float:
+        """Han characters among all characters that are not white space."""
+        return share(self.counts.han, self.n_characters)
+
+    @property
+    def punctuation_share(self) -> float:
+        return share(self.counts.punctuation, self.n_characters)
+
+    @property
+    def alphabetic_share(self) -> float:
+        return share(self.counts.letters, self.n_characters)
+
+    @property
+    def control_share(self) -> float:
+        return share(self.counts.control, len(self.text))
+
+    @property
+    def replacement_share(self) -> float:
+        return share(self.counts.replacement, len(self.text))
+
+    @property
+    def mojibake_share(self) -> float:
+        return share(2 * self.counts.mojibake, len(self.text))
+
+    # --- lines and paragraphs, without the white space around them; empty ones do not count ---
+
+    @cached_property
+    def line_table(self) -> "Lines":
+        from tokenmill.curation.characters import tables
+        from tokenmill.curation.text_kernels import Lines, lines
+
+        return Lines(*lines(self.codes, tables().kinds, self.counts.line_feeds))
+
+    @cached_property
+    def line_lengths(self) -> "Numbers":
+        return self.line_table.bounds[1] - self.line_table.bounds[0]
+
+    @cached_property
+    def words_in_lines(self) -> "Numbers":
+        from tokenmill.curation.characters import tables
+        from tokenmill.curation.text_kernels import words_in
+
+        return words_in(self.codes, tables().kinds, self.line_table.bounds)
 
     @cached_property
     def lines(self) -> list[str]:
-        return [line for line in (raw.strip() for raw in self.text.split("\n")) if line]
+        return self._texts(*self.line_table.bounds[:2])
 
     @cached_property
     def paragraphs(self) -> list[str]:
-        return [p for p in (raw.strip() for raw in _PARAGRAPHS.split(self.text)) if p]
+        return self._texts(*self._paragraph_bounds)
 
     @cached_property
-    def n_sentences(self) -> int:
-        return len(_SENTENCE_END.findall(self.text))
+    def repeated_lines(self) -> tuple[float, float]:
+        """(share of lines that repeat an earlier one, share of the lines' characters in them)."""
+        return self._repeated(gap=1)
 
     @cached_property
-    def mean_word_length(self) -> float:
-        return share(sum(map(len, self.words)), len(self.words))
+    def repeated_paragraphs(self) -> tuple[float, float]:
+        if not self.repeated_lines[0]:  # then no paragraph can
+            return 0.0, 0.0
+        return self._repeated(gap=2)
 
-    @cached_property
-    def han_share(self) -> float:
-        """Han characters among all characters that are not white space."""
-        return share(len(_HAN.findall(self.text)), len(self.characters))
+    def _repeated(self, gap: int) -> tuple[float, float]:
+        from tokenmill.curation.text_kernels import Repeated, repeated
 
-    @cached_property
-    def punctuation_share(self) -> float:
-        return share(len(_PUNCTUATION.findall(self.text)), len(self.characters))
-
-    @cached_property
-    def alphabetic_share(self) -> float:
-        return share(sum(map(str.isalpha, self.characters)), len(self.characters))
-
-    @cached_property
-    def control_share(self) -> float:
-        return share(len(_CONTROL.findall(self.text)), len(self.text))
-
-    @cached_property
-    def replacement_share(self) -> float:
-        return share(self.text.count("�"), len(self.text))
-
-    @cached_property
-    def mojibake_share(self) -> float:
-        return share(2 * len(_MOJIBAKE.findall(self.text)), len(self.text))
-
-    @cached_property
-    def unique_share(self) -> float:
-        return share(len(set(self.units)), len(self.units))
-
-    def lines_that(self, test: Callable[[str], object]) -> float:
-        """Share of lines for which `test` holds."""
-        return share(sum(bool(test(line)) for line in self.lines), len(self.lines))
+        found = Repeated(*repeated(self.codes, self.line_table.bounds, gap))
+        return share(found.again, found.parts), share(found.again_characters, found.characters)
 
     def repeated(self, parts: list[str]) -> tuple[float, float]:
-        """(share of parts that repeat an earlier one, share of characters in them)."""
+        """(share of parts that repeat an earlier one, share of characters in them), of any parts."""
         extra = {part: n - 1 for part, n in Counter(parts).items() if n > 1}
         repeated_characters = sum(len(part) * n for part, n in extra.items())
         return share(sum(extra.values()), len(parts)), share(repeated_characters, sum(map(len, parts)))
 
-    def ngrams(self, n: int) -> list[tuple[str, ...]]:
-        units = self.units
-        return list(zip(*(units[i:] for i in range(n)), strict=False))
+    @property
+    def n_lines(self) -> int:
+        return self.line_table.bounds.shape[1]
+
+    @property
+    def bullet_lines(self) -> float:
+        """Share of lines that start with a bullet."""
+        return share(self.line_table.bullets, self.n_lines)
+
+    @property
+    def ellipsis_lines(self) -> float:
+        """Share of lines that end with an ellipsis."""
+        return share(self.line_table.ellipses, self.n_lines)
+
+    @property
+    def terminal_lines(self) -> float:
+        """Share of lines that end with a terminal punctuation mark."""
+        return share(self.line_table.terminals, self.n_lines)
+
+    def lines_below(self, words: int) -> float:
+        """Share of lines of fewer than `words` words."""
+        return share(int((self.words_in_lines < words).sum()), self.n_lines)
+
+    @property
+    def _paragraph_bounds(self) -> "tuple[Numbers, Numbers]":
+        """Lines with no empty line between them are one paragraph."""
+        starts, ends, gaps = self.line_table.bounds
+        opens = gaps >= 2
+        opens[:1] = True
+        closes = numpy.roll(opens, -1)  # where the next opens, and at the end, because the first opens
+        return starts[opens], ends[closes]
+
+    def _texts(self, starts: "Numbers", ends: "Numbers") -> list[str]:
+        return [self.text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+    # --- units: distinct ones, and sequences of them that repeat ---
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """Lower-cased words without the punctuation around them."""
+        stripped = (word.strip(_EDGE).lower() for word in _WORD.findall(self.text))
+        return [token for token in stripped if token]
+
+    @property
+    def units(self) -> Sequence[str]:
+        return "".join(_WORD.findall(self.text)) if self.lang == "zh" else self.tokens
+
+    @cached_property
+    def hashed_units(self) -> "tuple[Hashes, Numbers]":
+        """Hash and length of each unit."""
+        if self.lang == "zh":
+            from tokenmill.curation.characters import tables
+            from tokenmill.curation.text_kernels import WHITE
+
+            inked = self.codes[(tables().kinds[self.codes] & WHITE) == 0]
+            return inked.astype(numpy.uint64), numpy.ones(len(inked), numpy.int64)
+        return self.hashed_tokens
+
+    @cached_property
+    def hashed_tokens(self) -> "tuple[Hashes, Numbers]":
+        from tokenmill.curation.characters import tables
+        from tokenmill.curation.text_kernels import tokens
+
+        # Σ and İ have a lower case that no table by character gives: Python writes such a document's tokens out
+        codes = _codes(" ".join(self.tokens)) if self.counts.cased_twice else self.codes
+        return tokens(codes, tables().kinds, tables().lower, self.counts.tokens)
+
+    @property
+    def n_stop_words(self) -> int:
+        """Different ones of Gopher's eight English stop words."""
+        from tokenmill.curation.text_kernels import present
+
+        return present(self.hashed_tokens[0], _stop_words())
+
+    @cached_property
+    def n_unit_characters(self) -> int:
+        return int(self.hashed_units[1].sum())
+
+    @property
+    def unique_share(self) -> float:
+        return share(self._repetition(1).distinct[1], self.n_units)
 
     def top_ngram_share(self, n: int) -> float:
-        """Share of characters in the occurrences of the most frequent n-gram (0 if nothing occurs twice)."""
-        counts = Counter(self.ngrams(n))
-        if not counts:
-            return 0.0
-        # among equally frequent n-grams the longest, so that the answer does not hang on the order of words
-        gram, times = max(counts.items(), key=lambda item: (item[1], sum(map(len, item[0]))))
-        return share(sum(map(len, gram)) * times, self._n_unit_characters) if times > 1 else 0.0
+        """Share of characters in the occurrences of the most frequent n-gram (0 if nothing occurs twice).
+
+        Among equally frequent n-grams it is the longest, so that the answer does not hang on the order of words.
+        """
+        return share(self.top_ngram_characters(n), self.n_unit_characters)
+
+    def top_ngram_characters(self, n: int, spaces: int = 0) -> int:
+        """The characters of those occurrences, with so many spaces between units."""
+        found = self._repetition(n)
+        return found.top[n] + found.times[n] * (n - 1) * spaces
 
     def duplicate_ngram_share(self, n: int) -> float:
         """Share of characters that lie in an n-gram seen before, no character counted twice (Gopher, A.1)."""
-        units = self.units
-        seen: set[tuple[str, ...]] = set()
-        characters = covered_to = 0
-        for i, gram in enumerate(self.ngrams(n)):
-            if gram in seen:
-                start = max(i, covered_to)
-                characters += sum(map(len, units[start : i + n]))
-                covered_to = i + n
-            seen.add(gram)
-        return share(characters, self._n_unit_characters)
+        return share(self.duplicate_ngram_characters(n), self.n_unit_characters)
 
-    @cached_property
-    def _n_unit_characters(self) -> int:
-        return sum(map(len, self.units))
+    def duplicate_ngram_characters(self, n: int) -> int:
+        return self._repetition(n).duplicate[n]
+
+    def _repetition(self, n: int) -> "Repetition":
+        if self._repetitions is None or len(self._repetitions.top) <= n:
+            from tokenmill.curation.text_kernels import Repetition, repetition
+
+            longest = max(n, 1 if n == 1 else _LONGEST_GRAM)
+            self._repetitions = Repetition(*repetition(*self.hashed_units, longest).tolist())
+        return self._repetitions
+
+    _repetitions: "Repetition | None" = None
+
+
+def prepare() -> None:
+    """Have the passes compiled before many processes need them: else each would, at the same time.
+
+    Costs nothing where they are, as numba keeps them beside their module unless it may not write there.
+    """
+    source = Path(__file__).with_name("text_kernels.py")
+    kept = source.parent.glob("__pycache__/text_kernels.repetition-*.nbi")
+    if not any(index.stat().st_mtime > source.stat().st_mtime for index in kept):
+        import_module("tokenmill.curation.text_kernels")
+
+
+@cache
+def _stop_words() -> "Hashes":
+    return Document("the be to of and that have with").hashed_tokens[0]
+
+
+def _codes(text: str) -> "Codes":
+    return numpy.frombuffer(text.encode("utf-32-le", "surrogatepass"), numpy.uint32)
 
 
 def share(part: float, whole: float) -> float:

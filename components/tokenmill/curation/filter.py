@@ -5,16 +5,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenmill.curation.config import FilterConfig
+from tokenmill.curation.document import prepare
 from tokenmill.curation.rules import Overrides, RuleSet, built_in
 from tokenmill.errors import ConfigError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import Drop, Keep, StepContext, step
 
 
-@step("curation.filter", version=1, kinds={"corpus": "corpus"})
+@step("curation.filter", version=2, kinds={"corpus": "corpus"})
 def filter_corpus(config: FilterConfig, corpus: Manifest, ctx: StepContext) -> Draft:
     """Normalise every document, keep those that pass every rule; record rule, value and threshold for the others."""
-    return ctx.map_shards(corpus, Clean(config.rules))
+    rules = Clean(config.rules)
+    prepare()
+    return ctx.map_shards(corpus, rules)
 
 
 @dataclass

@@ -15,18 +15,19 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import resources
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from tokenmill.curation.document import BULLETS, ELLIPSES, Document, share
+from tokenmill.curation.document import Document, share
+from tokenmill.curation.normalisers import NORMALISERS, Normaliser
 from tokenmill.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether a document passes a rule, what was measured and what was allowed."""
 
     keep: bool
@@ -36,9 +37,7 @@ class Verdict:
 
 T = TypeVar("T")
 Rule = Callable[..., Verdict]
-Normaliser = Callable[[str], str]
 RULES: dict[str, Rule] = {}
-NORMALISERS: dict[str, Normaliser] = {}
 
 
 def rule(function: Rule) -> Rule:
@@ -47,49 +46,13 @@ def rule(function: Rule) -> Rule:
     return function
 
 
-def normaliser(function: Normaliser) -> Normaliser:
-    """Register a modifying rule under its name."""
-    NORMALISERS[function.__name__] = function
-    return function
-
-
 def within(value: float, low: float = -math.inf, high: float = math.inf) -> Verdict:
-    bounds = [f"≥ {low:g}"] * (low > -math.inf) + [f"≤ {high:g}"] * (high < math.inf)
-    return Verdict(low <= value <= high, round(value, 4), " and ".join(bounds))
+    return Verdict(low <= value <= high, round(value, 4), _bounds(low, high))
 
 
-# --- modifying -------------------------------------------------------------------------------------------------------
-
-
-@normaliser
-def newlines(text: str) -> str:
-    """One kind of line break; no white space at line ends."""
-    return re.sub(r"[ \t]+\n", "\n", re.sub(r"\r\n?|[\u2028\u2029\x85]", "\n", text)).strip("\n")
-
-
-@normaliser
-def zero_width(text: str) -> str:
-    """Drop zero-width and control characters, which a reader never saw; tabs and line breaks stay."""
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\xad]", "", text)
-
-
-@normaliser
-def blank_lines(text: str) -> str:
-    """At most two blank lines in a row."""
-    return re.sub(r"\n{4,}", "\n\n\n", text)
-
-
-@normaliser
-def wide_spaces(text: str) -> str:
-    """Full-width and no-break spaces become plain ones."""
-    return re.sub(r"[\u3000\xa0\u2000-\u200a\u202f\u205f]", " ", text)
-
-
-@normaliser
-def cjk_punctuation(text: str) -> str:
-    """ASCII punctuation straight after a Han character becomes full-width: 好,吗? → 好，吗？"""
-    wide = str.maketrans(",;:?!", "，；：？！")
-    return re.sub(r"(?<=[\u4e00-\u9fff])[,;:?!]", lambda match: match[0].translate(wide), text)
+@lru_cache(1024)
+def _bounds(low: float, high: float) -> str:
+    return " and ".join([f"≥ {low:g}"] * (low > -math.inf) + [f"≤ {high:g}"] * (high < math.inf))
 
 
 # --- length and words ------------------------------------------------------------------------------------------------
@@ -98,7 +61,7 @@ def cjk_punctuation(text: str) -> str:
 @rule
 def length(doc: Document, low: int = 50, high: int = 100_000) -> Verdict:
     """Gopher: 50 to 100,000 words; in Chinese, characters."""
-    return within(len(doc.units), low, high)
+    return within(doc.n_units, low, high)
 
 
 @rule
@@ -108,15 +71,27 @@ def mean_word_length(doc: Document, low: float = 3.0, high: float = 10.0) -> Ver
 
 
 @rule
+def mean_token_length(doc: Document, low: float = 3.0, high: float = 10.0) -> Verdict:
+    """The same of words without the punctuation around them: a long address weighs as much, a dash not at all."""
+    return within(share(doc.n_unit_characters, doc.n_units), low, high)
+
+
+@rule
 def alphabetic_words(doc: Document, low: float = 0.8) -> Verdict:
     """Gopher: at least 80% of the words hold a letter."""
-    return within(share(sum(any(map(str.isalpha, w)) for w in doc.words), len(doc.words)), low)
+    return within(share(doc.counts.lettered_words, doc.counts.words), low)
+
+
+@rule
+def alphabetic_tokens(doc: Document, low: float = 0.8) -> Verdict:
+    """The same of words of which something is left without the punctuation around them."""
+    return within(share(doc.counts.lettered_words, doc.counts.tokens), low)
 
 
 @rule
 def stop_words(doc: Document, low: int = 2) -> Verdict:
     """Gopher: at least two different words of the, be, to, of, and, that, have, with."""
-    return within(len({"the", "be", "to", "of", "and", "that", "have", "with"} & set(doc.tokens)), low)
+    return within(doc.n_stop_words, low)
 
 
 @rule
@@ -137,8 +112,25 @@ def han_share(doc: Document, low: float = 0.5) -> Verdict:
 @rule
 def symbols(doc: Document, high: float = 0.1) -> Verdict:
     """Gopher: at most one '#' or ellipsis in ten words."""
-    marks = doc.text.count("#") + sum(map(doc.text.count, ELLIPSES))
-    return within(share(marks, len(doc.units)), high=high)
+    return within(share(doc.counts.hashes + doc.counts.ellipses, doc.n_units), high=high)
+
+
+@rule
+def hash_signs(doc: Document, high: float = 0.1) -> Verdict:
+    """Gopher, its '#' alone: at most one in ten words."""
+    return within(share(doc.counts.hashes, doc.n_units), high=high)
+
+
+@rule
+def ellipses(doc: Document, high: float = 0.1) -> Verdict:
+    """Gopher, its ellipsis alone: at most one in ten words."""
+    return within(share(doc.counts.ellipses, doc.n_units), high=high)
+
+
+@rule
+def curly_brackets(doc: Document, high: int = 0) -> Verdict:
+    """C4: a page with a curly bracket is code, or a template that was not filled in."""
+    return within(doc.counts.curly, high=high)
 
 
 @rule
@@ -160,6 +152,36 @@ def mojibake(doc: Document, high: float = 0.005) -> Verdict:
 
 
 @rule
+def strange_characters(doc: Document, high: float = 0.001) -> Verdict:
+    """Private use, non-characters and halves of surrogate pairs are at most one in a thousand characters (ours)."""
+    return within(share(doc.counts.strange, len(doc.text)), high=high)
+
+
+@rule
+def white_space(doc: Document, high: float = 0.4) -> Verdict:
+    """More than 40% white space is a layout, not a text: prose has a fifth (ours)."""
+    return within(share(doc.counts.white, len(doc.text)), high=high)
+
+
+@rule
+def separator_runs(doc: Document, high: float = 0.05) -> Verdict:
+    """Runs of four or more equal separators (====, ----, ......) are at most 5% of the characters (ours)."""
+    return within(share(doc.counts.separators, doc.n_characters), high=high)
+
+
+@rule
+def blank_run(doc: Document, high: int = 4) -> Verdict:
+    """At most four line breaks in a row: more is a page whose content was lost between them (ours)."""
+    return within(doc.counts.blank_run, high=high)
+
+
+@rule
+def terminal_punctuation(doc: Document, low: int = 1) -> Verdict:
+    """A text without any . ! ? or their Chinese forms is a list or a cloud of words (ours)."""
+    return within(doc.counts.terminals, low)
+
+
+@rule
 def punctuation(doc: Document, low: float = 0.001, high: float = 0.3) -> Verdict:
     """Prose has punctuation, and more than 30% of it is a table or line noise (ours)."""
     return within(doc.punctuation_share, low, high)
@@ -177,38 +199,81 @@ def alphabetic_characters(doc: Document, low: float = 0.25) -> Verdict:
 @rule
 def bullet_lines(doc: Document, high: float = 0.9) -> Verdict:
     """Gopher: at most 90% of the lines start with a bullet."""
-    return within(doc.lines_that(lambda line: line.startswith(BULLETS)), high=high)
+    return within(doc.bullet_lines, high=high)
 
 
 @rule
 def ellipsis_lines(doc: Document, high: float = 0.3) -> Verdict:
     """Gopher: at most 30% of the lines end with an ellipsis."""
-    return within(doc.lines_that(lambda line: line.endswith(ELLIPSES)), high=high)
+    return within(doc.ellipsis_lines, high=high)
+
+
+@rule
+def bullet_lines_in_text(doc: Document, high: float = 0.9) -> Verdict:
+    """Gopher, as datatrove counts it: among all lines, the empty ones too."""
+    return within(share(doc.line_table.bullets, doc.counts.line_feeds + 1), high=high)
+
+
+@rule
+def ellipsis_lines_in_text(doc: Document, high: float = 0.3) -> Verdict:
+    """Gopher, as datatrove counts it: among all lines, the empty ones too."""
+    return within(share(doc.line_table.ellipses, doc.counts.line_feeds + 1), high=high)
 
 
 @rule
 def short_lines(doc: Document, high: float = 0.67, words: int = 3) -> Verdict:
     """Menus: at most 67% of the lines have fewer than three words (FineWeb, Penedo et al. 2024, by characters)."""
-    return within(doc.lines_that(lambda line: len(line.split()) < words), high=high)
+    return within(doc.lines_below(words), high=high)
 
 
 @rule
 def longest_line(doc: Document, high: int = 1000) -> Verdict:
     """The Stack: a code line above 1,000 characters is data or minified."""
-    return within(max(map(len, doc.lines), default=0), high=high)
+    return within(int(doc.line_lengths.max(initial=0)), high=high)
 
 
 @rule
-def mean_line_length(doc: Document, high: float = 100) -> Verdict:
+def mean_line_length(doc: Document, low: float = -math.inf, high: float = 100) -> Verdict:
     """The Stack: code lines average at most 100 characters."""
-    return within(share(sum(map(len, doc.lines)), len(doc.lines)), high=high)
+    return within(share(int(doc.line_lengths.sum()), len(doc.line_lengths)), low, high)
+
+
+@rule
+def short_line_characters(doc: Document, high: float = 0.67, characters: int = 30) -> Verdict:
+    """FineWeb: at most 67% of the lines have 30 characters or fewer."""
+    return within(share(int((doc.line_lengths <= characters).sum()), len(doc.line_lengths)), high=high)
+
+
+@rule
+def line_punctuation(doc: Document, low: float = 0.12) -> Verdict:
+    """FineWeb: at least 12% of the lines end in a terminal punctuation mark."""
+    return within(doc.terminal_lines, low)
+
+
+@rule
+def line_breaks(doc: Document, high: float = 0.3) -> Verdict:
+    """FineWeb: at most three line breaks in ten words (in Chinese: characters); more is a list."""
+    return within(share(doc.counts.line_feeds, doc.n_units), high=high)
+
+
+@rule
+def long_lines(doc: Document, low: int = 3, characters: int = 200) -> Verdict:
+    """mC4 (Xue et al. 2021): at least three lines of 200 characters."""
+    return within(int((doc.line_lengths >= characters).sum()), low)
+
+
+_WANTS_SCRIPT = re.compile(r"(?:enable|requires?|turn on|启用|开启)\s*javascript", re.IGNORECASE)
+
+
+_LIKE_I_AND_S = str.maketrans("İıſ", "iis")  # as re.IGNORECASE takes them
 
 
 @rule
 def placeholder_page(doc: Document) -> Verdict:
     """C4: 'lorem ipsum' and 'enable javascript' pages are not content."""
-    found = re.search(r"lorem ipsum|(?:enable|requires?|turn on|启用|开启)\s*javascript", doc.text, re.IGNORECASE)
-    return within(float(bool(found)), high=0)
+    found = doc.counts.javascript > 0 and bool(_WANTS_SCRIPT.search(doc.text))
+    found = found or "lorem ipsum" in doc.text.translate(_LIKE_I_AND_S).lower()
+    return within(float(found), high=0)
 
 
 # --- repetition ------------------------------------------------------------------------------------------------------
@@ -217,14 +282,32 @@ def placeholder_page(doc: Document) -> Verdict:
 @rule
 def duplicate_lines(doc: Document, high: float = 0.30, high_characters: float = 0.20) -> Verdict:
     """Gopher: at most 30% of the lines, and 20% of the characters, are in lines that occurred before."""
-    lines, characters = doc.repeated(doc.lines)
+    lines, characters = doc.repeated_lines
     return within(lines, high=high) if lines > high else within(characters, high=high_characters)
 
 
 @rule
 def duplicate_paragraphs(doc: Document, high: float = 0.30) -> Verdict:
     """Gopher: at most 30% of the paragraphs occurred before."""
-    return within(doc.repeated(doc.paragraphs)[0], high=high)
+    return within(doc.repeated_paragraphs[0], high=high)
+
+
+@rule
+def duplicate_paragraph_characters(doc: Document, high: float = 0.20) -> Verdict:
+    """Gopher: at most 20% of the characters are in paragraphs that occurred before."""
+    return within(doc.repeated_paragraphs[1], high=high)
+
+
+@rule
+def duplicate_line_characters(doc: Document, high: float = 0.01) -> Verdict:
+    """FineWeb: at most 1% of the characters are in lines that occurred before (Gopher: see `duplicate_lines`)."""
+    return within(doc.repeated_lines[1], high=high)
+
+
+@rule
+def unique_words(doc: Document, low: float = 0.1) -> Verdict:
+    """At least a tenth of the words are different ones (ours; WanJuan-CC's documents have 63% most often)."""
+    return within(doc.unique_share, low)
 
 
 @rule
@@ -239,6 +322,18 @@ def duplicate_ngrams(doc: Document, high: tuple[float, ...] = (0.15, 0.14, 0.13,
     return _first_failure(doc.duplicate_ngram_share, high, start=5)
 
 
+@rule
+def top_ngrams_in_text(doc: Document, high: tuple[float, ...] = (0.20, 0.18, 0.16)) -> Verdict:
+    """Gopher, as datatrove counts it: with a space between words, among all characters of the text."""
+    return _first_failure(lambda n: share(doc.top_ngram_characters(n, spaces=1), len(doc.text)), high, start=2)
+
+
+@rule
+def duplicate_ngrams_in_text(doc: Document, high: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)) -> Verdict:
+    """Gopher, as datatrove counts it: the characters of repeated n-grams among all characters of the text."""
+    return _first_failure(lambda n: share(doc.duplicate_ngram_characters(n), len(doc.text)), high, start=5)
+
+
 def _first_failure(measure: Callable[[int], float], high: tuple[float, ...], start: int) -> Verdict:
     verdict = within(0.0)
     for n, limit in enumerate(high, start):
@@ -250,6 +345,7 @@ def _first_failure(measure: Callable[[int], float], high: tuple[float, ...], sta
 
 # --- rule sets -------------------------------------------------------------------------------------------------------
 
+LANGUAGES = ("en", "zh", "any")
 Overrides = Mapping[str, Mapping[str, Any] | bool]
 
 
@@ -271,7 +367,11 @@ class RuleSet:
 
     @classmethod
     def parse(cls, name: str, tree: Mapping[str, Any], overrides: Overrides | None = None) -> "RuleSet":
-        """Build a rule set from `{normalise: [...], drop: {rule: {threshold: value}}}`; unknown names are refused."""
+        """Build a rule set from `{normalise: [...], drop: {rule: {threshold: value}}}`; unknown names are refused.
+
+        Its language is the first part of its name (en_web), or what `lang:` says.
+        """
+        tree = _checked(name, tree)
         normalisers = tuple(_known("normaliser", n, NORMALISERS, name) for n in tree.get("normalise", ()))
         chosen = {rule_name: dict(thresholds or {}) for rule_name, thresholds in tree.get("drop", {}).items()}
         for rule_name, change in (overrides or {}).items():
@@ -281,7 +381,32 @@ class RuleSet:
             else:
                 chosen[rule_name] = chosen.get(rule_name, {}) | dict(change if isinstance(change, Mapping) else {})
         rules = tuple((rule_name, _bind(rule_name, thresholds, name)) for rule_name, thresholds in chosen.items())
-        return cls(name, name.partition("_")[0], normalisers, rules)
+        lang = tree.get("lang", name.partition("_")[0])
+        if lang not in LANGUAGES:
+            raise ConfigError(
+                f"rule set {name}: for which language? Say lang: {', '.join(LANGUAGES)}, or begin its name so"
+            )
+        return cls(name, lang, normalisers, rules)
+
+    @classmethod
+    def open(cls, reference: str) -> "RuleSet":
+        """The set of that name in rules/ or rules/published/, or of a YAML file: its path.
+
+        Raises:
+            ConfigError: there is no such set or file, or it is not a rule set.
+        """
+        known = built_in() | built_in("published")
+        if reference in known:
+            return cls.parse(reference, yaml.safe_load(known[reference]))
+        path = Path(reference)
+        if path.suffix not in (".yaml", ".yml"):
+            raise ConfigError(f"unknown rule set {reference!r}; there are {', '.join(sorted(known))}, or a .yaml file")
+        try:
+            return cls.parse(path.stem, yaml.safe_load(path.read_text("utf-8")))
+        except (OSError, UnicodeDecodeError) as failure:
+            raise ConfigError(f"rule set {reference}: {getattr(failure, 'strerror', None) or 'not UTF-8'}") from None
+        except yaml.YAMLError as failure:
+            raise ConfigError(f"rule set {reference}: no YAML: {' '.join(str(failure).split())}") from None
 
     def normalise(self, text: str) -> str:
         for modify in self.normalisers:
@@ -299,21 +424,41 @@ class RuleSet:
 
 
 @cache
-def built_in() -> dict[str, str]:
-    """Name → YAML of the rule sets beside this module."""
-    folder = resources.files("tokenmill.curation") / "rules"
+def built_in(shelf: str = "") -> dict[str, str]:
+    """Name → YAML of the rule sets in rules/, which the filter uses; or of those in a folder there."""
+    folder = resources.files("tokenmill.curation") / "rules" / shelf
     return {f.name.removesuffix(".yaml"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".yaml")}
+
+
+def _checked(name: str, tree: Any) -> Mapping[str, Any]:
+    """A rule set's tree, its shape made sure of."""
+    shape: dict[str, type] = {"lang": str, "normalise": list, "drop": dict}
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"rule set {name}: expected a mapping with {', '.join(shape)}")
+    for key, value in tree.items():
+        _known("key", str(key), shape, name)
+        if not isinstance(value, shape[key]):
+            raise ConfigError(f"rule set {name}: {key} must be a {shape[key].__name__}, not {value!r}")
+    for rule_name, thresholds in tree.get("drop", {}).items():
+        if not isinstance(thresholds, Mapping | None):
+            raise ConfigError(f"rule set {name}: {rule_name} needs thresholds as {{name: number}}, not {thresholds!r}")
+    return tree
 
 
 def _bind(name: str, thresholds: dict[str, Any], where: str) -> Rule:
     function = _known("rule", name, RULES, where)
-    allowed = [p for p in inspect.signature(function).parameters if p != "doc"]
+    allowed = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.name != "doc"}
     for threshold, value in thresholds.items():
         if threshold not in allowed:
-            raise ConfigError(f"rule set {where}: {name} has no threshold {threshold!r}; it has {allowed or 'none'}")
+            raise ConfigError(f"rule set {where}: {name} has no threshold {threshold!r}; it has {[*allowed] or 'none'}")
+        several = isinstance(allowed[threshold], tuple)
         numbers = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-            raise ConfigError(f"rule set {where}: {name}.{threshold} must be a number, not {value!r}")
+        fits = several == isinstance(value, list | tuple) and len(numbers) > 0
+        if not fits or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise ConfigError(
+                f"rule set {where}: {name}.{threshold} must be {'a list of numbers' if several else 'a number'}, "
+                f"not {value!r}"
+            )
     return partial(function, **thresholds)
 
 

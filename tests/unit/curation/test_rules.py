@@ -120,10 +120,64 @@ def test_minified_code_goes():
     assert isinstance(outcome, Drop) and outcome.reason == "longest_line"
 
 
-def test_every_built_in_rule_set_loads_and_every_rule_and_document_type_is_covered():
-    used = {name for text in built_in() for name, _ in RuleSet.load(text).rules}
-    assert used == set(RULES)
+def test_every_built_in_rule_set_loads_and_every_document_type_is_covered():
     assert {name.partition("_")[2] for name in built_in()} == {"web", "book", "techlit", "code", "math", "qa"}
+    used = {name for text in built_in() for name, _ in RuleSet.load(text).rules}
+    assert used < set(RULES)
+    assert {RuleSet.open(name).lang for name in built_in("published")} == {"en"}
+
+
+MORE_DEFECTS = {
+    "curly_brackets": PROSE + " {{ title }}",
+    "white_space": PROSE.replace(" ", "\t\t\t\t\t"),
+    "separator_runs": PROSE + "\n" + "=" * 40,
+    "blank_run": PROSE.replace(". ", ".\n \n\n\n\n"),
+    "strange_characters": PROSE + "\ue000\uffff",
+    "terminal_punctuation": PROSE.replace(".", ""),
+    "line_punctuation": PROSE.replace(". ", "\n").rstrip("."),
+    "short_line_characters": PROSE.replace(" ", "\n", 20),
+    "line_breaks": PROSE.replace(" ", "\n"),
+    "long_lines": PROSE,
+    "duplicate_line_characters": PROSE + "\nRead more.\nRead more.",
+    "duplicate_paragraph_characters": PROSE + "\n\n" + PROSE,
+    "unique_words": "the cat and " * 60,
+    "hash_signs": PROSE + " #" * 12,
+    "ellipses": PROSE + " …" * 12,
+    "mean_token_length": PROSE + " " + "x" * 900,
+    "alphabetic_tokens": PROSE + " 1234" * 40,
+    "top_ngrams_in_text": PROSE + " very long indeed" * 20,
+    "duplicate_ngrams_in_text": PROSE + PROSE,
+    "bullet_lines_in_text": "- " + PROSE.replace(". ", ".\n- "),
+    "ellipsis_lines_in_text": PROSE.replace(". ", "...\n"),
+}
+
+
+@pytest.mark.parametrize("name", MORE_DEFECTS)
+def test_a_rule_that_no_built_in_set_uses_finds_its_defect_and_no_other(name):
+    rules = RuleSet.parse("en_web", {"drop": {name: {}}})
+    failure = rules.failure(MORE_DEFECTS[name])
+    assert failure and failure[0] == name and failure[1].threshold
+    if name != "long_lines":
+        assert rules.failure(PROSE) is None
+
+
+def test_the_rules_not_in_built_in_sets_are_the_ones_tested_above():
+    used = {name for text in built_in() for name, _ in RuleSet.load(text).rules}
+    assert set(RULES) - used == set(MORE_DEFECTS)
+
+
+def test_c4_keeps_whole_sentences_and_drops_menus_scripts_and_policies():
+    page = "Home | About\nThe tide rises twice a day.[1]\n\nUse Javascript to see it, please.\nYes!\nWe use cookies here.\nRead on..."
+    assert RuleSet.open("c4").normalise(page) == "The tide rises twice a day."
+    assert NORMALISERS["terminal_lines"]("潮水最低。\n目录\n“满月。”") == "潮水最低。\n“满月。”"
+
+
+def test_placeholder_pages_are_found_whatever_their_case():
+    rule = RULES["placeholder_page"]
+    for text in ("LOREM IPSUM dolor", "Please turn on\nJavaScript.", "请启用javascript", "lorem ıpſum"):
+        assert not rule(Document(text)).keep, text
+    for text in ("Javascript is a language.", "lorem  ipsum"):
+        assert rule(Document(text)).keep, text
 
 
 def test_overrides_change_add_and_remove_rules():
@@ -141,6 +195,8 @@ def test_overrides_change_add_and_remove_rules():
     [
         ({"mean_word_lenght": {}}, "unknown rule 'mean_word_lenght'. Did you mean 'mean_word_length'?"),
         ({"length": {"min": 3}}, "length has no threshold 'min'"),
+        ({"length": {"low": [1, 2]}}, "length.low must be a number, not [1, 2]"),
+        ({"top_ngrams": {"high": 0.2}}, "top_ngrams.high must be a list of numbers, not 0.2"),
         ({"length": {"low": "many"}}, "length.low must be a number, not 'many'"),
     ],
 )
@@ -148,3 +204,36 @@ def test_a_wrong_rule_set_says_what_and_where(overrides, message):
     with pytest.raises(ConfigError, match="en_web") as refused:
         RuleSet.load("en_web", overrides)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("- length", "expected a mapping with lang, normalise, drop"),
+        ("drops: {length: {}}", "unknown key 'drops'. Did you mean 'drop'?"),
+        ("drop: [length]", "drop must be a dict, not ['length']"),
+        ("drop: {length: 50}", "length needs thresholds as {name: number}, not 50"),
+        ("normalise: [newline]", "unknown normaliser 'newline'. Did you mean 'newlines'?"),
+        ("drop: {length: {low: 1}", "no YAML: "),
+        (b"drop: \xff", "not UTF-8"),
+        ("drop: {length: {}}", "for which language? Say lang: en, zh, any"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_wrong_file_says_what_and_where_in_one_line(tmp_path, yaml, message):
+    path = tmp_path / "mine.yaml"
+    if yaml is not None:
+        path.write_bytes(yaml if isinstance(yaml, bytes) else yaml.encode())
+    with pytest.raises(ConfigError, match="rule set .*mine") as refused:
+        RuleSet.open(str(path))
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_rule_set_of_ones_own_says_its_language_by_name_or_by_key(tmp_path):
+    (tmp_path / "zh_mine.yaml").write_text("drop: {length: {low: 3}}")
+    (tmp_path / "mine.yaml").write_text("lang: zh\ndrop: {length: {low: 3}}")
+    for name in ("zh_mine", "mine"):
+        rules = RuleSet.open(str(tmp_path / f"{name}.yaml"))
+        assert rules.lang == "zh" and rules.failure("好好好") is None
+    with pytest.raises(ConfigError, match="there are .*any_code.*gopher.*or a .yaml file"):
+        RuleSet.open("en_wed")
