@@ -4,4 +4,4 @@ The report's names for the states: Format → Clean → Dedup → Safe → High-
 why, and asserts that nothing went missing: in = kept + Σ dropped(reason) + rejected.
 """
 
-STEP_MODULES = ("sources", "ingest", "filter", "deduplicate", "screen", "grade", "order_code", "merge")
+STEP_MODULES = ("sources", "ingest", "filter", "deduplicate", "screen", "grade", "order_code", "merge", "funnel")

@@ -70,3 +70,21 @@ def order_code(run: str, corpus: dsl.Input[dsl.Dataset], ordered: dsl.Output[dsl
     from tokenmill.steps import run_component
 
     run_component("curation.order_code", run, inputs={"corpus": corpus}, outputs={"output": ordered})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def funnel(
+    run: str,
+    raw: dsl.Input[dsl.Dataset],
+    clean: dsl.Input[dsl.Dataset],
+    unique: dsl.Input[dsl.Dataset],
+    safe: dsl.Input[dsl.Dataset],
+    graded: dsl.Input[dsl.Dataset],
+    ordered: dsl.Input[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """What each stage kept, and what it dropped for which reason; stops where the numbers do not add up."""
+    from tokenmill.steps import run_component
+
+    stages = [raw, clean, unique, safe, graded, ordered]
+    run_component("curation.funnel", run, inputs={"stages": stages}, outputs={"output": page})

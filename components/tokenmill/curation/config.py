@@ -98,7 +98,9 @@ class MergeConfig(StepConfig):
 
 
 class FunnelConfig(StepConfig):
-    pass
+    sample: int = Field(1_000, ge=0, description="documents, about, whose statistics are drawn, before and after")
+    examples: int = Field(3, ge=0, description="examples that are shown of what each reason dropped")
+    excerpt: int = Field(280, ge=0, description="characters of an example's text; 0 shows none")
 
 
 class CurationConfig(Section):

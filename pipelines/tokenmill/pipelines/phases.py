@@ -34,6 +34,7 @@ def curation(run: str, sources: list) -> Curated:
     safe = curation_tasks.screen(run=run, corpus=unique).outputs["safe"]
     graded = curation_tasks.grade(run=run, corpus=safe).outputs["graded"]
     ordered = curation_tasks.order_code(run=run, corpus=graded).outputs["ordered"]
+    curation_tasks.funnel(run=run, raw=raw, clean=clean, unique=unique, safe=safe, graded=graded, ordered=ordered)
     return Curated(sources=registered, corpus=ordered)
 
 
