@@ -5,7 +5,6 @@ the dropped, or in the `files` of a repository that it was joined into. Shards a
 the shard of the same name is looked into first, and what descends only from corpora without the document is not read.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from difflib import SequenceMatcher
@@ -24,8 +23,9 @@ from tokenmill.records import JSONL, Record, read_lines
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking.events import read_events, read_run
 
-FateName = Literal["read", "kept", "modified", "dropped", "joined", "absent"]
+FateName = Literal["read", "made", "kept", "modified", "dropped", "joined", "absent"]
 _SHOWN_CHANGES, _DRAWN_CHANGES = 8, 4
+_DRAWN_FILES = 12
 _CONTEXT = 40  # characters before a difference
 
 
@@ -82,6 +82,8 @@ class History:
     origins: list[Origin]
     stages: list[Fate]
     trace: DocumentTrace
+    files: list[dict[str, Any]] = field(default_factory=list)
+    """Id and path of the files that a repository document was made of, in their order."""
 
     @property
     def tokens(self) -> list[Any]:
@@ -92,6 +94,7 @@ class History:
             "document": self.document,
             "about": self.about,
             "origins": [asdict(origin) for origin in self.origins],
+            "files": self.files,
             "stages": [asdict(f) | {"changes": [c._asdict() for c in f.changes]} for f in self.stages],
             "used_in": [sighting._asdict() for sighting in self.tokens],
             "models": [model._asdict() for model in self.trace.models],
@@ -106,6 +109,12 @@ class History:
             size = f" [dim]{origin.bytes:,} bytes, blob {origin.blob[:12]}[/dim]" if origin.blob else ""
             licence = f", {origin.licence}, {origin.origin}" if origin.licence else ""
             tree.add(f"from {escape(f'{origin.source}/{origin.path}')}{size}{escape(licence)}")
+        if self.files:
+            parts = tree.add(f"made of {len(self.files)} files")
+            for part in self.files[:_DRAWN_FILES]:
+                parts.add(f"{escape(part['id'])} {escape(part['path'])}")
+            if len(self.files) > _DRAWN_FILES:
+                parts.add(f"[dim]… and {len(self.files) - _DRAWN_FILES:,} more[/dim]")
         for fate in self.stages:
             _branch(tree, fate)
         for seen in self.tokens:
@@ -121,7 +130,9 @@ class History:
 
 def _branch(tree: Tree, fate: Fate) -> None:
     colour = {"dropped": "red", "modified": "yellow", "joined": "cyan", "absent": "dim"}.get(fate.fate, "green")
-    said = {"absent": "not among its records", "read": "read", "joined": "joined into"}.get(fate.fate, fate.fate)
+    said = {"absent": "not among its records", "made": "made of files", "joined": "joined into"}.get(
+        fate.fate, fate.fate
+    )
     told = f"{fate.step} [dim]{fate.digest[:12]}[/dim] [{colour}]{said}[/{colour}]"
     if fate.fate == "dropped":
         told += f" by [bold]{escape(fate.reason)}[/bold]"
@@ -182,9 +193,9 @@ def explain(store: ArtifactStore, document: str, *, run: str | None = None, corp
             fates[manifest.digest] = fate
     stages = _distinct(fates.values(), manifests)
     first = next(iter(records.values()))
-    return History(
-        identity, _about(first), list(_origins(manifests, first)), stages, _afterwards(store, identity, fates)
-    )
+    files = first["files"] if first.get("files") and first["id"] == identity else []
+    trace = _afterwards(store, identity, fates)
+    return History(identity, _about(first), list(_origins(manifests, first)), stages, trace, files)
 
 
 def scope(store: ArtifactStore, run: str | None = None, corpus: str | None = None) -> dict[str, Manifest]:
@@ -215,6 +226,8 @@ def _identify(look: "_Look", corpora: list[Manifest], given: str) -> tuple[str, 
 
     A repository document's id is made where its files are joined. An exact id ends the search.
     """
+    if not given:
+        raise InputError("give a document's id, or its beginning")
     digests = {m.digest for m in corpora}
     roots = [m for m in corpora if not digests.intersection(m.parent_digests)]
     others = [m for m in corpora if m not in roots]
@@ -262,7 +275,7 @@ def _fate(
         within = {"id": record["id"], "path": record.get("path", ""), "position": place, "files": len(record["files"])}
         return fate("joined", within=within), record
     if before is None:
-        return fate("read"), record
+        return fate("made" if record.get("files") else "read"), record
     changes, n_changed = text_changes(before.get("text", ""), record.get("text", ""))
     old = before.get("scores") or {}
     scores = {name: value for name, value in (record.get("scores") or {}).items() if old.get(name) != value}
@@ -293,11 +306,13 @@ def _origins(manifests: Mapping[str, Manifest], record: Record) -> Iterator[Orig
         facts = manifest.facts.get("sources", {}).get(source) if manifest.kind == "sources" else None
         if facts is None:
             continue
+        licence, origin = str(facts.get("licence", "")), str(facts.get("origin", ""))
+        if record.get("files"):
+            found["", licence] = Origin(source, path, licence, origin, digest=manifest.digest)
         for shard in manifest.shards:
             if shard.name.partition("/")[2] == f"{source}/{path}":
-                licence = str(facts.get("licence", ""))
                 found[shard.blob, licence] = Origin(
-                    source, path, licence, str(facts.get("origin", "")), shard.blob, shard.size, manifest.digest
+                    source, path, licence, origin, shard.blob, shard.size, manifest.digest
                 )
     yield from found.values() if found else [Origin(source, path)]
 
@@ -344,10 +359,9 @@ class _Look:
         if shard.blob not in self._ids:
             found: set[str] = set()
             start = b'"id":' + orjson.dumps(beginning)[:-1]
-            pattern = re.compile(re.escape(start[5:]) + rb'[^"]*"')
             for line in read_lines(self.store.blob_path(shard.blob)):
                 if start in line:
-                    found |= {orjson.loads(quoted) for quoted in pattern.findall(line)} & _ids(orjson.loads(line))
+                    found |= {one for one in _ids(orjson.loads(line)) if one.startswith(beginning)}
                     if beginning in found:
                         break
             self._ids[shard.blob] = found
