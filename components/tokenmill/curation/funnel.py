@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -17,7 +18,7 @@ import orjson
 from tokenmill.curation.config import FunnelConfig
 from tokenmill.curation.funnel_page import page
 from tokenmill.curation.statistics import SHAPES, Shape
-from tokenmill.curation.survey import Example, Findings, Job, Partition, Sampled, Surveyor, Tally
+from tokenmill.curation.survey import Example, Findings, Job, Partition, Sampled, Surveyor, Tally, bundled
 from tokenmill.errors import CorruptError, InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import JSONL
@@ -92,9 +93,9 @@ class Stage:
     def jobs(self, rate: float) -> Iterator[Job]:
         """Every shard of its corpora, and every one that was set aside."""
         for manifest in self.manifests:
-            yield from (Job(s.blob, "kept", rate) for s in manifest.shards if s.name.endswith(JSONL))
+            yield from (Job(s.blob, "kept", s.size, rate) for s in manifest.shards if s.name.endswith(JSONL))
             for shard in manifest.aside:
-                yield Job(shard.blob, "rejected" if shard.name.startswith("rejected/") else "dropped")
+                yield Job(shard.blob, "rejected" if shard.name.startswith("rejected/") else "dropped", shard.size)
 
     def rate(self, sample: int) -> float:
         """Share of the kept documents that makes about `sample` of them."""
@@ -175,7 +176,8 @@ def count(stages: Sequence[Stage], config: FunnelConfig, ctx: StepContext) -> li
                 jobs[job.blob, job.holds] = job
     counted = [Counted() for _ in stages]
     surveyor = Surveyor(ctx.store.uri, config.examples, config.excerpt)
-    for key, found in zip(jobs, ctx.parallel(surveyor, jobs.values(), "shards"), strict=True):
+    read = ctx.parallel(surveyor, bundled(jobs.values()), "shards")
+    for key, found in zip(jobs, chain.from_iterable(read), strict=True):
         for i in owners[key]:
             counted[i].absorb(found, rates[i], config.examples)
     return counted

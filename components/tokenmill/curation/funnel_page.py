@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tokenmill.curation.statistics import SHAPES, Shape
@@ -30,6 +31,18 @@ _SHOWN = 6
 
 def page(told: Told) -> str:
     """The report of `funnel.report` as HTML."""
+    stages = told["stages"]
+    return _template().render(
+        headline=headline(stages),
+        stages=[bar(stage, stages[0]["in"]) for stage in stages],
+        partitions=partitions(stages),
+        groups=[group(name, one) for name, one in told["distributions"].items()],
+        states=[state(stage) for stage in stages],
+    )
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -38,14 +51,7 @@ def page(told: Told) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "size": size, "percent": percent, "count": "{:,}".format, "words": words}
-    stages = told["stages"]
-    return environment.get_template("funnel.html.j2").render(
-        headline=headline(stages),
-        stages=[bar(stage, stages[0]["in"]) for stage in stages],
-        partitions=partitions(stages),
-        groups=[group(name, one) for name, one in told["distributions"].items()],
-        states=[state(stage) for stage in stages],
-    )
+    return environment.get_template("funnel.html.j2")
 
 
 def state(stage: Told) -> str:

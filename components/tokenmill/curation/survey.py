@@ -7,7 +7,7 @@ the document's id, so that the choice hangs neither on the order of shards nor o
 import heapq
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
@@ -67,13 +67,16 @@ class Findings:
 
 @dataclass(frozen=True)
 class Surveyor:
-    """Reads one shard in a worker process."""
+    """Reads shards in a worker process."""
 
     store_uri: str
     n_examples: int
     excerpt: int
 
-    def __call__(self, job: "Job") -> Findings:
+    def __call__(self, bundle: Sequence["Job"]) -> list[Findings]:
+        return [self.read(job) for job in bundle]
+
+    def read(self, job: "Job") -> Findings:
         read = read_jsonl(open_store(self.store_uri).blob_path(job.blob))
         if job.holds == "kept":
             return self.kept(read, job.rate)
@@ -113,7 +116,22 @@ class Job:
 
     blob: str
     holds: Literal["kept", "dropped", "rejected"]
+    size: int
+    """Stored bytes."""
     rate: float = 0.0
+
+
+def bundled(jobs: Iterable[Job], size: int = 4 << 20) -> list[list[Job]]:
+    """Jobs in bundles of about `size` stored bytes: a process costs more to start than a small shard to read."""
+    bundles: list[list[Job]] = [[]]
+    filled = 0
+    for job in jobs:
+        if filled >= size:
+            bundles.append([])
+            filled = 0
+        bundles[-1].append(job)
+        filled += job.size
+    return bundles
 
 
 def reason_of(record: Record, *, rejected: bool) -> str:
@@ -152,6 +170,8 @@ def shown(record: Record, excerpt: int) -> dict[str, Any]:
 
 def around(text: str, value: Any, size: int) -> str:
     """The first `size` characters, or those around the first word that the decision names; white space as one blank."""
+    if not size:
+        return ""
     words = [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
     found = min((at for word in words if (at := text.lower().find(word)) >= 0), default=0)
     start = max(0, found - size // 3) if found > size // 2 else 0
