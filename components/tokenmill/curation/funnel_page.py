@@ -95,6 +95,7 @@ def bar(stage: Told, widest: int) -> dict[str, Any]:
         "name": state(stage),
         "lost": lost,
         "lost_share": lost / stage["in"] if stage["in"] else 0.0,
+        "of_raw": (stage["kept"] + stage["joined"]) / widest if widest else 0.0,
         "kept_width": 100 * (stage["kept"] + stage["joined"]) / max(widest, 1),
         "reasons": reasons,
         "first": reasons[:_SHOWN],
@@ -193,11 +194,11 @@ def histogram(shape: Shape, one: Told, mode: float | None) -> Markup:
 
 def size(n_bytes: float) -> str:
     """`812 B`, `6.5 MB`, `1.2 TB`: decimal, as the report counts."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n_bytes < 1000 or unit == "TB":
-            return f"{n_bytes:,.0f} {unit}" if unit == "B" or n_bytes >= 100 else f"{n_bytes:.3g} {unit}"
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g}\N{NO-BREAK SPACE}{unit}"
         n_bytes /= 1000
-    return ""
+    return f"{n_bytes:,.3g}\N{NO-BREAK SPACE}TB"
 
 
 def percent(share: float) -> str:

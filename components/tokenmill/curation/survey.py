@@ -18,6 +18,8 @@ from tokenmill.store import open_store
 
 Partition = str
 """`web/en`: type and language."""
+BUNDLE_BYTES = 4 << 20
+"""Stored bytes that a worker is given at once."""
 
 
 @dataclass
@@ -121,12 +123,12 @@ class Job:
     rate: float = 0.0
 
 
-def bundled(jobs: Iterable[Job], size: int = 4 << 20) -> list[list[Job]]:
-    """Jobs in bundles of about `size` stored bytes: a process costs more to start than a small shard to read."""
+def bundled(jobs: Iterable[Job]) -> list[list[Job]]:
+    """Jobs in bundles of about `BUNDLE_BYTES`: a process costs more to start than a small shard to read."""
     bundles: list[list[Job]] = [[]]
     filled = 0
     for job in jobs:
-        if filled >= size:
+        if filled >= BUNDLE_BYTES:
             bundles.append([])
             filled = 0
         bundles[-1].append(job)

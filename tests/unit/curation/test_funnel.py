@@ -297,7 +297,7 @@ def test_an_excerpt_shows_the_word_that_the_decision_names_and_none_where_none_i
 
 
 def test_numbers_read_as_a_person_writes_them() -> None:
-    assert [size(n) for n in (0, 812, 6_500_000, 123_456, 1_234_000_000_000)] == [
+    assert [size(n).replace("\xa0", " ") for n in (0, 812, 6_500_000, 123_456, 1_234_000_000_000)] == [
         "0 B",
         "812 B",
         "6.5 MB",
