@@ -98,7 +98,7 @@ class MergeConfig(StepConfig):
 
 
 class FunnelConfig(StepConfig):
-    sample: int = Field(1_000, ge=0, description="documents, about, whose statistics are drawn, before and after")
+    sample: int = Field(300, ge=0, description="documents of each language, about, whose statistics are drawn")
     examples: int = Field(3, ge=0, description="examples that are shown of what each reason dropped")
     excerpt: int = Field(280, ge=0, description="characters of an example's text; 0 shows none")
 

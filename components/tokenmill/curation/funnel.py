@@ -5,9 +5,10 @@ set aside. The two must agree, and a stage must be given what the stage before i
 place stops the step.
 """
 
+import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from statistics import median
@@ -18,9 +19,9 @@ import orjson
 from tokenmill.curation.config import FunnelConfig
 from tokenmill.curation.funnel_page import page
 from tokenmill.curation.statistics import SHAPES, Shape
-from tokenmill.curation.survey import Example, Findings, Job, Partition, Sampled, Surveyor, Tally, bundled
+from tokenmill.curation.survey import Example, Findings, Job, Partition, Sampled, Surveyor, Tally, bundled, group
 from tokenmill.errors import CorruptError, InputError
-from tokenmill.manifest import Draft, Manifest
+from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.records import JSONL
 from tokenmill.steps import StepContext, effect
 
@@ -90,16 +91,31 @@ class Stage:
             joins=any("code_files" in m.counts for m in manifests),
         )
 
-    def jobs(self, rate: float) -> Iterator[Job]:
+    def jobs(self, rates: Mapping[str, float]) -> Iterator[Job]:
         """Every shard of its corpora, and every one that was set aside."""
         for manifest in self.manifests:
-            yield from (Job(s.blob, "kept", s.size, rate) for s in manifest.shards if s.name.endswith(JSONL))
+            for shard in manifest.shards:
+                if shard.name.endswith(JSONL):
+                    yield Job(shard.blob, "kept", shard.size, rates.get(_group(shard), 0.0))
             for shard in manifest.aside:
                 yield Job(shard.blob, "rejected" if shard.name.startswith("rejected/") else "dropped", shard.size)
 
-    def rate(self, sample: int) -> float:
-        """Share of the kept documents that makes about `sample` of them."""
-        return min(1.0, sample / self.kept) if self.kept else 0.0
+    def rates(self, sample: int) -> dict[str, float]:
+        """Group → the share of its kept documents that makes about `sample` of them."""
+        sizes: Counter[str] = Counter()
+        for manifest in self.manifests:
+            for shard in manifest.shards:
+                sizes[_group(shard)] += shard.records
+        return {name: min(1.0, sample / size) for name, size in sizes.items() if size}
+
+
+_PARTITION = re.compile(r"type=([^/]+)/lang=([^/]+)/")
+
+
+def _group(shard: Shard) -> str:
+    """What a shard's name says of its documents; nothing, where it is no partition's."""
+    said = _PARTITION.match(shard.name)
+    return group(*said.groups()) if said else ""
 
 
 @dataclass
@@ -111,7 +127,7 @@ class Counted:
     examples: dict[str, list[Example]] = field(default_factory=dict)
     sample: list[Sampled] = field(default_factory=list)
 
-    def absorb(self, found: Findings, rate: float, n_examples: int) -> None:
+    def absorb(self, found: Findings, rates: Mapping[str, float], n_examples: int) -> None:
         """Take in one shard's findings; their order does not matter."""
         for (reason, where), tally in found.tallies.items():
             if reason or found.aside:
@@ -120,7 +136,7 @@ class Counted:
                 self.kept.setdefault(where, Tally()).add(tally)
         for reason, examples in found.examples.items():
             self.examples[reason] = sorted([*self.examples.get(reason, []), *examples])[:n_examples]
-        self.sample += [one for one in found.sample if one.place < rate]
+        self.sample += [one for one in found.sample if one.place < rates.get(one.group, rates.get("", 0.0))]
 
     @property
     def all_kept(self) -> Tally:
@@ -165,14 +181,14 @@ def report(stages: Sequence[Stage], config: FunnelConfig, ctx: StepContext) -> d
 def count(stages: Sequence[Stage], config: FunnelConfig, ctx: StepContext) -> list[Counted]:
     """Read every shard once, in parallel; the ends of the funnel are sampled."""
     ends = (0, len(stages) - 1)
-    rates = [stage.rate(config.sample) if i in ends else 0.0 for i, stage in enumerate(stages)]
+    rates = [stage.rates(config.sample) if i in ends else {} for i, stage in enumerate(stages)]
     jobs: dict[tuple[str, str], Job] = {}
     owners: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for i, (stage, rate) in enumerate(zip(stages, rates, strict=True)):
-        for job in stage.jobs(rate):
+    for i, stage in enumerate(stages):
+        for job in stage.jobs(rates[i]):
             owners[job.blob, job.holds].append(i)
             known = jobs.setdefault((job.blob, job.holds), job)
-            if known.rate < rate:
+            if known.rate < job.rate:
                 jobs[job.blob, job.holds] = job
     counted = [Counted() for _ in stages]
     surveyor = Surveyor(ctx.store.uri, config.examples, config.excerpt)
@@ -267,13 +283,13 @@ def distributions(before: Sequence[Sampled], after: Sequence[Sampled]) -> dict[s
     """Group (en, zh, code) → its statistics' histograms before and after; groups of the largest sample first."""
     sizes = Counter(one.group for one in before) + Counter(one.group for one in after)
     groups = {}
-    for group, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
-        sides = [[one for one in sample if one.group == group] for sample in (before, after)]
+    for name, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        sides = [[one for one in sample if one.group == name] for sample in (before, after)]
         drawn = {
             shape.key: _drawn(shape, *([getattr(o.values, shape.key) for o in side] for side in sides))
             for shape in SHAPES
         }
-        groups[group] = {
+        groups[name] = {
             "documents": {"before": len(sides[0]), "after": len(sides[1])},
             "statistics": {key: histogram for key, histogram in drawn.items() if histogram},
         }

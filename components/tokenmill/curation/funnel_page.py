@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from tokenmill.curation.statistics import SHAPES, Shape
+from tokenmill.curation.statistics import LONGEST, SHAPES, Shape
 from tokenmill.report.charts import element, number
 
 Told = Mapping[str, Any]
@@ -38,6 +38,7 @@ def page(told: Told) -> str:
         partitions=partitions(stages),
         groups=[group(name, one) for name, one in told["distributions"].items()],
         states=[state(stage) for stage in stages],
+        longest=LONGEST,
     )
 
 
@@ -158,7 +159,7 @@ def group(name: str, told: Told) -> dict[str, Any]:
 
 def histogram(shape: Shape, one: Told, mode: float | None) -> Markup:
     """Shares a bin: a filled shape after, an outline before, and a mark where WanJuan-CC has its mode."""
-    width, height, left, top, bottom = 250.0, 104.0, 4.0, 6.0, 18.0
+    width, height, left, top, bottom = 310.0, 108.0, 4.0, 6.0, 18.0
     low, high = one["edges"][0], one["edges"][-1]
     sides = {side: [n / max(sum(one[side]), 1) for n in one[side]] for side in ("before", "after")}
     tallest = max(map(max, sides.values())) or 1.0
@@ -183,9 +184,15 @@ def histogram(shape: Shape, one: Told, mode: float | None) -> Markup:
     if mode is not None:
         tip = element("title", f"WanJuan-CC has its mode at {number(mode)}")
         parts.append(element("line", tip, class_="mode", x1=px(mode), x2=px(mode), y1=top, y2=height - bottom))
-    middle = math.sqrt(low * high) if shape.log else (low + high) / 2
-    for value, anchor in ((low, "start"), (middle, "middle"), (high, "end")):
-        parts.append(element("text", number(value), x=px(value), y=height - 4, text_anchor=anchor))
+    ticks = (
+        [10**n for n in range(round(math.log10(low)), round(math.log10(high)) + 1)]
+        if shape.log
+        else [low, (low + high) / 2, high]
+    )
+    for value in ticks:
+        anchor = {ticks[0]: "start", ticks[-1]: "end"}.get(value, "middle")
+        label = f"{value // 1000}K" if shape.log and 1000 <= value < 1_000_000 else number(value)
+        parts.append(element("text", label, x=px(value), y=height - 4, text_anchor=anchor))
     told = " → ".join("none" if (m := one[f"median_{s}"]) is None else number(m) for s in ("before", "after"))
     return element(
         "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", role="img", aria_label=f"{shape.title}, median {told}"

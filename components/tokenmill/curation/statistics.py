@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tokenmill.curation.document import ELLIPSES, Document, share
 
-LONGEST = 100_000
+LONGEST = 50_000
 """Characters of a document that are looked at; its length is exact."""
 
 _STOP_WORDS = """
@@ -55,7 +55,7 @@ SHAPES = (
     Shape("lines", "lines", 1, 10_000, log=True),
     Shape("words", "words", 1, 100_000, log=True),
     Shape("sentences", "sentences", 1, 10_000, log=True),
-    Shape("non_alphabetic", "characters that are no letters", 0, 1, mode=0.21),
+    Shape("non_alphabetic", "non-letters", 0, 1, mode=0.21),
     Shape("unique_words", "unique words", 0, 1, mode=0.63),
     Shape("mean_word_length", "mean word length", 0, 15, mode=4.7),
     Shape("stop_words", "stop words", 0, 1, mode=0.43),

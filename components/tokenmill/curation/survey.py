@@ -18,7 +18,7 @@ from tokenmill.store import open_store
 
 Partition = str
 """`web/en`: type and language."""
-BUNDLE_BYTES = 4 << 20
+BUNDLE_BYTES = 16 << 20
 """Stored bytes that a worker is given at once."""
 
 
@@ -91,8 +91,8 @@ class Surveyor:
             found.tallies["", partition(record)].add(tally(record))
             place = hashed(record["id"]) / 2**64
             if place < rate:
-                group = "code" if record["type"] == "code" else record["lang"]
-                found.sample.append(Sampled(place, group, statistics(record["text"], record["lang"])))
+                values = statistics(record["text"], record["lang"])
+                found.sample.append(Sampled(place, group(record["type"], record["lang"]), values))
         return found
 
     def aside(self, records: Iterable[Record], *, rejected: bool) -> Findings:
@@ -145,6 +145,11 @@ def reason_of(record: Record, *, rejected: bool) -> str:
 
 def partition(record: Record) -> Partition:
     return f"{record.get('type', 'unreadable')}/{record.get('lang', 'none')}"
+
+
+def group(kind: str, lang: str) -> str:
+    """What is sampled and drawn together: a language, or code in any."""
+    return "code" if kind == "code" else lang
 
 
 def tally(record: Record) -> Tally:
