@@ -277,11 +277,12 @@ def _walk(
                 continue
             nodes[digest] = store.get_manifest(digest)
             waiting.append(digest)
-    order = _parents_first(nodes)
+    order = parents_first(nodes)
     return LineageGraph(root, {digest: nodes[digest] for digest in order}, sorted(edges), frozenset(missing))
 
 
-def _parents_first(nodes: Mapping[str, Manifest]) -> list[str]:
+def parents_first(nodes: Mapping[str, Manifest]) -> list[str]:
+    """The digests of some artifacts, each after those of its ancestors that are among them."""
     order: list[str] = []
     done: set[str] = set()
     for start in sorted(nodes, key=lambda d: (nodes[d].step, d)):
@@ -327,23 +328,21 @@ def resolve(store: ArtifactStore, reference: str) -> str:
 # Documents ----------------------------------------------------------------------------------------------------------
 
 
-def find_document(store: ArtifactStore, document: str) -> DocumentTrace:
+def find_document(store: ArtifactStore, document: str, among: Iterable[str] | None = None) -> DocumentTrace:
     """The artifacts that hold a document, and every model that it reached.
 
     A model counts when a chain of artifacts leads to it that each hold the document: what a filter dropped, or what was
     held out, does not reach what was trained on the rest. Where it was joined into another document (a file into its
     repository), that document is followed. Tokens without a map of their documents are taken to hold all
     of their parents'.
-    Reads the shards of every corpus, conversations… in the store (equal shards once).
+    Reads the shards of every corpus, conversations… in the store (equal shards once), or of those `among` these digests.
     """
-    manifests = {}
-    for entry in store.backend.list("manifests/"):
-        digest = entry.key.removeprefix("manifests/")
-        manifests[digest] = store.get_manifest(digest)
+    everything = (entry.key.removeprefix("manifests/") for entry in store.backend.list("manifests/"))
+    manifests = {digest: store.get_manifest(digest) for digest in (everything if among is None else among)}
     look = _Look(store, document)
     sightings: list[Sighting] = []
     dropped: list[Dropped] = []
-    for digest in _parents_first(manifests):
+    for digest in parents_first(manifests):
         manifest = manifests[digest]
         if manifest.kind in _HOLDERS:
             sightings += look.into(manifest)

@@ -81,53 +81,76 @@ def test_pico_goes_through_every_stage_and_each_planted_fault_is_dropped_for_its
 
 
 def test_the_published_funnel_comes_out_of_a_corpus_with_planted_faults(curation, tmp_path):
-    """WanJuan-CC (spec 1.3): of 1,000 raw documents 526, 328, 32, 28 and 14 are left after each stage."""
+    """WanJuan-CC (spec 1.3, check 7): of 100 raw documents 52.6, 32.8, 3.22, 2.76 and 1.38 are left after each stage."""
+    left = {"ingest": 2630, "filter": 1640, "deduplicate": 161, "screen": 138, "grade": 69}
+    rows = faulty_crawl(5000, *left.values())
+    (tmp_path / "crawl.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    stages = curation.chain([spec(tmp_path / "crawl.jsonl")])
+    funnel = curation("funnel", stages=[stages[step] for step in CHAIN])
+    told = orjson.loads(curation.store.get_blob(funnel.shard("funnel.json").blob))["stages"]
+    assert [(row["step"], row["in"], row["kept"]) for row in told[:5]] == [
+        (f"curation.{step}", came, kept)
+        for (step, kept), came in zip(left.items(), [5000, *left.values()], strict=False)
+    ]
+    of_raw, dropped_here = (52.6, 32.8, 3.22, 2.76, 1.38), (47.4, 37.8, 90.2, 14.3, 50.1)  # the table of 1.3
+    for row, kept_percent, dropped_percent in zip(told, of_raw, dropped_here, strict=False):
+        assert 100 * row["kept"] / 5000 == pytest.approx(kept_percent, abs=0.005)
+        assert 100 * sum(row["dropped"].values()) / row["in"] == pytest.approx(dropped_percent, abs=0.25)
+    assert [row["dropped"] for row in told] == [
+        {"empty": 2370}, {"symbols": 990}, {"exact_duplicate": 1479}, {"blocked_domain": 23}, {"low_not_ad": 69}, {},
+    ]  # fmt: skip
+    assert all(row["in"] == row["kept"] + sum(row["dropped"].values()) for row in told)
+    page = curation.store.get_blob(funnel.shard("funnel.html").blob).decode()
+    assert "69 of 5,000 raw documents are in the corpus: 1.4%" in page
+    assert "symbols 990" in page and "exact duplicate 1,479" in page
+
+
+def faulty_crawl(raw: int, formatted: int, clean: int, unique: int, safe: int, good: int) -> list[dict]:
+    """Pages of which so many are left after each stage, each other one with the fault that its stage looks for."""
     rng = random.Random(1)
     syllables = ("sal", "mor", "ten", "vil", "kan"), ("i", "o", "e"), ("den", "ra", "lo", "st")
     vocabulary = ["".join(parts) for parts in itertools.product(*syllables)]
 
     def page() -> str:
+        words = iter(rng.choices(vocabulary, k=100))
         return " ".join(
-            f"The {rng.choice(vocabulary)} of {rng.choice(vocabulary)} and {rng.choice(vocabulary)} "
-            f"{rng.choice(vocabulary)} {rng.choice(vocabulary)}."
-            for _ in range(20)
+            f"The {next(words)} of {next(words)} and {next(words)} {next(words)} {next(words)}." for _ in range(20)
         )
 
-    unique = [page() for _ in range(32)]
-    quality = [{"text": t} for t in unique[:14]]
-    ads = [
-        {"text": t + "\n\nBuy now, 50% off! Free shipping, add to cart, hurry: special offer."} for t in unique[14:28]
-    ]
-    unsafe = [{"text": t, "url": "http://win.casino-bonus.example/"} for t in unique[28:]]
-    originals = [*quality, *ads, *unsafe]
-    copies = [dict(originals[i % 32]) for i in range(328 - 32)]
-    dirty = [{"text": page().replace(" ", " #")} for _ in range(526 - 328)]
-    empty = [{"text": "  "}] * (1000 - 526)
-    rows = [*originals, *copies, *dirty, *empty]
+    ad = "\n\nBuy now, 50% off! Free shipping, add to cart, hurry: special offer."
+    originals = [{"text": page() + ad * (good <= n < safe)} for n in range(unique)]
+    for unsafe in originals[safe:]:
+        unsafe["url"] = "http://win.casino-bonus.example/"
+    copies = [dict(originals[n % unique]) for n in range(clean - unique)]
+    dirty = [{"text": page().replace(" ", " #")} for _ in range(formatted - clean)]
+    empty = [{"text": "  "}] * (raw - formatted)
+    rows = [row | {"lang": "en"} for row in (*originals, *copies, *dirty, *empty)]
     rng.shuffle(rows)
-    (tmp_path / "crawl.jsonl").write_text("\n".join(map(json.dumps, rows)))
-
-    stages = curation.chain([spec(tmp_path / "crawl.jsonl")])
-    assert stages["ingest"].counts["in"] == 1000
-    left = [stages[step].counts["records"] for step in ("ingest", "filter", "deduplicate", "screen", "grade")]
-    assert left == [526, 328, 32, 28, 14]
-    funnel = curation("funnel", stages=[stages[step] for step in CHAIN])
-    rows = orjson.loads(curation.store.get_blob(funnel.shard("funnel.json").blob))
-    assert [(row["step"], row["in"], row["kept"]) for row in rows][:3] == [
-        ("curation.ingest", 1000, 526), ("curation.filter", 526, 328), ("curation.deduplicate", 328, 32),
-    ]  # fmt: skip
-    assert all(row["in"] == row["kept"] + sum(row["dropped"].values()) for row in rows)
-    assert all(reason for row in rows for reason in row["dropped"])
-    page_html = curation.store.get_blob(funnel.shard("funnel.html").blob).decode()
-    assert "symbols 198" in page_html and "exact_duplicate 296" in page_html
+    return rows
 
 
-def test_every_drop_carries_reason_value_and_threshold(curation):
+def test_a_funnel_is_the_same_page_with_one_worker_and_two(curation, monkeypatch):
+    monkeypatch.setattr("tokenmill.curation.survey.BUNDLE_BYTES", 1)  # a shard is a job
+    stages = curation.chain("pico")
+    pages = []
+    for curation.workers in (1, 2):
+        pages.append(curation("funnel", {"sample": 20}, stages=[stages[step] for step in CHAIN]).content)
+    assert pages[0] == pages[1]
+
+
+def test_every_drop_carries_reason_value_and_threshold(curation, tmp_path):
     stages = curation.chain("pico")
     dropped = [r for step in CHAIN for r in curation.records(stages[step], aside=True)]
     assert len(dropped) == 8
-    for record in dropped:
-        assert record["dropped"]["reason"] and record["dropped"]["value"] is not None
+    (tmp_path / "raw" / "deep").mkdir(parents=True)
+    (tmp_path / "raw" / "picture.png").write_bytes(b"PNG")
+    (tmp_path / "raw" / "deep" / "page.txt").write_text("Water is wet.")
+    (tmp_path / "raw" / "blank.txt").write_text(" \n ")
+    raw = curation("ingest", sources=curation("register_sources", {"sources": [spec(tmp_path / "raw")]}))
+    assert raw.dropped == {"empty": 1, "unsupported_format": 1}
+    for record in [*dropped, *curation.records(raw, aside=True)]:
+        why = record["dropped"]
+        assert why["reason"] and why["value"] is not None and why["threshold"] is not None
     (ad,) = [r for r in dropped if r["dropped"]["reason"] == "low_not_ad"]
     assert ad["dropped"]["value"] < ad["dropped"]["threshold"] == 0.2
 

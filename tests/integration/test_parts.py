@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import orjson
 import psutil
 import pytest
 
+from tokenmill.records import read_jsonl
 from tokenmill.store import open_store
 from tokenmill.tracking import read_events
 
@@ -59,6 +61,35 @@ def test_each_names_what_the_next_one_takes(folder, curated, pretrained):
     assert set(curated["outputs"]) == {"sources", "corpus"}
     assert set(pretrained["outputs"]) == {"tokenizer", "tokens", "base"}
     assert not {task for task in finished(folder, pretrained) if task.startswith("curation.")}
+
+
+def test_a_run_leaves_its_funnel_and_says_of_any_document_what_became_of_it(folder, curated):
+    page, data = folder / "funnel.html", folder / "funnel.json"
+    for path in (page, data):
+        assert tokenmill(folder, "curation", "funnel", curated["run"], "-o", str(path)).returncode == 0
+    assert Path(curated["funnel"]).read_text() == page.read_text()
+    (twin,) = [r for r in orjson.loads(data.read_bytes())["stages"][2]["reasons"] if r["reason"] == "near_duplicate"]
+    identity = twin["examples"][0]["id"]
+
+    done = tokenmill(folder, "curation", "explain", identity[:10], "--json", "--run", curated["run"])
+    history = orjson.loads(done.stdout)
+    assert history["document"] == identity and history["origins"][0]["licence"]
+    assert [stage["fate"] for stage in history["stages"]][-1] == "dropped" and history["models"] == []
+    assert history["stages"][-1]["survivor"]["id"] == twin["examples"][0]["survivor"]
+
+    unknown = tokenmill(folder, "curation", "explain", "0123456789abcdef")
+    assert unknown.returncode == 2 and unknown.stderr.count("\n") == 1
+    assert "no document '0123456789abcdef': searched" in unknown.stderr
+
+
+def test_a_document_that_was_kept_is_followed_to_the_model_that_learned_from_it(folder, curated, pretrained):
+    corpus = open_store(f"file://{folder}/store").get_manifest(curated["outputs"]["corpus"])
+    shard = next(shard for shard in corpus.shards if shard.name.startswith("type=book/"))
+    record = next(read_jsonl(open_store(f"file://{folder}/store").blob_path(shard.blob)))
+    history = orjson.loads(tokenmill(folder, "curation", "explain", record["id"], "--json").stdout)
+    assert len(history["stages"]) == 6 and "tokens" in {seen["kind"] for seen in history["used_in"]}
+    reached = {model["digest"] for model in history["models"]}
+    assert (pretrained["outputs"]["base"] in reached) != all(seen["held_out"] for seen in history["used_in"])
 
 
 def test_what_is_made_of_an_imported_corpus_goes_back_to_its_raw_sources(folder, curated, pretrained):

@@ -7,5 +7,5 @@ why, and asserts that nothing went missing: in = kept + Σ dropped(reason) + rej
 STEP_MODULES = (
     *("sources", "plan", "ingest", "filter", "boilerplate", "deduplicate", "gather"),
     *("block_list", "labels", "train_scorer", "bert_scorer", "score", "annotate", "screen", "grade"),
-    *("tier_code", "order_code", "merge", "select_long", "retrieve"),
+    *("tier_code", "order_code", "merge", "funnel", "select_long", "retrieve"),
 )

@@ -294,3 +294,21 @@ def retrieve(
 
     inputs = {"corpus": corpus, "questions": questions}
     run_component("curation.retrieve", run, inputs=inputs, outputs={"corpus": retrieved, "report": report})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def funnel(
+    run: str,
+    raw: dsl.Input[list[dsl.Dataset]],
+    clean: dsl.Input[list[dsl.Dataset]],
+    unique: dsl.Input[list[dsl.Dataset]],
+    safe: dsl.Input[list[dsl.Dataset]],
+    graded: dsl.Input[list[dsl.Dataset]],
+    ordered: dsl.Input[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """What each stage kept, and what it dropped for which reason; stops where the numbers do not add up."""
+    from tokenmill.steps import run_component
+
+    stages = [raw, clean, unique, safe, graded, ordered]
+    run_component("curation.funnel", run, inputs={"stages": stages}, outputs={"output": page})

@@ -315,7 +315,9 @@ class GatherConfig(StepConfig):
 
 
 class FunnelConfig(StepConfig):
-    pass
+    sample: int = Field(300, ge=0, description="documents of each language, about, whose statistics are drawn")
+    examples: int = Field(3, ge=0, description="examples that are shown of what each reason dropped")
+    excerpt: int = Field(280, ge=0, description="characters of an example's text; 0 shows none")
 
 
 class CurationConfig(Section):

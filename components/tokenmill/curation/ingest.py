@@ -78,7 +78,9 @@ def read_source_file(file: SourceFile) -> list[Outcome]:
         name = name.with_suffix("")
     reader = _reader(name, file.type)
     if reader is None:
-        return [Drop("unsupported_format", _record(file, 0, "", {}, "none"))]
+        return [
+            Drop("unsupported_format", _record(file, 0, "", {}, "none"), name.suffix or name.name, "a known format")
+        ]
     outcomes: list[Outcome] = []
     for ordinal, found in enumerate(reader(data)):
         if isinstance(found, Unreadable):
@@ -86,7 +88,7 @@ def read_source_file(file: SourceFile) -> list[Outcome]:
             continue
         text, fields = found
         if not text.strip():
-            outcomes.append(Drop("empty", _record(file, ordinal, "", fields, "none")))
+            outcomes.append(Drop("empty", _record(file, ordinal, "", fields, "none"), 0, "≥ 1 visible character"))
             continue
         lang = CODE_LANGUAGES[name.suffix[1:].lower()] if file.type == "code" else language(text, fields.get("lang"))
         record = _record(file, ordinal, text, fields, lang)

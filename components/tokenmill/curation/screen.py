@@ -75,7 +75,7 @@ class Safe:
     def __call__(self, record: dict[str, Any]) -> Keep | Drop:
         blocked = self.blocked_domain(record.get("url"))
         if blocked:
-            return Drop("blocked_domain", record, value=blocked)
+            return Drop("blocked_domain", record, value=blocked, threshold="no listed domain")
         hits = self.words.find(record["text"])
         if len(hits) >= self.min_word_hits:
             return Drop("blocked_word", record, value=sorted(set(hits)), threshold=self.min_word_hits)

@@ -1,11 +1,13 @@
 """Commands about a corpus and the rules that made it: `tokenmill curation …`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenmill.cli.inspecting import existing_store, show
+from tokenmill.cli.inspecting import draw, existing_store, show
 from tokenmill.cli.main import AsJson, StoreUri, app
+from tokenmill.errors import InputError
 
 if TYPE_CHECKING:
     from tokenmill.curation.diff_rules import RuleDiff
@@ -69,3 +71,46 @@ def _tell(found: "RuleDiff") -> None:
     for change in found.changes:
         typer.echo(f"  {change.id}  {found.a}: {change.before} → {found.b}: {change.after}")
         typer.echo(f"    {change.excerpt}")
+
+
+@curation_app.command()
+def explain(
+    document: Annotated[str, typer.Argument(help="document id, or a beginning that only one document has")],
+    run: Annotated[str | None, typer.Option(help="look into this run only")] = None,
+    corpus: Annotated[str | None, typer.Option(help="look into this corpus and what it was made of only")] = None,
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """A document's whole history: file, licence, what each stage did with it and why, the models that it reached."""
+    from tokenmill.curation.explain import explain as history_of
+
+    if run and corpus:
+        raise InputError("give --run or --corpus, not both")
+    history = history_of(existing_store(store), document, run=run, corpus=corpus)
+    if as_json:
+        show(history.to_json())
+    else:
+        draw(history.tree())
+
+
+@curation_app.command()
+def funnel(
+    run: Annotated[str, typer.Argument(help="run key, as `tokenmill run` printed it")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".html or .json")] = Path("funnel.html"),
+    store: StoreUri = None,
+) -> None:
+    """Write the funnel of a run: what each stage of its curation kept, and what it dropped for which reason."""
+    from tokenmill.tracking.events import read_events, read_run
+
+    opened = existing_store(store)
+    events = read_events(opened, read_run(opened, run).key)
+    made = [
+        e.data["outputs"]["output"]["digest"]
+        for e in events
+        if e.kind == "step_finished" and e.data["step"] == "curation.funnel"
+    ]
+    if not made:
+        raise InputError(f"run {run} has no funnel: its step curation.funnel did not finish in {opened.uri}")
+    page = opened.get_manifest(made[-1]).shard(f"funnel{output.suffix}")
+    output.write_bytes(opened.get_blob(page.blob))
+    typer.echo(output)

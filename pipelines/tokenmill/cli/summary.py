@@ -23,6 +23,9 @@ def summarise(store: ArtifactStore, run: str, folder: Path) -> dict[str, Any]:
     page.write_text(render(data))
     steps = [_timed(row) for row in data["steps"]]
     summary: dict[str, Any] = {"report": str(page), "outputs": made, "steps": steps, "phases": phase_times(steps)}
+    if funnel := last.get("curation.funnel"):
+        summary["funnel"] = str(folder / "funnel.html")
+        (folder / "funnel.html").write_bytes(store.get_blob(funnel.shard("funnel.html").blob))
     if verdict := last.get("evaluation.gate"):
         judged = _document(store, verdict, "verdict.json")
         failed = [check["name"] for check in judged["checks"] if not check["passed"]]
@@ -62,6 +65,8 @@ def as_text(summary: dict[str, Any]) -> str:
         )
     if outputs := summary["outputs"]:
         lines.append("hand on   " + " ".join(f"--input {name}={digest[:12]}" for name, digest in outputs.items()))
+    if funnel := summary.get("funnel"):
+        lines.append(f"funnel    {funnel}")
     lines.append(f"report    {summary['report']}")
     lines.append("MLflow    tokenmill ui")
     return "\n".join(lines)

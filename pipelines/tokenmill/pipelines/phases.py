@@ -49,6 +49,15 @@ def curation(run: str, sources: list) -> Curated:
         graded = curation_tasks.grade(run=run, corpus=safe, suffix=group.suffix).outputs["graded"]
     judged = curation_tasks.merge(run=run, corpora=dsl.Collected(graded), task="curation.merge.graded")
     ordered = curation_tasks.order_code(run=run, corpus=judged.outputs["corpus"]).outputs["ordered"]
+    curation_tasks.funnel(
+        run=run,
+        raw=dsl.Collected(raw),
+        clean=dsl.Collected(clean),
+        unique=dsl.Collected(unique),
+        safe=dsl.Collected(safe),
+        graded=dsl.Collected(graded),
+        ordered=ordered,
+    )
     return Curated(sources=registered, corpus=ordered)
 
 

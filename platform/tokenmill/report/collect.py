@@ -172,7 +172,8 @@ def _lineage(store: ArtifactStore, made: list[Made]) -> dict[str, Any]:
     edges: set[tuple[str, str, str]] = set()
     sources: set[tuple[str, str, str]] = set()
     parents = {digest for _, manifest in made for digest in manifest.parent_digests}
-    for end in [manifest.digest for _, manifest in made if manifest.digest not in parents]:
+    ends = [m.digest for _, m in made if m.digest not in parents and m.kind != "report"]  # pages tell, they do not make
+    for end in ends:
         if end in nodes:
             continue
         graph = upstream(store, end)
