@@ -24,6 +24,11 @@ class SourceSpec(Section):
     )
     origin: str = Field("", description="who made it, or where it was found; required")
     dump: str | None = Field(None, description="crawl dump, e.g. 2023-40: of duplicates the newest dump's copy is kept")
+    fields: dict[str, str] | None = Field(
+        None,
+        description="what its JSONL, JSON or Parquet calls our fields, as {text: body, url: meta.link, scores.toxic: tox}; "
+        "a name that is not ours is kept in the record's `extra`",
+    )
 
 
 NameOrSpecs = Annotated[
@@ -47,6 +52,13 @@ class RegisterReferenceConfig(RegisterSourcesConfig):
 class IngestConfig(StepConfig):
     max_rejected: float = Field(0.01, ge=0, le=1, description="share of unreadable records above which the step stops")
     shard_records: int = Field(5_000, ge=1, description="records a shard at most; a shard is the unit of parallel work")
+    max_document_bytes: int = Field(
+        64_000_000, ge=1, description="bytes of a document (a line, a file) above which it is set aside unread"
+    )
+    max_archive_bytes: int = Field(
+        16_000_000_000, ge=1, description="bytes that an archive unpacks to, above which none of it is read"
+    )
+    max_archive_files: int = Field(200_000, ge=1, description="files in an archive, above which none of it is read")
 
 
 class FilterConfig(StepConfig):

@@ -4,53 +4,101 @@ A record is the contract of every later step: id, text, type, lang, source, path
 besides (title, url, date, dump, question, answer). What cannot be read is rejected with its place; nothing vanishes.
 """
 
-import gzip
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from email import message_from_string
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
-import zstandard
 
 from tokenmill.curation.config import IngestConfig
-from tokenmill.curation.sources import DUMPS, is_file, told
-from tokenmill.manifest import Draft, Manifest
+from tokenmill.curation.encoding import invisible_share, language
+from tokenmill.curation.fields import KNOWN_FIELDS
+from tokenmill.curation.found import Document, Found, Skipped, Unreadable
+from tokenmill.curation.readers import CODE_LANGUAGES, reader_for
+from tokenmill.curation.sources import DUMPS, FIELDS, is_file, told
+from tokenmill.curation.streams import Limits, Opened, UnreadableError
+from tokenmill.manifest import Draft, Manifest, Shard, canonical
 from tokenmill.steps import Drop, Keep, Reject, StepContext, step
+from tokenmill.store import ArtifactStore
 from tokenmill.store.layout import TOMBSTONES
 
 Outcome = Keep | Drop | Reject
-LANGUAGES = ("en", "zh")
-KNOWN_FIELDS = ("title", "url", "date", "dump", "question", "answer", "task")
-CODE_LANGUAGES = {
-    "py": "python", "pyi": "python", "c": "c", "h": "c", "cc": "cpp", "cpp": "cpp", "cxx": "cpp", "hpp": "cpp",
-    "js": "javascript", "mjs": "javascript", "jsx": "javascript", "ts": "typescript", "tsx": "typescript",
-    "java": "java", "go": "go", "rs": "rust", "rb": "ruby", "php": "php", "scala": "scala", "kt": "kotlin",
-    "swift": "swift", "sh": "shell", "sql": "sql", "html": "html", "css": "css", "toml": "toml", "yaml": "yaml",
-    "yml": "yaml", "json": "json", "ini": "ini", "cfg": "ini", "md": "markdown", "rst": "text", "txt": "text",
-}  # fmt: skip
+PART_BYTES, PART_FILES = 4_000_000, 250
+"""Files are read by parts of about this many bytes and at most so many files; a larger file is a part of its own."""
+MAX_INVISIBLE = 0.5
+"""Share of zero-width characters above which a text is a flood of them (ours; joined emoji and Persian stay below 0.2)."""
+MEMBER = "!/"
+"""Between an archive's path and a path inside it."""
 
 
-LIBRARIES = ("trafilatura", "py3langid", "charset-normalizer")
+LIBRARIES = ("trafilatura", "py3langid", "charset-normalizer", "warcio", "pypdf", "pyarrow")
 
 
-@step("curation.ingest", version=2, libraries=LIBRARIES, kinds={"sources": "sources"})
+@step("curation.ingest", version=3, libraries=LIBRARIES, kinds={"sources": "sources"})
 def ingest(config: IngestConfig, sources: Manifest, ctx: StepContext) -> Draft:
     """Read every source file into records, partitioned by type and language."""
-    taken_down = frozenset(chain.from_iterable(told(ctx.store, sources, TOMBSTONES).values()))
-    dumps = told(ctx.store, sources, DUMPS)
-    files = []
-    for shard in sorted(filter(is_file, sources.shards), key=lambda s: s.name):
-        kind, source, relative = shard.name.split("/", 2)
-        path = ctx.store.blob_path(shard.blob)
-        files.append(SourceFile(path, kind, source, relative, dumps.get(source), taken_down))
-    outcomes = (outcome for file in ctx.parallel(read_source_file, files, "files") for outcome in file)
-    return ctx.partition(outcomes, max_rejected=config.max_rejected, shard_records=config.shard_records)
+    shards = sorted(filter(is_file, sources.shards), key=lambda s: s.name)
+    read = ReadFiles(
+        ctx.store,
+        dumps=told(ctx.store, sources, DUMPS),
+        fields=told(ctx.store, sources, FIELDS),
+        taken_down=frozenset(chain.from_iterable(told(ctx.store, sources, TOMBSTONES).values())),
+        limits=Limits(config.max_document_bytes, config.max_archive_bytes, config.max_archive_files),
+    )
+    return ctx.partition_parts(
+        read,
+        {_part_name(part): part for part in parts_of(shards)},
+        what="files",
+        max_rejected=config.max_rejected,
+        shard_records=config.shard_records,
+    )
+
+
+def parts_of(files: Iterable[Shard]) -> Iterator[tuple[Shard, ...]]:
+    """Consecutive files, as many as one worker reads at a stretch: decided by the files alone."""
+    part, size = list[Shard](), 0
+    for file in files:
+        if part and (size + file.size > PART_BYTES or len(part) == PART_FILES):
+            yield tuple(part)
+            part, size = [], 0
+        part.append(file)
+        size += file.size
+    if part:
+        yield tuple(part)
+
+
+def _part_name(part: tuple[Shard, ...]) -> str:
+    return sha256(canonical([[file.name, file.content] for file in part])).hexdigest()
+
+
+@dataclass(frozen=True)
+class ReadFiles:
+    """Reads parts of a sources manifest, in a worker process."""
+
+    store: ArtifactStore
+    dumps: Mapping[str, str]
+    fields: Mapping[str, Mapping[str, str]]
+    taken_down: frozenset[str]
+    limits: Limits
+
+    def __call__(self, part: Iterable[Shard]) -> Iterator[Outcome]:
+        for shard in part:
+            kind, source, relative = shard.name.split("/", 2)
+            yield from read_source_file(
+                SourceFile(
+                    self.store.blob_path(shard.blob),
+                    kind,
+                    source,
+                    relative,
+                    self.dumps.get(source),
+                    self.taken_down,
+                    self.fields.get(source, {}),
+                    self.limits,
+                )
+            )
 
 
 @dataclass(frozen=True)
@@ -64,204 +112,90 @@ class SourceFile:
     dump: str | None = None
     taken_down: frozenset[str] = frozenset()
     """Ids of documents that are left out, and nothing kept of them but where they were."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
 
 
-def read_source_file(file: SourceFile) -> list[Outcome]:
+def read_source_file(file: SourceFile) -> Iterator[Outcome]:
     """The records of one file, in order; unreadable parts as rejects, files of no known format as drops."""
-    where = f"{file.source}/{file.relative}"
     name = PurePosixPath(file.relative)
-    try:
-        data = _decompressed(file.path.read_bytes(), name.suffix)
-    except (zstandard.ZstdError, OSError, EOFError) as broken:
-        return [Reject(f"not decompressible ({broken})", where)]
-    if name.suffix in (".gz", ".zst"):
-        name = name.with_suffix("")
-    reader = _reader(name, file.type)
+    opened = Opened.named(name, file.path, type=file.type, fields=file.fields, limits=file.limits)
+    reader = reader_for(opened.name, file.type)
     if reader is None:
-        return [
-            Drop("unsupported_format", _record(file, 0, "", {}, "none"), name.suffix or name.name, "a known format")
-        ]
-    outcomes: list[Outcome] = []
-    for ordinal, found in enumerate(reader(data)):
-        if isinstance(found, Unreadable):
-            outcomes.append(Reject(found.reason, where + found.place))
-            continue
-        text, fields = found
-        if not text.strip():
-            outcomes.append(Drop("empty", _record(file, ordinal, "", fields, "none"), 0, "≥ 1 visible character"))
-            continue
-        lang = CODE_LANGUAGES[name.suffix[1:].lower()] if file.type == "code" else language(text, fields.get("lang"))
-        record = _record(file, ordinal, text, fields, lang)
-        if record["id"] in file.taken_down:
-            outcomes.append(Drop("taken_down", {name: record[name] for name in ("id", "source", "path")}))
-        else:
-            outcomes.append(Keep(record))
-    return outcomes
+        yield Drop(
+            "unsupported_format", _record(file, "", 0, "", {}, "none"), name.suffix or name.name, "a known format"
+        )
+        return
+    member: str | None = None
+    ordinal = 0
+    for found in _told(reader(opened)):
+        ordinal = ordinal + 1 if found.member == member else 0
+        member = found.member
+        yield _outcome(file, opened.name, ordinal, found)
 
 
-def _record(file: SourceFile, ordinal: int, text: str, fields: dict[str, Any], lang: str) -> dict[str, Any]:
-    identity = orjson.dumps([file.source, file.relative, ordinal, text])
-    known = {key: str(fields[key]) for key in KNOWN_FIELDS if fields.get(key) is not None}
+def _told(found: Iterator[Found]) -> Iterator[Found]:
+    """With what a reader meets in the end."""
+    try:
+        yield from found
+    except UnreadableError as broken:
+        yield Unreadable(str(broken))
+
+
+def _outcome(file: SourceFile, name: PurePosixPath, ordinal: int, found: Found) -> Outcome:
+    where = f"{file.source}/{file.relative}" + (f"{MEMBER}{found.member}" if found.member else "")
+    if isinstance(found, Unreadable):
+        return Reject(found.reason, where + found.place)
+    if isinstance(found, Skipped):
+        return Drop(found.reason, _record(file, found.member, ordinal, "", found.fields, "none"), found.value)
+    text, fields = found.text, found.fields
+    if "\0" in text:
+        return Reject("text with NUL characters", f"{where} document {ordinal + 1}")
+    if not text.isascii() and not _is_unicode(text):
+        return Reject("text with half a surrogate pair", f"{where} document {ordinal + 1}")
+    if not text.strip():
+        return Drop("empty", _record(file, found.member, ordinal, "", fields, "none"), 0, "≥ 1 visible character")
+    if not text.isascii() and (share := invisible_share(text)) > MAX_INVISIBLE:
+        return Drop(
+            "zero_width_flood",
+            _record(file, found.member, ordinal, text, fields, "none"),
+            round(share, 4),
+            MAX_INVISIBLE,
+        )
+    record = _record(file, found.member, ordinal, text, fields, _language(file, name, found))
+    if record["id"] in file.taken_down:
+        return Drop("taken_down", {name: record[name] for name in ("id", "source", "path")})
+    return Keep(record)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _language(file: SourceFile, name: PurePosixPath, found: Document) -> str:
+    if file.type != "code":
+        return language(found.text, found.fields.get("lang"))
+    suffix = Opened.named(PurePosixPath(found.member), b"").name.suffix if found.member else name.suffix
+    return CODE_LANGUAGES[suffix[1:].lower()]
+
+
+def _record(
+    file: SourceFile, member: str, ordinal: int, text: str, fields: Mapping[str, Any], lang: str
+) -> dict[str, Any]:
+    path = f"{file.relative}{MEMBER}{member}" if member else file.relative
+    identity = orjson.dumps([file.source, path, ordinal, text])
+    known = {key: str(fields[key]) for key in (*KNOWN_FIELDS, "licence_file") if fields.get(key) is not None}
+    extra = {"extra": fields["extra"]} if fields.get("extra") else {}
     return {
         "id": sha256(identity).hexdigest()[:16],
         "text": text,
         "type": file.type,
         "lang": lang,
         "source": file.source,
-        "path": file.relative,
-        "scores": {},
-    } | ({"dump": file.dump} if file.dump else {}) | known  # fmt: skip
-
-
-# --- readers: bytes → (text, fields), or what could not be read -----------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    reason: str
-    place: str = ""
-
-
-Found = tuple[str, dict[str, Any]] | Unreadable
-Reader = Callable[[bytes], Iterator[Found]]
-
-
-def _reader(name: PurePosixPath, kind: str) -> Reader | None:
-    suffix = name.suffix.lower()
-    if kind == "code":
-        return read_text if suffix[1:] in CODE_LANGUAGES else None
-    if name.name == "METADATA":
-        return read_package_page
-    return READERS.get(suffix)
-
-
-def read_text(data: bytes) -> Iterator[Found]:
-    """A whole file as one document."""
-    text = decode(data)
-    yield Unreadable("undecodable text") if text is None else (text, {})
-
-
-def read_html(data: bytes) -> Iterator[Found]:
-    """The main text of a web page; comments, menus and footers are left out."""
-    import trafilatura
-
-    page = decode(data)
-    if page is None:
-        yield Unreadable("undecodable text")
-        return
-    text = trafilatura.extract(page, include_comments=False) or ""
-    metadata = trafilatura.extract_metadata(page)
-    yield text, {"title": metadata.title, "url": metadata.url, "date": metadata.date} if metadata else {}
-
-
-def read_jsonl(data: bytes) -> Iterator[Found]:
-    """One document a line, in the field `text` or `content`."""
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if line.strip():
-            try:
-                yield _from_json(orjson.loads(line), f" line {number}")
-            except orjson.JSONDecodeError as broken:
-                yield Unreadable(f"not JSON ({broken})", f" line {number}")
-
-
-def read_json(data: bytes) -> Iterator[Found]:
-    """A list of texts or of records."""
-    try:
-        items = orjson.loads(data)
-    except orjson.JSONDecodeError as broken:
-        yield Unreadable(f"not JSON ({broken})")
-        return
-    if not isinstance(items, list):
-        yield Unreadable("neither a list of texts nor of records")
-        return
-    for number, item in enumerate(items, 1):
-        yield _from_json(item, f" item {number}")
-
-
-def read_package_page(data: bytes) -> Iterator[Found]:
-    """The project page of a Python distribution: the body of its METADATA."""
-    text = decode(data)
-    if text is None:
-        yield Unreadable("undecodable text")
-        return
-    message = message_from_string(text)
-    body, links = message.get_payload(), [u.partition(",")[2].strip() for u in message.get_all("Project-URL", [])]
-    yield str(body), {"title": message["Name"], "url": message["Home-page"] or next(iter(links), None)}
-
-
-READERS: dict[str, Reader] = {
-    ".txt": read_text, ".md": read_text, ".rst": read_text, ".html": read_html, ".htm": read_html,
-    ".jsonl": read_jsonl, ".json": read_json,
-}  # fmt: skip
-
-
-def _from_json(item: Any, place: str) -> Found:
-    if isinstance(item, str):
-        return item, {}
-    if not isinstance(item, dict):
-        return Unreadable("neither a text nor a record", place)
-    text = item.get("text", item.get("content"))
-    if not isinstance(text, str):
-        return Unreadable("no text: a record needs the field `text` or `content`", place)
-    return text, item
-
-
-def _decompressed(data: bytes, suffix: str) -> bytes:
-    if suffix == ".gz":
-        return gzip.decompress(data)
-    return _unzstd(data) if suffix == ".zst" else data
-
-
-def _unzstd(data: bytes) -> bytes:
-    """Every frame, each to its end: zstandard's stream reader takes a torn last frame for the whole of it."""
-    parts, frame = [], None
-    for start in range(0, len(data), 1 << 20):
-        rest = data[start : start + (1 << 20)]
-        while rest:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            parts.append(frame.decompress(rest))
-            rest, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-    if frame:
-        raise EOFError("the end of its last zstd frame is missing")
-    return b"".join(parts)
-
-
-# --- encoding and language -------------------------------------------------------------------------------------------
-
-_ENCODINGS = ["utf_16", "utf_32", "gb18030", "big5", "cp1252", "latin_1"]
-
-
-def decode(data: bytes) -> str | None:
-    """Text of unknown encoding: UTF-8 if it is, else the likeliest one in use for English and Chinese, else None."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        from charset_normalizer import from_bytes
-
-        best = from_bytes(data, cp_isolation=_ENCODINGS, threshold=0.15).best()
-        if best is None:
-            return None
-        text = str(best).removeprefix("\ufeff")
-    return None if "\0" in text else text
-
-
-_HAN = re.compile(r"[㐀-鿿豈-﫿]")
-
-
-def language(text: str, stated: object = None) -> str:
-    """`en` or `zh`: as the source states it, else by a model, offline (the report uses pycld2)."""
-    if stated in LANGUAGES:
-        return str(stated)
-    sample = text[:4000]
-    if len(_HAN.findall(sample)) > 0.3 * len(sample):
-        return "zh"
-    return str(_identifier().classify(sample)[0])
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    identifier.set_languages(list(LANGUAGES))
-    return identifier
+        "path": path,
+        "scores": fields.get("scores") or {},
+    } | ({"dump": file.dump} if file.dump else {}) | known | extra  # fmt: skip

@@ -30,7 +30,8 @@ from tokenmill.takedown import tombstones
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SKIPPED = {"__pycache__", "node_modules"}
 DUMPS = "dumps"
-_TOLD = {TOMBSTONES: "documents.json", DUMPS: "dump.json"}
+FIELDS = "fields"
+_TOLD = {TOMBSTONES: "documents.json", DUMPS: "dump.json", FIELDS: "fields.json"}
 
 
 @effect("curation.register_sources", version=2)
@@ -53,6 +54,8 @@ def register_sources(config: RegisterSourcesConfig, ctx: StepContext) -> Draft:
             left_out += len(documents)
         if spec.dump:
             shards.append(_told(ctx.store, DUMPS, spec.name, spec.dump))
+        if spec.fields:
+            shards.append(_told(ctx.store, FIELDS, spec.name, spec.fields))
         facts[spec.name] = spec.model_dump(exclude={"name", "uri"}, exclude_none=True) | _versions(spec)
     registered = [s for s in shards if is_file(s)]
     counts = {"files": len(registered), "bytes": sum(s.size for s in registered)}
@@ -68,7 +71,7 @@ def register_reference(config: RegisterReferenceConfig, ctx: StepContext) -> Dra
 
 def is_file(shard: Shard) -> bool:
     """Whether a shard of a sources manifest is a source's file, and not something told about a source."""
-    return not shard.name.startswith((f"{TOMBSTONES}/", f"{DUMPS}/"))
+    return not shard.name.startswith(tuple(f"{what}/" for what in _TOLD))
 
 
 def told(store: ArtifactStore, sources: Manifest, what: str) -> dict[str, Any]:
@@ -84,7 +87,8 @@ def _taken_down(store: ArtifactStore) -> dict[tuple[str, str], list[str]]:
     """(source, file) → ids of its documents that were taken down."""
     found: dict[tuple[str, str], list[str]] = {}
     for stone in tombstones(store):
-        found.setdefault((stone.source, stone.path), []).append(stone.document)
+        file = stone.path.partition("!/")[0]  # of a document in an archive, the archive
+        found.setdefault((stone.source, file), []).append(stone.document)
     return found
 
 

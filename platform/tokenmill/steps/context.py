@@ -4,11 +4,10 @@ A step that opens files, counts by hand or talks to MLflow is doing the platform
 """
 
 import errno
-import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,40 +20,22 @@ from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, Shard, sha256
 from tokenmill.progress import progress
 from tokenmill.records import JSONL, Record, content_digest, read_jsonl, write_jsonl
+from tokenmill.steps.outcomes import Drop, Keep, Outcome, Reject
+from tokenmill.steps.partitions import (
+    SHARD_RECORDS,
+    Partitions,
+    PartJob,
+    Tally,
+    by_type_and_language,
+    short,
+    sift_part,
+)
 from tokenmill.steps.pool import map_in_processes
 from tokenmill.store import ArtifactStore, Lease, open_store
 from tokenmill.tracking import EventLog, RunRef
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-SHARD_RECORDS = 5_000
-"""Records a written shard; boundaries depend on the data alone, never on the number of workers."""
-
-
-@dataclass(frozen=True)
-class Keep:
-    record: Record
-
-
-@dataclass(frozen=True)
-class Drop:
-    """A decision: which rule, the value it saw, and its threshold."""
-
-    reason: str
-    record: Record
-    value: Any = None
-    threshold: Any = None
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A record that could not be read or used: what and where."""
-
-    reason: str
-    where: str
-
-
-Outcome = Keep | Drop | Reject
 
 
 @dataclass
@@ -144,38 +125,45 @@ class StepContext:
         outcomes: Iterable[Outcome],
         *,
         kind: str = "corpus",
-        by: Callable[[Record], str] = lambda r: f"type={r['type']}/lang={r['lang']}",
+        by: Callable[[Record], str] = by_type_and_language,
         max_rejected: float = 0.01,
         shard_records: int = SHARD_RECORDS,
     ) -> Draft:
         """Write a stream of outcomes as shards, partitioned by `by`, each of at most `shard_records` records.
 
-        A partition's records keep their order; drops and rejects are set aside with their reasons.
+        A partition's records keep their order; drops and rejects are set aside with their reasons. Memory holds one
+        record at a time.
         """
-        kept: dict[str, list[Record]] = {}
-        numbers: Counter[str] = Counter()
-        results: list[_Sifted] = []
-
-        def flush(partition: str) -> None:
-            name = f"{partition}/part-{numbers[partition]:05d}{JSONL}"
-            results.append(_Sifted(kept=_store_records(self.store, self.workdir, name, kept.pop(partition))))
-            numbers[partition] += 1
-
-        aside, read = _Aside(), 0
+        partitions = Partitions(self.store, self.workdir, by, shard_records)
         for outcome in outcomes:
-            read += 1
-            if isinstance(outcome, Keep):
-                rows = kept.setdefault(partition := by(outcome.record), [])
-                rows.append(outcome.record)
-                if len(rows) >= shard_records:
-                    flush(partition)
-            else:
-                aside.add(outcome)
-        for partition in sorted(kept):
-            flush(partition)
-        results.append(aside.store(self.store, self.workdir, f"part-00000{JSONL}"))
-        results[-1].records = read
-        return _assemble(self.name, kind, results, max_rejected)
+            partitions.add(outcome)
+        return _assemble(self.name, kind, _sifted(partitions.close()), max_rejected)
+
+    def partition_parts(
+        self,
+        function: Callable[[Item], Iterable[Outcome]],
+        parts: Mapping[str, Item],
+        *,
+        what: str = "parts",
+        kind: str = "corpus",
+        by: Callable[[Record], str] = by_type_and_language,
+        max_rejected: float = 0.01,
+        shard_records: int = SHARD_RECORDS,
+    ) -> Draft:
+        """`partition` of what `function` yields for each part, in worker processes; the bytes are those of one.
+
+        A part is what one worker does at a stretch, streamed to shards of its own. Finished parts are markers under
+        their names: an attempt that was killed goes on from the first unfinished one. `function`, `by` and the parts
+        are pickled.
+        """
+        jobs = [
+            PartJob(self.store, item, function, by, shard_records, self._work_key("parts", name))
+            for name, item in parts.items()
+        ]
+        partitions = Partitions(self.store, self.workdir, by, shard_records)
+        for part in self.parallel(_sift_part, jobs, what):
+            partitions.take(part)
+        return _assemble(self.name, kind, _sifted(partitions.close()), max_rejected)
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
@@ -226,7 +214,11 @@ class StepContext:
         self.events.metrics(values, step)
 
     def _marker(self, shard: Shard) -> str | None:
-        return f"work/{self.key}/shards/{sha256(shard.name.encode())[:16]}-{shard.content}.json" if self.key else None
+        return self._work_key("shards", f"{sha256(shard.name.encode())[:16]}-{shard.content}")
+
+    def _work_key(self, area: str, name: str) -> str | None:
+        """Where a marker of this action lies: no other key reads it, and collection spares the blobs it mentions."""
+        return f"work/{self.key}/{area}/{name}.json" if self.key else None
 
 
 def store_file(store: ArtifactStore, path: Path, name: str, records: int = 0) -> Shard:
@@ -298,7 +290,7 @@ class _Aside:
 
     def store(self, store: ArtifactStore, workdir: Path, name: str) -> _Sifted:
         reasons = Counter(r["dropped"]["reason"] for r in self.dropped)
-        reasons.update(f"rejected:{_short(r['reason'])}" for r in self.rejected)
+        reasons.update(f"rejected:{short(r['reason'])}" for r in self.rejected)
         shards = [
             _store_records(store, workdir, f"{folder}/{name}", rows)
             for folder, rows in (("dropped", self.dropped), ("rejected", self.rejected))
@@ -306,11 +298,6 @@ class _Aside:
         ]
         first = f"{self.rejected[0]['where']}: {self.rejected[0]['reason']}" if self.rejected else ""
         return _Sifted(aside=tuple(shards), reasons=dict(reasons), rejected=len(self.rejected), first_reject=first)
-
-
-def _short(reason: str) -> str:
-    """A reject's reason without its particulars, to count by."""
-    return re.split(r"[(:]", reason, maxsplit=1)[0].strip()
 
 
 def _sift_shard(job: _ShardJob) -> _Sifted:
@@ -335,6 +322,17 @@ def _sift_shard(job: _ShardJob) -> _Sifted:
     if job.marker:
         store.backend.put(job.marker, sifted.to_json())
     return sifted
+
+
+def _sift_part(job: PartJob) -> Tally:
+    return sift_part(job, scratch)
+
+
+def _sifted(tally: Tally) -> list[_Sifted]:
+    """A tally as what `_assemble` takes: one entry a shard, and one with the counts."""
+    aside = tuple(s for shards in tally.aside.values() for s in shards)
+    counts = _Sifted(None, aside, tally.records, tally.reasons, tally.rejected, tally.first_reject)
+    return [*(_Sifted(kept=shard) for shards in tally.kept.values() for shard in shards), counts]
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import random
 import pytest
 import zstandard
 
-from tokenmill.curation.ingest import SourceFile, decode, language, read_source_file
+from tokenmill.curation.encoding import decode, language
+from tokenmill.curation.ingest import SourceFile, read_source_file
 from tokenmill.steps import Drop, Keep, Reject
 
 ENGLISH = "The café was closed, and the naïve tourist went home: “What a pity”, he said, and so did all of the others."
@@ -19,7 +20,7 @@ def read(tmp_path):
     def read(name: str, data: bytes | str, kind: str = "web", source: str = "src", dump: str | None = None) -> list:
         path = tmp_path / "blob"
         path.write_bytes(data.encode() if isinstance(data, str) else data)
-        return read_source_file(SourceFile(path, kind, source, name, dump))
+        return list(read_source_file(SourceFile(path, kind, source, name, dump)))
 
     return read
 
