@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import orjson
 
 from tokenmill.curation.bands import EQUAL, Bounds, band_rows, find_pairs, similarity
 from tokenmill.curation.disjoint_sets import apart, best_of_each, join_all
@@ -19,7 +20,7 @@ from tokenmill.curation.fingerprints import PRINTS, Index, Table, stored
 from tokenmill.curation.minhash import jaccard, ngram_set
 from tokenmill.curation.units import encoded, unit_kind
 from tokenmill.manifest import Shard
-from tokenmill.records import read_jsonl
+from tokenmill.records import read_lines
 from tokenmill.steps import StepContext
 from tokenmill.store import open_store
 
@@ -186,8 +187,9 @@ def _write_ngram_sets(job: _SetsJob) -> tuple[Path, list[int]]:
     """The file, and where in it each document's set ends."""
     wanted, ends, total = set(job.rows), [], 0
     with job.path.open("wb") as file:
-        for row, record in enumerate(read_jsonl(open_store(job.store_uri).blob_path(job.shard.blob))):
+        for row, line in enumerate(read_lines(open_store(job.store_uri).blob_path(job.shard.blob))):
             if row in wanted:
+                record = orjson.loads(line)
                 kind = unit_kind(record["type"], record["lang"])
                 found = ngram_set(encoded(record["text"], kind), kind, job.ngram)
                 file.write(found.tobytes())
