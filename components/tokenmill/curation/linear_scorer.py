@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numba
 import numpy as np
 import orjson
 from safetensors.numpy import load_file, save_file
@@ -69,7 +68,7 @@ def features(texts: Sequence[str], columns: int) -> Iterator[np.ndarray]:
     for number, text in enumerate(texts, 1):
         points = np.frombuffer(f" {fold(' '.join(text.split()))} ".encode("utf-32-le", "replace"), np.uint32)
         found = np.empty(len(points) * (N_GRAMS + 2), np.int64)
-        n = _hash_features(points, _classes(), np.uint64(columns - 1), seen, number, found)
+        n = _kernel()(points, _classes(), np.uint64(columns - 1), seen, number, found)
         yield found[:n].copy()
 
 
@@ -82,15 +81,17 @@ def _classes() -> np.ndarray:
     return table
 
 
-def _compiled(function: Callable) -> Callable:
-    """Compiled code, kept on disk where there is a folder to keep it in."""
+@lru_cache(maxsize=1)
+def _kernel() -> Callable:
+    """`_hash_features` compiled, kept on disk where there is a folder to keep it in. numba takes a while to import."""
+    import numba
+
     try:
-        return numba.njit(cache=True)(function)
+        return numba.njit(cache=True)(_hash_features)
     except RuntimeError:  # an image without a writable one
-        return numba.njit(function)
+        return numba.njit(_hash_features)
 
 
-@_compiled
 def _hash_features(points, classes, mask, seen, number, found):  # type: ignore[no-untyped-def]  # numba reads the types
     """Fill `found` with the columns of one text; returns how many. `seen[column] == number` marks those it has."""
     prime, n = np.uint64(1099511628211), 0

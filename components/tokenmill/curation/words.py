@@ -6,21 +6,9 @@ anywhere, because Chinese has no word boundaries. White space inside an entry is
 
 import re
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cache, cached_property
 
 from ahocorasick_rs import AhoCorasick, MatchKind
-
-# Letters that are another's case but that lower() leaves as they are: ſ is an s, ı an i, ς a σ, µ (micro) a μ.
-_ALIKE = {
-    ord(c): ord(upper.lower())
-    for c in map(chr, range(128, 0x20000))
-    if c == c.lower() and len(upper := c.upper()) == 1 and len(upper.lower()) == 1 and upper.lower() != c
-}
-# Pairs that no capital of one character joins; and Turkish İ, whose lower() is two characters long.
-_ALIKE |= {0x1FD3: 0x390, 0x1FE3: 0x3B0, 0xFB05: 0xFB06, ord("İ"): ord("i")}
-_LOWER = {ord(c): ord(c.lower()) for c in map(chr, range(0x20000)) if len(c.lower()) == 1 and c.lower() != c}
-_FOLD = _LOWER | _ALIKE | {c: _ALIKE[low] for c, low in _LOWER.items() if low in _ALIKE}
-_NEEDS_MORE = re.compile("[" + "".join(map(chr, _ALIKE)) + "]")
 
 
 def fold(text: str) -> str:
@@ -29,9 +17,29 @@ def fold(text: str) -> str:
     Character by character, so that the length and every index stay.
     """
     low = text.lower()
-    if text.isascii() or (len(low) == len(text) and not _NEEDS_MORE.search(low)):
+    if text.isascii():
         return low
-    return text.translate(_FOLD)
+    table, odd = _cases()
+    if len(low) == len(text) and not odd.search(low):
+        return low
+    return text.translate(table)
+
+
+@cache
+def _cases() -> tuple[dict[int, int], re.Pattern[str]]:
+    """Code point → the one that stands for all its cases; and a pattern of those that lower() does not bring there."""
+    letters = [c for c in map(chr, range(0x20000)) if c.isalpha() or c.lower() != c or c.upper() != c]
+    lower = {ord(c): ord(c.lower()) for c in letters if len(c.lower()) == 1 and c.lower() != c}
+    # ſ is an s, ı an i, ς a σ, µ (micro) a μ
+    odd = {
+        ord(c): ord(upper.lower())
+        for c in letters
+        if c == c.lower() and len(upper := c.upper()) == 1 and len(upper.lower()) == 1 and upper.lower() != c
+    }
+    # Pairs that no capital of one character joins; and Turkish İ, whose lower() is two characters long.
+    odd |= {0x1FD3: 0x390, 0x1FE3: 0x3B0, 0xFB05: 0xFB06, ord("İ"): ord("i")}
+    further = {c: odd[low] for c, low in lower.items() if low in odd}
+    return lower | odd | further, re.compile("[" + "".join(map(chr, odd)) + "]")
 
 
 class WordList:
