@@ -7,6 +7,7 @@ takes the name from. Every file is read once, however many others import from it
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 Import = tuple[str, tuple[tuple[str, str], ...]]
 """(module, ((name, its name here), …)); no names for `import module`."""
@@ -25,14 +26,17 @@ class PythonImports:
         for name, path in self._modules.items():
             self._own.setdefault(path, name)
         self._parsed: dict[str, list[Import]] = {}
+        self._targets: dict[Import, list[str]] = {}
         self._taken: dict[str, dict[str, tuple[str, str]]] = {}
 
     def __call__(self, path: str, text: str) -> Iterator[str]:
-        for base, names in self._imports(path):
-            if not names:  # import a.b: the module, or the package it is in
-                yield self._nearest(base)
-            for name, _ in names:
-                yield self._defining(base, name)
+        for statement in self._imports(path):
+            if statement not in self._targets:
+                base, names = statement
+                # import a.b: the module, or the package it is in
+                found = [self._defining(base, name) for name, _ in names] if names else [self._nearest(base)]
+                self._targets[statement] = found
+            yield from self._targets[statement]
 
     def _imports(self, path: str) -> list[Import]:
         """A file's imports, relative ones made absolute."""
@@ -128,6 +132,7 @@ def statements(text: str) -> list[Import]:
     return found
 
 
+@lru_cache(maxsize=1 << 14)  # a repository writes the same few statements over and over
 def _names(listed: str) -> tuple[tuple[str, str], ...]:
     """`a, b as c` → ((a, a), (b, c)): a name where it comes from, and here."""
     names = [name for raw in listed.split(",") if (name := raw.strip())]
@@ -137,6 +142,7 @@ def _names(listed: str) -> tuple[tuple[str, str], ...]:
     return tuple((original.strip(), here.strip() or original) for original, _, here in pairs)
 
 
+@lru_cache(maxsize=1 << 14)
 def absolute(base: str, package: str) -> str:
     """`..b` in the package p.q → p.b."""
     if not base.startswith("."):
