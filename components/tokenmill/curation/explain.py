@@ -368,10 +368,10 @@ class _Look:
         return self._ids[shard.blob]
 
     def find(self, manifest: Manifest, document: str, hints: Iterable[str] = ()) -> _Hit | None:
-        """Where a corpus has a document, likely places first."""
+        """Where a corpus has a document; first where its id was met, then where its parent had it."""
         names = {f"{folder}{hint}" for hint in hints for folder in ("", "dropped/")}
         held = [shard for shard in (*manifest.shards, *manifest.aside) if shard.name.endswith(JSONL)]
-        for shard in sorted(held, key=lambda s: s.name not in names):
+        for shard in sorted(held, key=lambda s: (document not in self._ids.get(s.blob, ()), s.name not in names)):
             if shard.name.startswith("rejected/"):
                 continue
             hit = self._in_shard(shard.blob, document)
