@@ -16,7 +16,7 @@ _BUFFER = 1 << 20
 def read_parquet(opened: Opened) -> Iterator[Found]:
     """One document a row. A row group that is damaged is rejected from the row on at which it is; the next is read."""
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
-    from pyarrow import ArrowException  # type: ignore[import-untyped]
+    from pyarrow import ArrowException
 
     source: Any = (
         io.BytesIO(opened.whole()) if opened.compression or isinstance(opened.source, bytes) else opened.source
@@ -32,7 +32,7 @@ def read_parquet(opened: Opened) -> Iterator[Found]:
 
 
 def _rows(file: Any, group: int, number: int, wanted: list[str], opened: Opened) -> Iterator[Found]:
-    from pyarrow import ArrowException  # type: ignore[import-untyped]
+    from pyarrow import ArrowException
 
     facts = file.metadata.row_group(group)
     rows = max(1, min(1024, BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size)))
