@@ -72,7 +72,7 @@ def test_compressed_jsonl(read, compress):
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
-def test_a_torn_file_is_rejected_whole_and_a_file_of_several_frames_read_whole(read, compress):
+def test_of_a_torn_file_the_whole_lines_are_kept_and_the_rest_is_one_reject(read, compress):
     suffix = "gz" if compress is gzip.compress else "zst"
     draw = random.Random(5)
     halves = [
@@ -80,10 +80,14 @@ def test_a_torn_file_is_rejected_whole_and_a_file_of_several_frames_read_whole(r
         for _ in range(2)
     ]
     packed = [compress(half) for half in halves]
-    assert len(read(f"x.jsonl.{suffix}", b"".join(packed))) == 4_000
-    for torn in (packed[0][: len(packed[0]) // 2], packed[0] + packed[1][:-9]):
-        (broken,) = read(f"x.jsonl.{suffix}", torn)
+    texts = [json.loads(line)["text"] for half in halves for line in half.splitlines()]
+    assert [o.record["text"] for o in read(f"x.jsonl.{suffix}", b"".join(packed))] == texts
+    for torn, at_least in ((packed[0][: len(packed[0]) // 2], 0), (packed[0] + packed[1][:-9], 2_000)):
+        *kept, broken = read(f"x.jsonl.{suffix}", torn)
+        assert at_least <= len(kept) < 4_000
+        assert [o.record["text"] for o in kept] == texts[: len(kept)]
         assert isinstance(broken, Reject) and broken.reason.startswith("not decompressible")
+        assert broken.where == (f"src/x.jsonl.{suffix} after line {len(kept)}" if kept else f"src/x.jsonl.{suffix}")
 
 
 def test_a_list_of_texts_or_records_in_json(read):
@@ -131,7 +135,7 @@ def test_code_goes_by_file_name_and_unknown_formats_are_dropped_not_lost(read):
         "markdown",
         "c",
     ]
-    for name, kind in (("logo.png", "code"), ("table.parquet", "web"), ("Makefile", "web")):
+    for name, kind in (("logo.png", "code"), ("table.csv", "web"), ("Makefile", "web")):
         (dropped,) = read(name, "x", kind)
         assert isinstance(dropped, Drop) and dropped.reason == "unsupported_format"
     (empty,) = read("__init__.py", "\n", "code")
