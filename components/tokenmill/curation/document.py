@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
@@ -132,6 +132,8 @@ class Document:
 
     def repeated(self, parts: list[str]) -> tuple[float, float]:
         """(share of parts that repeat an earlier one, share of characters in them), of any parts."""
+        if parts is self.__dict__.get("lines"):
+            return self.repeated_lines
         extra = {part: n - 1 for part, n in Counter(parts).items() if n > 1}
         repeated_characters = sum(len(part) * n for part, n in extra.items())
         return share(sum(extra.values()), len(parts)), share(repeated_characters, sum(map(len, parts)))
@@ -181,7 +183,8 @@ class Document:
 
     @property
     def units(self) -> Sequence[str]:
-        return "".join(_WORD.findall(self.text)) if self.lang == "zh" else self.tokens
+        """The units as strings, which are not made before one is asked for; their number is at hand."""
+        return _Units(self)
 
     @cached_property
     def hashed_units(self) -> "tuple[Hashes, Numbers]":
@@ -246,6 +249,21 @@ class Document:
         return self._repetitions
 
     _repetitions: "Repetition | None" = None
+
+
+class _Units(Sequence[str]):
+    def __init__(self, doc: Document) -> None:
+        self._doc = doc
+
+    @cached_property
+    def _made(self) -> Sequence[str]:
+        return "".join(_WORD.findall(self._doc.text)) if self._doc.lang == "zh" else self._doc.tokens
+
+    def __len__(self) -> int:
+        return self._doc.n_units
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._made[at]
 
 
 def prepare() -> None:
