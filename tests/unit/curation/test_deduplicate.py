@@ -277,6 +277,16 @@ def test_documents_of_the_index_are_never_joined_with_each_other(duplicates):
     assert not duplicates(record("n", "nothing like it at all in the world"), old=old, config=low)
 
 
+def test_what_a_new_document_has_nothing_in_common_with_stays_in_the_index(duplicates):
+    """o1 and o2 are alike, the new one is like o1 only: nothing new was said of o2."""
+    words = [f"w{n}" for n in range(200)]
+    o1, o2 = " ".join(words), " ".join([*words[:182], *(f"x{n}" for n in range(18))])
+    new = " ".join([*(f"y{n}" for n in range(18)), *words[18:]])
+    old = record("o1", o1, dump="2023-06"), record("o2", o2, dump="2023-06")
+    assert duplicates(record("n", new, dump="2024-10"), old=old) == {"o1": "n"}
+    assert set(duplicates(record("n", new, dump="2024-10"), *old)) == {"o1", "o2"}  # side by side they are one
+
+
 def test_the_same_dump_again_changes_nothing(duplicates):
     records = [record(f"{n:016x}", text) for n, text in enumerate((TEXT, TEXT[::-1], "short"))]
     assert duplicates(*records, old=tuple(records)) == {r["id"]: r["id"] for r in records}
