@@ -15,7 +15,7 @@ _BUFFER = 1 << 20
 
 def read_parquet(opened: Opened) -> Iterator[Found]:
     """One document a row. A row group that is damaged is rejected from the row on at which it is; the next is read."""
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
     source: Any = (
