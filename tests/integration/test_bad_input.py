@@ -10,17 +10,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import formats
 import orjson
 import pytest
 from servers import seaweedfs, weed_binary
 
 from tokenmill.errors import StoreError
 from tokenmill.steps.context import scratch
+from tokenmill.store import open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 SECRET = "planted-secret-0123456789"
@@ -134,13 +137,45 @@ def test_a_bad_line_is_named_and_stops_the_step_where_they_are_too_many(desk, li
     ("name", "data", "reason"),
     [
         ("x.txt", bytes(range(128, 256)) * 20 + b"\0\0", "mine/x.txt: undecodable text"),
-        ("x.jsonl.gz", gzip.compress("\n".join(DOCUMENTS).encode())[:-40], "mine/x.jsonl.gz: not decompressible"),
+        ("x.jsonl.gz", gzip.compress("\n".join(DOCUMENTS[:2]).encode())[:-40], "not decompressible"),
+        ("x.pdf", b"%PDF-1.4 no more", "mine/x.pdf: no readable PDF"),
+        ("x.zip", b"PK no more", "mine/x.zip: no readable archive"),
     ],
-    ids=["unreadable encoding", "torn archive"],
+    ids=["unreadable encoding", "torn archive", "broken PDF", "broken zip"],
 )
 def test_a_file_that_cannot_be_read(desk, name, data, reason):
     (desk.folder / name).write_bytes(data)
     assert reason in desk.refused("curation.ingest", "--input", f"sources={desk.registered(desk.folder / name)}")
+
+
+def test_a_corpus_of_planted_faults_is_read_around_them_and_every_one_is_counted(desk):
+    raw = desk.folder / "raw"
+    raw.mkdir()
+    (raw / "loop").symlink_to(raw)
+    good = "\n".join(DOCUMENTS[:20]) + "\n"
+    files = {
+        "a.jsonl": good.encode() + b'{"text": "' + b"x" * 3_000_000 + b'"}\n' + good.encode(),
+        "b.jsonl.gz": gzip.compress(good.encode())[:-6],
+        "c.jsonl": b"\xef\xbb\xbf" + good.replace("\n", "\r\n").encode(),
+        "d.jsonl": json.dumps({"text": "a\0b"}).encode(),
+        "e.html": b"<div>" * 50_000,
+        "f.zip": formats.zipped(("../up.txt", b"slip"), ("in.txt", b"A text in an archive, of a river and a king.")),
+        "g.tar": formats.tar(("link.txt", tarfile.SYMTYPE, "/etc/passwd")),
+        "h.txt": "\u200b".encode() * 5_000,
+        "i.warc": b"WARC/1.0\r\nWARC-Type: response\r\n\r\n",
+    }
+    for name, data in files.items():
+        (raw / name).write_bytes(data)
+    given = ("--input", f"sources={desk.registered(raw)}", "--set", "curation.ingest.max_document_bytes=1000000")
+    digest = desk.made("curation.ingest", *given, "--set", "curation.ingest.max_rejected=0.5")
+    manifest = open_store(desk.store.as_uri()).get_manifest(digest)
+    assert manifest.counts == {"in": 89, "records": 81, "dropped": 2, "rejected": 6}
+    assert manifest.dropped == {
+        "link": 1, "zero_width_flood": 1, "rejected:too large": 1, "rejected:not decompressible": 1,
+        "rejected:text with NUL characters": 1, "rejected:nested too deep": 1, "rejected:unsafe archive member": 1,
+        "rejected:broken WARC record": 1,
+    }  # fmt: skip
+    assert "set aside" in desk.refused("curation.ingest", *given)
 
 
 # Wrong words ---------------------------------------------------------------------------------------------------------

@@ -1,8 +1,14 @@
 """The whole of curation over a real store: conservation, the published funnel, lineage, resume and determinism."""
 
+import gzip
 import itertools
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import orjson
@@ -241,3 +247,65 @@ def test_code_passes_file_level_deduplication_before_it_is_joined(curation, tmp_
     assert stages["deduplicate"].dropped == {"near_duplicate": 1}
     (document,) = curation.records(stages["order_code"])
     assert [f["path"] for f in document["files"]] in (["four.py", "main.py"], ["two.py", "main.py"])
+
+
+# Ingest of what is large, and of what was interrupted -----------------------------------------------------------------
+
+
+def pages(folder, n: int = 12) -> None:
+    """Files of 1.5 MB, so that each few are a part of their own."""
+    folder.mkdir()
+    for i in range(n):
+        lines = (
+            json.dumps({"text": f"Document {k} of file {i} tells of a river and a king. " * 20}) for k in range(1_500)
+        )
+        (folder / f"{i:02}.jsonl").write_text("\n".join(lines))
+    (folder / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "A whole line of a torn file."}\n' * 50)[:-20])
+
+
+def test_the_number_of_workers_and_the_cuts_between_parts_leave_no_trace_in_ingest(tmp_path, monkeypatch):
+    pages(tmp_path / "raw", 6)
+    made = []
+    for workers, part_bytes in ((1, 4_000_000), (2, 4_000_000), (1, 1 << 40)):
+        monkeypatch.setattr("tokenmill.curation.ingest.PART_BYTES", part_bytes)
+        curation = Curation(tmp_path / f"store-{workers}-{part_bytes}", workers)
+        sources = curation("register_sources", {"sources": [spec(tmp_path / "raw")]})
+        made.append(curation("ingest", {"shard_records": 170}, sources=sources))
+    assert len({m.digest for m in made}) == 1
+    assert len({tuple((s.name, s.blob) for s in (*m.shards, *m.aside)) for m in made}) == 1
+    assert made[0].counts["in"] == made[0].counts["records"] + made[0].counts["rejected"]
+    assert [s.records for s in made[0].shards][:2] == [170, 170]
+
+
+def test_a_killed_ingest_goes_on_from_its_last_part_and_ends_with_the_same_digest(tmp_path):
+    pages(tmp_path / "raw")
+    calm, hit = Curation(tmp_path / "calm"), Curation(tmp_path / "hit")
+    listed = {"sources": [spec(tmp_path / "raw")]}
+    sources = hit("register_sources", listed)
+    expected = calm("ingest", sources=calm("register_sources", listed))
+
+    environment = os.environ | {"TOKENMILL_STORE": hit.store.uri, "TOKENMILL_LEASE_TTL_S": "2"}
+    command = [sys.executable, "-m", "tokenmill.cli", "step", "curation.ingest", "--preset", "pico"]
+    command += ["--input", f"sources={sources.digest}"]
+
+    def markers() -> dict:
+        return {e.key: e.modified for e in hit.store.backend.list("work/") if "/parts/" in e.key}
+
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while len(markers()) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = markers()
+    assert not list(hit.store.backend.list("actions/")), "it was over before it could be killed"
+
+    again = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    seen: dict = {}
+    while again.poll() is None:
+        seen = max(seen, markers(), key=len)  # they go when the step is done
+        time.sleep(0.01)
+    assert again.returncode == 0 and again.stdout and expected.digest in again.stdout.read()
+    assert before.items() <= seen.items() and len(seen) > len(before), "finished parts were read again"
+    assert expected.counts["in"] == expected.counts["records"] + expected.counts["rejected"]

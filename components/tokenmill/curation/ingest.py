@@ -119,7 +119,7 @@ class SourceFile:
 def read_source_file(file: SourceFile) -> Iterator[Outcome]:
     """The records of one file, in order; unreadable parts as rejects, files of no known format as drops."""
     name = PurePosixPath(file.relative)
-    opened = Opened.named(name, file.path, type=file.type, fields=file.fields, limits=file.limits)
+    opened = Opened.named(name, file.path, type=file.type, fields=file.fields, limits=file.limits, dump=file.dump)
     reader = reader_for(opened.name, file.type)
     if reader is None:
         yield Drop(

@@ -50,7 +50,7 @@ def read_archive(opened: Opened, reader_for: ReaderFor) -> Iterator[Found]:
     try:
         root, licence = _survey(members(opened), opened)
         for member in members(opened):
-            if member.kind == "file" and _is_hidden(member.name):
+            if member.kind == "file" and not _fault(member.name) and _is_hidden(member.name):
                 continue
             yield from _read_member(member, root, licence, opened, reader_for)
     except UnreadableError as broken:

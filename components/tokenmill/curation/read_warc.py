@@ -16,6 +16,7 @@ from tokenmill.curation.streams import Gap, Opened
 
 HEADER_BYTES = 1 << 16
 _WARC_START = re.compile(rb"WARC/\d\.\d\r?\n")
+_NEXT_START = re.compile(rb"\nWARC/\d\.\d\r?\n")
 _ARC_START = re.compile(rb"[a-z][a-z0-9+.-]*:[^ \n]* [^ \n]+ \d{14} [^ \n]+ (?:[^ \n]+ )*\d+\r?\n", re.IGNORECASE)
 _LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,15})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _DUMP = re.compile(r"CC-MAIN-(\d{4}-\d{2})(?!\d)")
@@ -25,7 +26,7 @@ _PAGES = ("text/html", "application/xhtml+xml")
 def read_warc(opened: Opened) -> Iterator[Found]:
     """One document a response of HTML or plain text, with its url, date and, if it is told, crawl dump."""
     dump = _DUMP.search(str(opened.name))
-    known = dump[1] if dump else None
+    known = opened.dump or (dump[1] if dump else None)
     for number, (offset, raw) in enumerate(_Records(opened), 1):
         place = f" record {number} at byte {offset}"
         if isinstance(raw, Unreadable):
@@ -119,6 +120,9 @@ class _Records:
     def _warc(self) -> bytes | Unreadable:
         end = re.search(rb"\r?\n\r?\n", self._held[:HEADER_BYTES])
         length = _LENGTH.search(self._held, 0, end.end()) if end else None
+        if end and _NEXT_START.search(self._held, 1, end.end()):
+            self._to_next_record(1)
+            return Unreadable("broken WARC record (another starts in its header)")
         if not end or not length:
             self._to_next_record(1)
             return Unreadable(
@@ -142,7 +146,8 @@ class _Records:
             return Unreadable(reason)
         self._fill(whole + 64)
         behind = self._held[whole : whole + 64].lstrip(b"\r\n")
-        if behind and not behind.startswith(b"WARC/") and not self._arc_follows(whole):
+        ends_well = not behind or behind.startswith(b"WARC/") or self._held[whole : whole + 4] == b"\r\n\r\n"
+        if not ends_well and not self._arc_follows(whole):
             self._to_next_record(header)
             return Unreadable("broken WARC record (its length is wrong)")
         record = self._held[:whole]
@@ -157,7 +162,7 @@ class _Records:
     def _to_next_record(self, at: int) -> None:
         """Drop everything up to the next line that a WARC record starts with, or to the gap or the end."""
         while True:
-            found = re.compile(rb"\nWARC/\d\.\d\r?\n").search(self._held, max(0, at - 1))
+            found = _NEXT_START.search(self._held, max(0, at - 1))
             if found:
                 self._drop(found.start() + 1)
                 return

@@ -58,6 +58,8 @@ class Opened:
     fields: Mapping[str, str] = field(default_factory=dict)
     """Our name → the name in this source's rows."""
     limits: Limits = field(default_factory=Limits)
+    dump: str | None = None
+    """Crawl dump, if the source says it."""
 
     @classmethod
     def named(cls, name: PurePosixPath, source: Path | bytes, **more: Any) -> "Opened":
