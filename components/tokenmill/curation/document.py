@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-if TYPE_CHECKING:  # numba takes half a second to import: not before a document is looked at
+if TYPE_CHECKING:
+    from tokenmill.curation.characters import Tables
     from tokenmill.curation.text_kernels import Codes, Counts, Hashes, Lines, Numbers, Repetition
 
 _WORD = re.compile(r"\S+")
@@ -37,11 +38,8 @@ class Document:
 
     @cached_property
     def counts(self) -> "Counts":
-        from tokenmill.curation.characters import tables
-        from tokenmill.curation.text_kernels import Counts, count
-
-        known = tables()
-        return Counts(*count(self.codes, known.kinds, known.lower))
+        known = _tables()
+        return _kernels().Counts(*_kernels().count(self.codes, known.kinds, known.lower))
 
     @property
     def n_characters(self) -> int:
@@ -89,10 +87,7 @@ class Document:
 
     @cached_property
     def line_table(self) -> "Lines":
-        from tokenmill.curation.characters import tables
-        from tokenmill.curation.text_kernels import Lines, lines
-
-        return Lines(*lines(self.codes, tables().kinds, self.counts.line_feeds))
+        return _kernels().Lines(*_kernels().lines(self.codes, _tables().kinds, self.counts.line_feeds))
 
     @cached_property
     def line_lengths(self) -> "Numbers":
@@ -100,10 +95,7 @@ class Document:
 
     @cached_property
     def words_in_lines(self) -> "Numbers":
-        from tokenmill.curation.characters import tables
-        from tokenmill.curation.text_kernels import words_in
-
-        return words_in(self.codes, tables().kinds, self.line_table.bounds)
+        return _kernels().words_in(self.codes, _tables().kinds, self.line_table.bounds)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -125,9 +117,7 @@ class Document:
         return self._repeated(gap=2)
 
     def _repeated(self, gap: int) -> tuple[float, float]:
-        from tokenmill.curation.text_kernels import Repeated, repeated
-
-        found = Repeated(*repeated(self.codes, self.line_table.bounds, gap))
+        found = _kernels().Repeated(*_kernels().repeated(self.codes, self.line_table.bounds, gap))
         return share(found.again, found.parts), share(found.again_characters, found.characters)
 
     def repeated(self, parts: list[str]) -> tuple[float, float]:
@@ -190,28 +180,20 @@ class Document:
     def hashed_units(self) -> "tuple[Hashes, Numbers]":
         """Hash and length of each unit."""
         if self.lang == "zh":
-            from tokenmill.curation.characters import tables
-            from tokenmill.curation.text_kernels import WHITE
-
-            inked = self.codes[(tables().kinds[self.codes] & WHITE) == 0]
+            inked = self.codes[(_tables().kinds[self.codes] & _kernels().WHITE) == 0]
             return inked.astype(numpy.uint64), numpy.ones(len(inked), numpy.int64)
         return self.hashed_tokens
 
     @cached_property
     def hashed_tokens(self) -> "tuple[Hashes, Numbers]":
-        from tokenmill.curation.characters import tables
-        from tokenmill.curation.text_kernels import tokens
-
         # Σ and İ have a lower case that no table by character gives: Python writes such a document's tokens out
         codes = _codes(" ".join(self.tokens)) if self.counts.cased_twice else self.codes
-        return tokens(codes, tables().kinds, tables().lower, self.counts.tokens)
+        return _kernels().tokens(codes, _tables().kinds, _tables().lower, self.counts.tokens)
 
     @property
     def n_stop_words(self) -> int:
         """Different ones of Gopher's eight English stop words."""
-        from tokenmill.curation.text_kernels import present
-
-        return present(self.hashed_tokens[0], _stop_words())
+        return _kernels().present(self.hashed_tokens[0], _stop_words())
 
     @cached_property
     def n_unit_characters(self) -> int:
@@ -242,10 +224,8 @@ class Document:
 
     def _repetition(self, n: int) -> "Repetition":
         if self._repetitions is None or len(self._repetitions.top) <= n:
-            from tokenmill.curation.text_kernels import Repetition, repetition
-
             longest = max(n, 1 if n == 1 else _LONGEST_GRAM)
-            self._repetitions = Repetition(*repetition(*self.hashed_units, longest).tolist())
+            self._repetitions = _kernels().Repetition(*_kernels().repetition(*self.hashed_units, longest).tolist())
         return self._repetitions
 
     _repetitions: "Repetition | None" = None
@@ -275,6 +255,21 @@ def prepare() -> None:
     kept = source.parent.glob("__pycache__/text_kernels.repetition-*.nbi")
     if not any(index.stat().st_mtime > source.stat().st_mtime for index in kept):
         import_module("tokenmill.curation.text_kernels")
+
+
+@cache
+def _kernels() -> Any:
+    """The compiled passes. numba takes half a second to import: not before a document is looked at."""
+    from tokenmill.curation import text_kernels
+
+    return text_kernels
+
+
+@cache
+def _tables() -> "Tables":
+    from tokenmill.curation.characters import tables
+
+    return tables()
 
 
 @cache

@@ -272,7 +272,8 @@ _LIKE_I_AND_S = str.maketrans("İıſ", "iis")  # as re.IGNORECASE takes them
 def placeholder_page(doc: Document) -> Verdict:
     """C4: 'lorem ipsum' and 'enable javascript' pages are not content."""
     found = doc.counts.javascript > 0 and bool(_WANTS_SCRIPT.search(doc.text))
-    found = found or "lorem ipsum" in doc.text.translate(_LIKE_I_AND_S).lower()
+    text = doc.text.translate(_LIKE_I_AND_S) if any(one in doc.text for one in "İıſ") else doc.text
+    found = found or "lorem ipsum" in text.lower()
     return within(float(found), high=0)
 
 

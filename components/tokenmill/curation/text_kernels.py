@@ -83,7 +83,7 @@ class Repetition(NamedTuple):
     """The rows that `repetition` returns, in this order; each by length n of n-grams."""
 
     distinct: list[int]
-    """Different n-grams; counted for n = 1 only, as longer ones are looked at only where they can repeat."""
+    """Different units, at n = 1; the other rows start at n = 2."""
     top: list[int]
     """Characters in the occurrences of the most frequent n-gram (of several the longest); 0 if none occurs twice."""
     times: list[int]
@@ -339,7 +339,7 @@ def words_in(codes: Codes, kinds: Kinds, bounds: Table) -> Numbers:
 def _first_of_equals(keys: Any, first: Any) -> int:
     """first[j] = the first place that holds keys[j]; returns how many different keys there are."""
     bits = 4
-    while (1 << bits) < 2 * len(keys):
+    while (1 << bits) < 3 * len(keys):
         bits += 1
     shift, mask = _BITS - numpy.uint64(bits), (_ONE << numpy.uint64(bits)) - _ONE
     table = numpy.full(1 << bits, -1, numpy.int32)
@@ -407,11 +407,30 @@ def present(hashes: Hashes, wanted: Hashes) -> int:
     return found
 
 
+@numba.njit
+def _repeats(places: Any, first: Any, seen: Any, before: Any, size: int) -> tuple[Any, Any, Any]:
+    """(characters of the most frequent n-gram's occurrences, their number, characters in n-grams seen before)."""
+    best: Any = 0
+    best_length: Any = 0
+    covered: Any = 0
+    again: Any = 0
+    for j in range(len(places)):
+        place = places[j]
+        start, end = before[place], before[place + size]
+        often = seen[first[j]]
+        if often > 1 and (often > best or (often == best and end - start > best_length)):
+            best, best_length = often, end - start
+        if first[j] != j:
+            again += end - max(start, covered)
+            covered = end
+    return best * best_length, best, again
+
+
 @compiled(_HASHES, _NUMBERS, types.int64)
 def repetition(hashes: Hashes, lengths: Numbers, longest: int) -> Table:
-    """Repetition of the 1- to `longest`-grams of a sequence of units with these hashes and lengths.
+    """Different units, and repetition of the 2- to `longest`-grams, of a sequence of units with these hashes and lengths.
 
-    Returns rows by `Repetition`, a column a length of n-grams (column 0 is unused).
+    Returns rows by `Repetition`, a column a length of n-grams.
 
     An (n+1)-gram can repeat only where the n-grams at its place and at the next one do. So each length looks only at
     what the one before left over, and its n-grams are known by a pair of n-gram numbers: no hash of hashes.
@@ -427,33 +446,28 @@ def repetition(hashes: Hashes, lengths: Numbers, longest: int) -> Table:
     first, seen = numpy.empty(n, numpy.int32), numpy.empty(n, numpy.int32)
     numbers = numpy.full(n + 1, -1, numpy.int32)  # of the n-gram at each place; -1 where it occurs once
     left = n
+    found[_DISTINCT, 1] = _first_of_equals(keys, first)
     for size in range(1, longest + 1):
-        different = _first_of_equals(keys[:left], first)
-        found[_DISTINCT, size] = different if size == 1 else 0
+        if size > 1:
+            _first_of_equals(keys[:left], first)
         seen[:left] = 0
-        best = best_length = covered = 0
         for j in range(left):
             seen[first[j]] += 1
-            if first[j] == j:
-                continue
-            place, often = places[j], seen[first[j]]
-            length = before[place + size] - before[place]
-            if often > best or (often == best and length > best_length):
-                best, best_length = often, length
-            found[_DUPLICATE, size] += before[place + size] - before[max(place, covered)]
-            covered = place + size
-        found[_TOP, size], found[_TIMES, size] = best * best_length, best
+        if size > 1:
+            found[_TOP, size], found[_TIMES, size], found[_DUPLICATE, size] = _repeats(
+                places[:left], first, seen, before, size
+            )
         for j in range(left):
             numbers[places[j]] = first[j] if seen[first[j]] > 1 else -1
-        kept = 0
-        for j in range(left):
+        kept: Any = 0
+        for j in range(left):  # no branch: whether a word repeats is not to be foreseen
             place = places[j]
-            if numbers[place] >= 0 and numbers[place + 1] >= 0:
-                keys[kept] = (numpy.uint64(numbers[place]) << _HALF) | numpy.uint64(numbers[place + 1])
-                places[kept] = place
-                kept += 1
-            else:
-                numbers[place] = -1  # nor does anything longer repeat here
+            number, following = numbers[place], numbers[place + 1]
+            goes_on = number >= 0 and following >= 0
+            keys[kept] = (numpy.uint64(number) << _HALF) | numpy.uint64(following)
+            places[kept] = place
+            kept += goes_on
+            numbers[place] = number if goes_on else -1  # else nor does anything longer repeat here
         left = kept
         if left == 0:
             break
