@@ -62,8 +62,8 @@ def band_rows(permutations: int, bands: int, rounds: int) -> np.ndarray:
     return np.concatenate(cuts).reshape(rounds * bands, permutations // bands)
 
 
-def find_pairs(index: Table, bands: np.ndarray, bounds: Bounds, with_equal: bool = True) -> np.ndarray:
-    """Pairs that are, or may be, one document.
+def find_pairs(index: Table, bands: np.ndarray, bounds: Bounds, with_equal: bool = True) -> Iterator[np.ndarray]:
+    """Pairs that are, or may be, one document; those that may be come once for each band they share.
 
     Left out are pairs that these bands' sure ones connect already, and pairs within the stored index: those were decided
     when it was made.
@@ -74,8 +74,8 @@ def find_pairs(index: Table, bands: np.ndarray, bounds: Bounds, with_equal: bool
         bounds: what is dismissed and what is sure.
         with_equal: give the pairs of equal texts too. They are found in any case: a copy is compared no further.
 
-    Returns:
-        `PAIR` [pairs], sorted, without repetitions.
+    Yields:
+        `PAIR` [pairs], as many at a time as one sorting of keys gives.
 
     Raises:
         InputError: two new documents have one id.
@@ -83,15 +83,13 @@ def find_pairs(index: Table, bands: np.ndarray, bounds: Bounds, with_equal: bool
     _refuse_shared_ids(index)
     parent, compared = index.array("parent", 1, "<i8"), index.array("compared", 1, "u1")
     _begin(parent, compared, index.signatures)
-    equal = [
-        _equal_texts(*sorted_keys, index.exact, index.priority, index.order, index.old, parent, compared)
-        for sorted_keys in _by_key(index, lambda start, stop: _text_keys(index, start, stop))
-    ]
-    found = equal if with_equal else []
+    for sorted_keys in _by_key(index, lambda start, stop: _text_keys(index, start, stop)):
+        equal = _equal_texts(*sorted_keys, index.exact, index.priority, index.order, index.old, parent, compared)
+        if with_equal:
+            yield equal
     for rows in bands:
         for keys, documents in _by_key(index, _BandKeys(index, rows, compared)):
-            found += _near_pairs(index, keys, documents, parent, bounds)
-    return np.unique(np.concatenate(found)) if sum(map(len, found)) else np.empty(0, PAIR)
+            yield from _near_pairs(index, keys, documents, parent, bounds)
 
 
 def _near_pairs(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from tokenmill.curation.bands import EQUAL, Bounds, band_rows, find_pairs, similarity
+from tokenmill.curation.bands import EQUAL, PAIR, Bounds, band_rows, find_pairs, similarity
 from tokenmill.curation.disjoint_sets import apart, best_of_each, join_all
 from tokenmill.curation.fingerprints import PRINTS, Index, Table, stored
 from tokenmill.curation.minhash import jaccard, ngram_set
@@ -26,6 +26,7 @@ from tokenmill.store import open_store
 
 Compare = Callable[[np.ndarray], np.ndarray]
 """Pairs → float64, their exact similarity; NaN where a text is not at hand."""
+PAIRS_AT_ONCE = 4_000_000
 NEVER_EQUAL = 0.999
 """What is told at most of documents that are not the same text."""
 
@@ -53,24 +54,28 @@ class Clusters:
         return round(min(similarity(agree, table.signatures.shape[1]), NEVER_EQUAL), 4)
 
 
-def settle(table: Table, pairs: np.ndarray, bounds: Bounds, threshold: float, compare: Compare | None) -> Clusters:
+def settle(
+    table: Table, pairs: Iterable[np.ndarray], bounds: Bounds, threshold: float, compare: Compare | None
+) -> Clusters:
     """The clusters that pairs make.
 
     Args:
         table: the documents.
-        pairs: `bands.PAIR`, in any order, repetitions allowed.
+        pairs: `bands.PAIR` arrays, in any order, repetitions allowed; files that are mapped stay where they are.
         bounds: what the estimates say.
         threshold: what the exact similarities must reach.
         compare: exact similarities, where texts are at hand.
     """
-    parent = table.array("cluster", 1, "<i8")
+    chunks = [part[at : at + PAIRS_AT_ONCE] for part in pairs for at in range(0, len(part), PAIRS_AT_ONCE)]
+    parent, copies = table.array("cluster", 1, "<i8"), table.array("copies", 1, "?")
     parent[:] = np.arange(table.size)
-    sure = pairs["agree"] >= bounds.high
-    join_all(parent, pairs["a"][sure], pairs["b"][sure])
-    open_pairs = np.unique(pairs[~sure]) if len(pairs) else pairs
-    is_open = np.empty(len(open_pairs), bool)
-    apart(parent, open_pairs["a"], open_pairs["b"], is_open)
-    open_pairs = open_pairs[is_open]
+    copies[:] = False
+    for chunk in chunks:
+        sure = chunk[chunk["agree"] >= bounds.high]
+        join_all(parent, sure["a"], sure["b"])
+        copies[sure["b"][sure["agree"] == EQUAL].astype(np.int64)] = True
+    unsure = [_apart(parent, chunk[chunk["agree"] < bounds.high]) for chunk in chunks]
+    open_pairs = np.unique(np.concatenate(unsure)) if sum(map(len, unsure)) else np.empty(0, PAIR)
     exact = compare(open_pairs) if compare and len(open_pairs) else np.full(len(open_pairs), np.nan)
     is_one = np.where(np.isnan(exact), open_pairs["agree"] >= bounds.middle, exact >= threshold)
     join_all(parent, open_pairs["a"][is_one], open_pairs["b"][is_one])
@@ -78,11 +83,15 @@ def settle(table: Table, pairs: np.ndarray, bounds: Bounds, threshold: float, co
     keys = zip(open_pairs["a"][decided].tolist(), open_pairs["b"][decided].tolist(), strict=True)
     survivor = table.array("survivor", 1, "<i8")
     best_of_each(parent, table.priority, table.order, survivor)
-    copies = table.array("copies", 1, "?")
-    copies[:] = False
-    copies[pairs["b"][pairs["agree"] == EQUAL].astype(np.int64)] = True
     _keep_the_old(survivor, table.old)
     return Clusters(survivor, copies, dict(zip(keys, exact[decided].tolist(), strict=True)))
+
+
+def _apart(parent: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The pairs whose documents nothing connects yet."""
+    is_apart = np.empty(len(pairs), bool)
+    apart(parent, pairs["a"], pairs["b"], is_apart)
+    return np.unique(pairs[is_apart])
 
 
 def _keep_the_old(survivor: np.ndarray, old: int) -> None:

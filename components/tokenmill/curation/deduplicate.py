@@ -81,6 +81,13 @@ def exchange_parts(documents: int, part_records: int, bands: int) -> int:
 
 def _find(config: ExchangeConfig | DeduplicateConfig, table: Index, part: int | None = None) -> np.ndarray:
     """The pairs of one part of the bands, or of all; equal texts belong to the first."""
+    path = _find(config, table, ctx)
+    shard = store_file(ctx.store, path, f"part-{config.part or 0:05d}{PAIRS}", path.stat().st_size // _pair_bytes())
+    return Draft(kind="pairs", shards=(shard,), counts={"records": shard.records, "documents": table.size})
+
+
+def _find(config: ExchangeConfig, table: Index, ctx: StepContext) -> Path:
+    """A file of the pairs of the configured part of the bands; equal texts belong to the first."""
     from tokenmill.curation.bands import Bounds, band_rows, find_pairs
 
     permutations = table.signatures.shape[1] if table.size else config.bands
@@ -92,14 +99,24 @@ def _find(config: ExchangeConfig | DeduplicateConfig, table: Index, part: int | 
     if part >= parts:
         raise ConfigError(f"part {part} of the bands: there are {parts} (0 to {parts - 1}) for {table.size} documents")
     bounds = Bounds.around(config.threshold, config.margin, permutations)
-    return find_pairs(table, rows[part::parts], bounds, with_equal=part == 0)
-
-
-def _pairs(ctx: StepContext, pairs: np.ndarray, part: int, table: Index) -> Draft:
     path = ctx.workdir / "pairs"
-    path.write_bytes(pairs.tobytes())
-    shard = store_file(ctx.store, path, f"part-{part:05d}{PAIRS}", len(pairs))
-    return Draft(kind="pairs", shards=(shard,), counts={"records": len(pairs), "documents": table.size})
+    with path.open("wb") as file:
+        for pairs in find_pairs(table, rows[part::parts], bounds, with_equal=part == 0):
+            file.write(pairs.tobytes())
+    return path
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """The pairs of a file, where they lie."""
+    from tokenmill.curation.bands import PAIR
+
+    return np.asarray(np.memmap(path, PAIR, "r")) if path.stat().st_size else np.empty(0, PAIR)
+
+
+def _pair_bytes() -> int:
+    from tokenmill.curation.bands import PAIR
+
+    return PAIR.itemsize
 
 
 @step(
@@ -118,18 +135,14 @@ def cluster(
     ctx: StepContext,
 ) -> dict[str, Draft]:
     """Join the pairs of all parts: who goes, and for whom. The corpus is read where only texts can decide."""
-    from tokenmill.curation.bands import PAIR
-
     table = Index.load(ctx.store, _shards(index or []), _shards(fingerprints), ctx.workdir)
     if wrong := [m for m in pairs if m.counts.get("documents") != table.size]:
         raise InputError(
             f"pairs {wrong[0].digest[:12]} are of {wrong[0].counts.get('documents')} documents, the fingerprints and "
             f"the index of {table.size}: give curation.cluster what curation.exchange was given"
         )
-    found = [np.frombuffer(ctx.store.get_blob(shard.blob), PAIR) for shard in _shards(pairs)]
-    return _Decision(
-        config, table, np.concatenate(found), corpus, _shards(index or []), _shards(fingerprints), ctx
-    ).drafts()
+    found = [_mapped(ctx.store.blob_path(shard.blob)) for shard in _shards(pairs)]
+    return _Decision(config, table, found, corpus, _shards(index or []), _shards(fingerprints), ctx).drafts()
 
 
 @step("curation.deduplicate", version=2, libraries=("numba",), kinds={
@@ -151,7 +164,7 @@ def deduplicate(
     prints = fingerprint(config, corpus, ctx).shards
     old = _shards(index or [])
     table = Index.load(ctx.store, old, prints, ctx.workdir)
-    decision = _Decision(config, table, _find(config, table), corpus, old, prints, ctx).drafts()
+    decision = _Decision(config, table, [_mapped(_find(config, table, ctx))], corpus, old, prints, ctx).drafts()
     decision["output"] = _apply(config, corpus, decision["output"].shards, bool(index), ctx)
     return decision
 
@@ -170,7 +183,7 @@ class _Decision:
 
     config: ClusterConfig
     table: Index
-    pairs: np.ndarray
+    pairs: Sequence[np.ndarray]
     corpus: Manifest
     old: Sequence[Shard]
     prints: Sequence[Shard]

@@ -48,7 +48,7 @@ class Dedup:
         everything = [*old, *itertools.chain(*parts)]
         bounds = Bounds.around(config.threshold, config.margin, config.permutations)
         rows = band_rows(config.permutations, config.bands, config.rounds)
-        pairs = find_pairs(index, rows, bounds)
+        pairs = list(find_pairs(index, rows, bounds))
 
         def compare(pairs):
             return np.array(
@@ -178,6 +178,7 @@ def test_neither_does_it_hang_on_how_much_is_held_in_memory(duplicates, monkeypa
     monkeypatch.setattr(bands_module, "SORTED_AT_ONCE", 40)
     monkeypatch.setattr(bands_module, "_BLOCK", 64)
     monkeypatch.setattr(fingerprints_module, "SCRATCH_FROM", 10)
+    monkeypatch.setattr("tokenmill.curation.clusters.PAIRS_AT_ONCE", 7)
     assert duplicates.told(*records, shards=2) == expected
 
 
@@ -186,8 +187,8 @@ def test_the_bands_in_parts_find_the_pairs_of_the_bands_together(duplicates):
     bounds = Bounds.around(0.7, 0.15, 128)
     rows = band_rows(128, 16, 3)
     together = settle(index, find_pairs(index, rows, bounds), bounds, 0.7, None)
-    parts = [find_pairs(index, rows[part::5], bounds, with_equal=part == 0) for part in range(5)]
-    apart = settle(index, np.concatenate(parts[::-1]), bounds, 0.7, None)
+    parts = [pairs for part in range(5) for pairs in find_pairs(index, rows[part::5], bounds, with_equal=part == 0)]
+    apart = settle(index, parts[::-1], bounds, 0.7, None)
     assert (apart.survivor == together.survivor).all() and (apart.copies == together.copies).all()
 
 
