@@ -61,7 +61,9 @@ def exchange(
 ) -> Draft:
     """Pairs that are one document, or may be: those that meet in some of the bands."""
     table = Index.load(ctx.store, _shards(index or []), _shards(fingerprints), ctx.workdir)
-    return _pairs(ctx, _find(config, table, config.part), config.part or 0, table)
+    path = _find(config, table, ctx, config.part)
+    shard = store_file(ctx.store, path, f"part-{config.part or 0:05d}{PAIRS}", path.stat().st_size // _pair_bytes())
+    return Draft(kind="pairs", shards=(shard,), counts={"records": shard.records, "documents": table.size})
 
 
 @step("curation.plan_exchange", version=1, section=SECTION, kinds={"fingerprints": "fingerprints"})
@@ -79,15 +81,8 @@ def exchange_parts(documents: int, part_records: int, bands: int) -> int:
     return min(bands, max(1, -(-documents // part_records)))
 
 
-def _find(config: ExchangeConfig | DeduplicateConfig, table: Index, part: int | None = None) -> np.ndarray:
-    """The pairs of one part of the bands, or of all; equal texts belong to the first."""
-    path = _find(config, table, ctx)
-    shard = store_file(ctx.store, path, f"part-{config.part or 0:05d}{PAIRS}", path.stat().st_size // _pair_bytes())
-    return Draft(kind="pairs", shards=(shard,), counts={"records": shard.records, "documents": table.size})
-
-
-def _find(config: ExchangeConfig, table: Index, ctx: StepContext) -> Path:
-    """A file of the pairs of the configured part of the bands; equal texts belong to the first."""
+def _find(config: ExchangeConfig | DeduplicateConfig, table: Index, ctx: StepContext, part: int | None = None) -> Path:
+    """A file of the pairs of one part of the bands, or of all; equal texts belong to the first."""
     from tokenmill.curation.bands import Bounds, band_rows, find_pairs
 
     permutations = table.signatures.shape[1] if table.size else config.bands

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenmill.curation.config import GradeConfig, Thresholds
-from tokenmill.curation.document import Document, share
+from tokenmill.curation.document import Document, prepare, share
 from tokenmill.curation.thresholds import Limits
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import Drop, Keep, StepContext, step
@@ -22,6 +22,7 @@ from tokenmill.steps import Drop, Keep, StepContext, step
 def grade(config: GradeConfig, corpus: Manifest, thresholds: Manifest | None, ctx: StepContext) -> Draft:
     """Record the quality scores of graded types; drop what is below a threshold."""
     minimum = {"fluency": config.min_fluency, "not_ad": config.min_not_ad}
+    prepare()
     limits = Limits.load(minimum, config.thresholds, thresholds, ctx.store)
     return ctx.map_shards(corpus, Graded(config.types, limits.default, limits.sets))
 

@@ -1,6 +1,5 @@
 """Packing: nothing lost, nothing shared, nothing split that fits."""
 
-
 import pytest
 import torch
 from hypothesis import given, settings
