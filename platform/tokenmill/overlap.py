@@ -19,7 +19,7 @@ from tokenmill.config import StepConfig
 from tokenmill.records import Record
 
 _WORD = re.compile(r"\w+|[-+*/=<>^%×÷]")
-_HAN = re.compile(r"[㐀-鿿豈-﫿]")
+_HAN = re.compile(r"[㐀-鿿\uf900-\ufaff]")
 Gram = tuple[str, ...]
 
 

@@ -41,7 +41,7 @@ def _guessed(data: bytes) -> str | None:
     return None if best is None else str(best)
 
 
-_HAN = re.compile(r"[㐀-鿿豈-﫿]")
+_HAN = re.compile(r"[㐀-鿿\uf900-\ufaff]")
 
 
 def language(text: str, stated: object = None) -> str:

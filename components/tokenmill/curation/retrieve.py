@@ -28,8 +28,8 @@ from tokenmill.store import open_store
 REPORT = "retrieval.json"
 TOLD = ("id", "type", "lang", "source", "path")
 
-_TERM = re.compile(r"[㐀-䶿一-鿿豈-﫿]+|[^\W㐀-䶿一-鿿豈-﫿]+")
-_HAN = re.compile(r"[㐀-䶿一-鿿豈-﫿]")
+_TERM = re.compile(r"[㐀-䶿一-鿿\uf900-\ufaff]+|[^\W㐀-䶿一-鿿\uf900-\ufaff]+")
+_HAN = re.compile(r"[㐀-䶿一-鿿\uf900-\ufaff]")
 
 
 @step(
