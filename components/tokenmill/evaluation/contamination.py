@@ -26,7 +26,7 @@ HELDOUT = "heldout"
 """nor through a role of this name, which training only measures."""
 
 
-@effect("evaluation.collect_training_sets", version=2, kinds={"weights": "weights"})
+@effect("evaluation.collect_training_sets", version=1, kinds={"weights": "weights"})
 def collect_training_sets(config: CollectConfig, weights: Manifest, ctx: StepContext) -> Draft:
     """Everything whose text the model was trained on, at any stage of its life; and the raw sources behind it.
 
@@ -72,7 +72,7 @@ def _described(manifest: Manifest) -> dict[str, Any]:
 
 @step(
     "evaluation.contamination",
-    version=1,
+    version=2,
     kinds={"training_sets": "training_sets", "questions": "questions"},
 )
 def check_contamination(

@@ -13,7 +13,7 @@ from tokenmill.steps import StepContext, step
 
 @step(
     "evaluation.prepare",
-    version=5,
+    version=6,
     kinds={"corpus": "corpus", "tokens": "tokens", "reference": "corpus", "conversations": "conversations"},
 )
 def prepare(
