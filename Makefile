@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 PRESET ?= nano
 
-.PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak lint format hooks compile golden clean
+.PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak benchmark-curation lint format hooks compile golden clean
 
 help: ## what each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,13 @@ test-containers: install ## images and kfp.local's DockerRunner; needs Docker's 
 
 soak: install ## twenty random kills
 	$(BIN)/python -m pytest -m soak tests
+
+benchmark-curation: install ## curation beside datatrove and rensa: rules, duplicates, code order, decontamination
+	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark]'
+	$(BIN)/python benchmarks/curation.py all
+	$(BIN)/python benchmarks/curation_deduplicate.py --megabytes 20 --slow-megabytes 2
+	$(BIN)/python benchmarks/curation_code.py
+	$(BIN)/python benchmarks/curation_decontaminate.py
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy platform components pipelines

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ from tokenmill.store import open_store
 SECTION = "curation.deduplicate"
 SUPERSEDED = f"superseded{JSONL}"
 PAIRS = ".pairs"
+
+
+def __getattr__(name: str) -> Any:
+    """The pure functions `signatures` and `clusters`; their modules import numba, so not before they are asked for."""
+    homes = {"signatures": "minhash", "clusters": "clusters"}
+    if name not in homes:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"tokenmill.curation.{homes[name]}"), name)
 
 
 @step("curation.fingerprint", version=1, section=SECTION, libraries=("numba",), kinds={"corpus": "corpus"})

@@ -129,3 +129,12 @@ def test_a_text_is_signed_the_same_in_any_company():
 def test_repetitions_do_not_count():
     sentence = "the sea rises and falls twice a day "
     assert (signatures([sentence * 3])[0] == signatures([sentence * 40])[0]).all()
+
+
+def test_the_pure_functions_are_found_where_deduplication_is():
+    from tokenmill.curation import clusters, deduplicate, minhash
+
+    assert deduplicate.signatures is minhash.signatures
+    assert deduplicate.clusters is clusters.clusters
+    with pytest.raises(AttributeError, match="no attribute 'cluster_of'"):
+        deduplicate.cluster_of
