@@ -6,6 +6,9 @@ from typing import Any
 
 from tokenmill.curation.streams import Opened
 
+MEMBER = "!/"
+"""Between an archive's path and a path inside it."""
+
 
 @dataclass(frozen=True)
 class Document:

@@ -16,7 +16,7 @@ import orjson
 from tokenmill.curation.config import IngestConfig
 from tokenmill.curation.encoding import invisible_share, language
 from tokenmill.curation.fields import KNOWN_FIELDS
-from tokenmill.curation.found import Document, Found, Skipped, Unreadable
+from tokenmill.curation.found import MEMBER, Document, Found, Skipped, Unreadable
 from tokenmill.curation.readers import CODE_LANGUAGES, reader_for
 from tokenmill.curation.sources import DUMPS, FIELDS, is_file, told
 from tokenmill.curation.streams import Limits, Opened, UnreadableError
@@ -30,8 +30,6 @@ PART_BYTES, PART_FILES = 4_000_000, 250
 """Files are read by parts of about this many bytes and at most so many files; a larger file is a part of its own."""
 MAX_INVISIBLE = 0.5
 """Share of zero-width characters above which a text is a flood of them (ours; joined emoji and Persian stay below 0.2)."""
-MEMBER = "!/"
-"""Between an archive's path and a path inside it."""
 
 
 LIBRARIES = ("trafilatura", "py3langid", "charset-normalizer", "warcio", "pypdf", "pyarrow")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tokenmill.curation.config import OrderCodeConfig
+from tokenmill.curation.found import MEMBER
 from tokenmill.curation.imports import Edges, import_edges
 from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.records import read_jsonl
@@ -36,14 +37,15 @@ Record = dict[str, Any]
 
 
 class Repository(NamedTuple):
-    """A source's files, or those of it that carry the same `repository`."""
+    """A source's files, or those of it that carry the same `repository` or came out of one archive."""
 
     source: str
     name: str = ""
 
     @classmethod
     def of(cls, record: Record) -> "Repository":
-        return cls(record["source"], record.get("repository") or "")
+        archive, inside, _ = record["path"].partition(MEMBER)
+        return cls(record["source"], record.get("repository") or (archive if inside else ""))
 
     def __str__(self) -> str:
         return f"{self.source}/{self.name}" if self.name else self.source

@@ -7,6 +7,7 @@ import pytest
 
 from tokenmill.curation.imports import import_edges
 from tokenmill.curation.order_code import (
+    Repository,
     markdown,
     repository_documents,
     strongly_connected,
@@ -181,3 +182,13 @@ def test_a_large_repository_goes_on_in_further_documents_of_whole_files():
 def test_a_fence_is_longer_than_any_inside():
     text = 'DOC = """\n````md\n```\n````\n"""'
     assert markdown("a.py", "python", text) == f"## a.py\n\n`````python\n{text}\n`````\n"
+
+
+def test_each_archive_of_a_source_is_a_repository_of_its_own():
+    def record(path: str, **more) -> dict:
+        return {"source": "mirror", "path": path} | more
+
+    assert str(Repository.of(record("a.tar.gz!/lib/x.py"))) == "mirror/a.tar.gz"
+    assert Repository.of(record("a.tar.gz!/lib/x.py")) != Repository.of(record("b.tar.gz!/lib/x.py"))
+    assert str(Repository.of(record("lib/x.py"))) == "mirror"
+    assert str(Repository.of(record("a.zip!/x.py", repository="owner/name"))) == "mirror/owner/name"
