@@ -24,7 +24,7 @@ def working_on(store: Path) -> list[psutil.Process]:
         try:
             if str(store) in " ".join(process.cmdline()) or str(store) in process.environ().get("TOKENMILL_STORE", ""):
                 found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
+        except (psutil.Error, OSError):  # it ended, or is not ours to look at
             continue
     return found
 
