@@ -112,8 +112,8 @@ def test_curation_runs_in_containers_and_leaves_its_artifacts_in_the_store(clien
 
     events = list(read_events(open_store(store.as_uri()), "containers-1"))
     finished = [event.data["step"] for event in events if event.kind == "step_finished"]
-    assert finished[0] == "curation.register_sources" and finished[-1] == "curation.order_code"
-    assert len(set(finished)) == 7
+    assert finished[0] == "curation.register_sources" and finished[-1] == "curation.funnel"
+    assert {"curation.ingest", "curation.filter", "curation.deduplicate", "curation.order_code"} < set(finished)
     assert [event.data["status"] for event in events if event.kind == "run_closed"] == ["succeeded"]
     owners = {path.stat().st_uid for path in store.rglob("*") if path.is_file()}
     assert owners == {10001}
