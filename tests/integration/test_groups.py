@@ -1,5 +1,6 @@
 """The phase curation in a KFP loop over groups of shards makes what it makes in one piece."""
 
+import orjson
 import pytest
 from life import Life, Lived
 
@@ -59,3 +60,12 @@ def test_a_group_whose_files_did_not_change_is_found_done(life, grouped):
     tasks = {t: f["cache"] for t, f in again.finished.items() if ".group-" in t}
     assert tasks and set(tasks.values()) == {"hit"}
     assert again.finished["curation.order_code"]["outputs"] == grouped.finished["curation.order_code"]["outputs"]
+
+
+def test_a_document_s_history_names_its_own_group_and_no_other(life, grouped):
+    document = next(i for i, r in sorted(corpus(grouped).items()) if r["type"] == "book")
+    told = life.tokenmill("curation", "explain", document, "--run", grouped.summary["run"], "--json")
+    stages = [(stage["step"], stage["fate"]) for stage in orjson.loads(told.stdout)["stages"]]
+    steps = ("ingest", "filter", "deduplicate", "screen", "grade", "order_code")
+    assert [step for step, _ in stages] == [f"curation.{step}" for step in steps]
+    assert "absent" not in {fate for _, fate in stages}

@@ -17,14 +17,15 @@ from tokenmill.tracking import read_events
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 
-def working_on(store: Path) -> list[psutil.Process]:
-    """Processes whose command line or environment names the store."""
+def working_on(store: Path) -> list[str]:
+    """Command lines of the processes whose command line or environment names the store."""
     found = []
     for process in psutil.process_iter():
         try:
-            if str(store) in " ".join(process.cmdline()) or str(store) in process.environ().get("TOKENMILL_STORE", ""):
-                found.append(process)
-        except (psutil.Error, OSError):  # it ended, or is not ours to look at
+            command = " ".join(process.cmdline())
+            if str(store) in command or str(store) in process.environ().get("TOKENMILL_STORE", ""):
+                found.append(command)
+        except psutil.Error:  # it ended while it was looked at, or is not ours to look at
             continue
     return found
 
@@ -44,13 +45,13 @@ def test_kill_9_of_a_run_leaves_no_task_and_no_rank(tmp_path):
     with (tmp_path / "out.txt").open("wb") as out:
         run = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out)
 
-    def ranks() -> list[psutil.Process]:
-        return [p for p in working_on(store) if "tokenmill.training.worker" in " ".join(p.cmdline())]
+    def ranks() -> list[str]:
+        return [command for command in working_on(store) if "tokenmill.training.worker" in command]
 
     assert until(lambda: len(ranks()) >= 2, 120), (tmp_path / "out.txt").read_text()
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    assert until(lambda: not working_on(store), 10), [p.cmdline() for p in working_on(store)]
+    assert until(lambda: not working_on(store), 10), working_on(store)
 
 
 def test_how_a_run_is_computed_is_set_on_the_command_line_and_is_no_part_of_what_it_makes(tmp_path):

@@ -18,6 +18,7 @@ import orjson
 
 from tokenmill.curation.config import FunnelConfig
 from tokenmill.curation.funnel_page import page
+from tokenmill.curation.merge import MOVERS
 from tokenmill.curation.statistics import SHAPES, Shape
 from tokenmill.curation.survey import Example, Findings, Job, Partition, Sampled, Surveyor, Tally, bundled, group
 from tokenmill.errors import CorruptError, InputError
@@ -26,7 +27,6 @@ from tokenmill.records import JSONL
 from tokenmill.steps import StepContext, effect
 
 PAGE, DATA = "funnel.html", "funnel.json"
-MERGE = "curation.merge"
 BINS = 30
 
 
@@ -56,7 +56,7 @@ def grouped(manifests: Iterable[Manifest]) -> dict[str, list[Manifest]]:
     """Step → its corpora, in the order in which steps come first."""
     groups: dict[str, list[Manifest]] = {}
     for manifest in manifests:
-        if manifest.step != MERGE:
+        if manifest.step not in MOVERS:
             groups.setdefault(manifest.step, []).append(manifest)
     if not groups:
         raise InputError("curation.funnel: a merged corpus alone is no stage; give the corpora that it was merged of")

@@ -8,6 +8,9 @@ from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.records import JSONL
 from tokenmill.steps import StepContext, step
 
+MOVERS = ("curation.merge", "curation.plan")
+"""Steps that move shards and touch no document: no stage of a funnel, no part of a document's history."""
+
 
 @step("curation.merge", version=1, kinds={"corpora": "corpus"})
 def merge(config: MergeConfig, corpora: list[Manifest], ctx: StepContext) -> Draft:
