@@ -1,5 +1,7 @@
 """The phase curation in a KFP loop over groups of shards makes what it makes in one piece."""
 
+from importlib import resources
+
 import orjson
 import pytest
 from life import Life, Lived
@@ -69,3 +71,19 @@ def test_a_document_s_history_names_its_own_group_and_no_other(life, grouped):
     steps = ("ingest", "filter", "deduplicate", "screen", "grade", "order_code")
     assert [step for step, _ in stages] == [f"curation.{step}" for step in steps]
     assert "absent" not in {fate for _, fate in stages}
+
+
+def test_a_group_of_which_nothing_is_left_costs_the_others_nothing(life):
+    folder = life.folder / "mixed"
+    folder.mkdir()
+    pages = resources.files("tokenmill.curation") / "sources" / "pico" / "pages.jsonl"
+    (folder / "good.jsonl").write_bytes(pages.read_bytes())
+    (folder / "junk.jsonl").write_text("".join(f'{{"text": "too short {n}", "lang": "en"}}\n' for n in range(20)))
+    source = f"{{name: mixed, uri: {folder}, type: web, licence: CC0-1.0, origin: test}}"
+    settings = (f"curation.register_sources.sources=[{source}]", "curation.plan.group_bytes=1")
+    mixed = life.run("curation", *(option for setting in settings for option in ("--set", setting)))
+
+    cleaned = [mixed.manifest(task) for task in mixed.finished if task.startswith("curation.filter.group-")]
+    assert [m.dropped for m in cleaned if not m.counts["records"]] == [{"length": 20}]
+    assert corpus(mixed) and all(r["path"] == "good.jsonl" for r in corpus(mixed).values())
+    assert mixed.manifest("curation.funnel").counts["stages"] == 6

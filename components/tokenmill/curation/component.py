@@ -53,8 +53,7 @@ def ingest_group(run: str, group: str, corpus: dsl.Output[dsl.Dataset], suffix: 
     """Raw files → JSONL documents by type and language (the report's Format), of one group."""
     from tokenmill.steps import run_component
 
-    task = f"curation.ingest{suffix}"
-    run_component("curation.ingest", run, inputs={"sources": group}, outputs={"output": corpus}, task=task)
+    run_component("curation.ingest", run, inputs={"sources": group}, outputs={"output": corpus}, part=suffix)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -72,8 +71,7 @@ def filter_corpus(run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[ds
     """Keep the documents that pass every rule; every drop has a rule, a value and a threshold (Clean)."""
     from tokenmill.steps import run_component
 
-    task = f"curation.filter{suffix}"
-    run_component("curation.filter", run, inputs={"corpus": corpus}, outputs={"output": clean}, task=task)
+    run_component("curation.filter", run, inputs={"corpus": corpus}, outputs={"output": clean}, part=suffix)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -81,8 +79,8 @@ def fingerprint_group(run: str, group: str, fingerprints: dsl.Output[dsl.Dataset
     """What is compared of the documents of one group."""
     from tokenmill.steps import run_component
 
-    inputs, task = {"corpus": group}, f"curation.fingerprint{suffix}"
-    run_component("curation.fingerprint", run, inputs=inputs, outputs={"output": fingerprints}, task=task)
+    inputs, outputs = {"corpus": group}, {"output": fingerprints}
+    run_component("curation.fingerprint", run, inputs=inputs, outputs=outputs, part=suffix)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -135,8 +133,8 @@ def deduplicate_group(
     """Drop exact and near duplicates of one group; the newest dump survives (Dedup)."""
     from tokenmill.steps import run_component
 
-    inputs, task = {"corpus": group, "duplicates": duplicates}, f"curation.deduplicate{suffix}"
-    run_component("curation.deduplicate", run, inputs=inputs, outputs={"output": unique}, task=task)
+    inputs, outputs = {"corpus": group, "duplicates": duplicates}, {"output": unique}
+    run_component("curation.deduplicate", run, inputs=inputs, outputs=outputs, part=suffix)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -144,8 +142,7 @@ def screen(run: str, corpus: dsl.Input[dsl.Dataset], safe: dsl.Output[dsl.Datase
     """Drop blocked domains and words, and what was scored unsafe (Safe)."""
     from tokenmill.steps import run_component
 
-    task = f"curation.screen{suffix}"
-    run_component("curation.screen", run, inputs={"corpus": corpus}, outputs={"output": safe}, task=task)
+    run_component("curation.screen", run, inputs={"corpus": corpus}, outputs={"output": safe}, part=suffix)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -153,8 +150,7 @@ def grade(run: str, corpus: dsl.Input[dsl.Dataset], graded: dsl.Output[dsl.Datas
     """Score fluency and advertisement; drop below the thresholds (High-quality)."""
     from tokenmill.steps import run_component
 
-    task = f"curation.grade{suffix}"
-    run_component("curation.grade", run, inputs={"corpus": corpus}, outputs={"output": graded}, task=task)
+    run_component("curation.grade", run, inputs={"corpus": corpus}, outputs={"output": graded}, part=suffix)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)

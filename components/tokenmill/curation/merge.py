@@ -1,9 +1,10 @@
 """Several corpora into one."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from tokenmill.curation.config import MergeConfig
+from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.records import JSONL
 from tokenmill.steps import StepContext, step
@@ -14,8 +15,17 @@ MOVERS = ("curation.merge", "curation.plan")
 
 @step("curation.merge", version=1, kinds={"corpora": "corpus"})
 def merge(config: MergeConfig, corpora: list[Manifest], ctx: StepContext) -> Draft:
-    """One corpus of all shards, renumbered; no record is read, and the order of the inputs does not matter."""
+    """One corpus of all shards, renumbered; no record is read, and the order of the inputs does not matter.
+
+    Raises:
+        InputError: nothing is left in any of them.
+    """
     shards = merged(corpora)
+    if not shards:
+        reasons = sum((Counter(corpus.dropped) for corpus in corpora), Counter())
+        raise InputError(
+            f"curation.merge: no record left in {len(corpora)} corpora; dropped last: {dict(reasons.most_common(5))}"
+        )
     return Draft(kind="corpus", shards=shards, counts={"records": sum(s.records for s in shards)})
 
 

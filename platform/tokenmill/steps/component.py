@@ -36,6 +36,7 @@ def run_component(
     outputs: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     task: str | None = None,
+    part: str = "",
     go: bool = True,
     otherwise: Mapping[str, Any] | None = None,
 ) -> dict[str, Manifest]:
@@ -48,6 +49,7 @@ def run_component(
         outputs: role → KFP artifact to write the pointer into.
         config: fields of the step's config that the pipeline itself decides (the sources, a round's number).
         task: name of this task where one step runs more than once in a pipeline.
+        part: of a loop over several groups, what the task's name ends with; of its group nothing may be left.
         go: False past the stop of an unrolled loop: nothing is done, `otherwise` is handed on.
         otherwise: output role → input artifact that stands for it when not `go`.
     """
@@ -64,7 +66,8 @@ def run_component(
             {role: read_pointers(store, artifact) for role, artifact in (inputs or {}).items()},
             store=store,
             run=context.run,
-            task=task,
+            task=f"{task or step}{part}",
+            part=bool(part),
         )
         for role, artifact in (outputs or {}).items():
             if role not in manifests:

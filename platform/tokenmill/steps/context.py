@@ -52,6 +52,8 @@ class StepContext:
     key: str = ""
     """Action key; empty for an effect."""
     lease: Lease | None = None
+    part: bool = False
+    """The inputs are one group of several: nothing may be left of them. What is left of all, whoever merges them judges."""
     _inputs: dict[str, Path] = field(default_factory=dict)
 
     # ---- reading -------------------------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ class StepContext:
         """
         jobs = [_ShardJob(self.store.uri, shard, function, self._marker(shard)) for shard in corpus.shards]
         results = list(self.parallel(_sift_shard, jobs, "shards"))
-        return _assemble(self.name, kind, results, max_rejected, may_be_empty)
+        return _assemble(self.name, kind, results, max_rejected, may_be_empty or self.part)
 
     def partition(
         self,
@@ -137,7 +139,7 @@ class StepContext:
         partitions = Partitions(self.store, self.workdir, by, shard_records)
         for outcome in outcomes:
             partitions.add(outcome)
-        return _assemble(self.name, kind, _sifted(partitions.close()), max_rejected)
+        return _assemble(self.name, kind, _sifted(partitions.close()), max_rejected, self.part)
 
     def partition_parts(
         self,
@@ -163,7 +165,7 @@ class StepContext:
         partitions = Partitions(self.store, self.workdir, by, shard_records)
         for part in self.parallel(_sift_part, jobs, what):
             partitions.take(part)
-        return _assemble(self.name, kind, _sifted(partitions.close()), max_rejected)
+        return _assemble(self.name, kind, _sifted(partitions.close()), max_rejected, self.part)
 
     # ---- writing -------------------------------------------------------------------------------------------------
 

@@ -34,9 +34,19 @@ MIN_FREE_BYTES = 256 << 20
 
 
 def run_step(
-    name: str, config: StepConfig, inputs: Inputs, *, store: ArtifactStore, run: RunRef, task: str | None = None
+    name: str,
+    config: StepConfig,
+    inputs: Inputs,
+    *,
+    store: ArtifactStore,
+    run: RunRef,
+    task: str | None = None,
+    part: bool = False,
 ) -> dict[str, Manifest]:
     """Do a step's work, or find it done; returns its outputs by role.
+
+    Args:
+        part: the inputs are one group of several: that nothing is left of them is no mistake.
 
     Raises:
         UserError: bad input, config or surroundings; one clear line.
@@ -52,7 +62,7 @@ def run_step(
             _tell_start(definition, config, by_role, events)
             preflight(definition, by_role, store)
             with scratch() as workdir:
-                ctx = StepContext(store, workdir, run, events, log, name, config)
+                ctx = StepContext(store, workdir, run, events, log, name, config, part=part)
                 drafts, cache = _perform(definition, config, by_role, ctx)
             manifests = {
                 role: _issue(definition, config, by_role, draft, store, time.monotonic() - started)

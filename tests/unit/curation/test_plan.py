@@ -3,8 +3,12 @@
 import itertools
 import random
 
-from tokenmill.curation.config import PlanConfig
+import pytest
+
+from tokenmill.curation.config import MergeConfig, PlanConfig
+from tokenmill.curation.merge import merge
 from tokenmill.curation.plan import in_groups, loop_items, plan
+from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, Shard, sha256
 
 
@@ -59,3 +63,15 @@ def test_a_loop_names_its_tasks_after_the_group_only_where_there_are_several():
         ".group-00000",
         ".group-00001",
     ]
+
+
+def test_where_every_group_lost_everything_the_merge_says_why():
+    empty = [
+        Manifest.issue(
+            Draft(kind="corpus", shards=(), counts={"records": 0}, dropped={"length": n, "empty": 1}),
+            parents={}, step="curation.filter", version=1, config={},
+        )
+        for n in (20, 3)
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"no record left in 2 corpora; dropped last: {'length': 23, 'empty': 2}"):
+        merge(MergeConfig(), empty, None)
