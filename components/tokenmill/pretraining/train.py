@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenmill.training.worker import WorkerContext
 
 
-@training_step("pretraining.train_short", version=3, kinds={"tokens": "tokens", "tokenizer": "tokenizer"})
+@training_step("pretraining.train_short", version=4, kinds={"tokens": "tokens", "tokenizer": "tokenizer"})
 def train_short(config: StageConfig, tokens: Manifest, tokenizer: Manifest, ctx: WorkerContext) -> TrainingRun:
     """Phase 1: from random weights; documents longer than the context are split, the remainder is trained on too."""
     from tokenmill.model.config import InternLM2Config
@@ -29,7 +29,7 @@ def train_short(config: StageConfig, tokens: Manifest, tokenizer: Manifest, ctx:
     return stage_run(config, tokens, model, ctx, tokens_before=0)
 
 
-@training_step("pretraining.train_long", version=3, kinds={"tokens": "tokens", "base": "weights"})
+@training_step("pretraining.train_long", version=4, kinds={"tokens": "tokens", "base": "weights"})
 def train_long(config: LongStageConfig, tokens: Manifest, base: Manifest, ctx: WorkerContext) -> TrainingRun:
     """Phase 2: longer context, RoPE base 50k → 1M, half of the tokens still from short documents."""
     from tokenmill.model.layouts import load_model

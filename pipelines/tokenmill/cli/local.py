@@ -21,7 +21,7 @@ from tokenmill.errors import EXIT_BAD_INPUT, EXIT_DEFECT, told_in_one_line
 from tokenmill.pipelines.opening import EXECUTION, RUN_KEY
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tether import OWNER, die_with_parent, tethered
-from tokenmill.tracking import RunRef, read_events
+from tokenmill.tracking import EventFollower, RunRef
 from tokenmill.tracking.events import Event
 
 POLL_S = 0.5
@@ -89,17 +89,13 @@ class Narrator:
     """Prints a line for every finished step."""
 
     def __init__(self, store: ArtifactStore, key: str, quiet: bool) -> None:
-        self.store, self.key, self.quiet = store, key, quiet
-        self.told: set[tuple[str, float]] = set()
+        self.events, self.quiet = EventFollower(store, key), quiet
         self.budgets: dict[str, float | None] = {}
         self.exit_code = 0
         """The failed step's, once one failed."""
 
     def tell(self) -> None:
-        for event in list(read_events(self.store, self.key)):
-            if (event.task, event.time) in self.told:
-                continue
-            self.told.add((event.task, event.time))
+        for event in self.events.news():
             if event.kind == "step_started":
                 self.budgets[event.task] = event.data["budget_s"]
             elif event.kind == "step_finished":

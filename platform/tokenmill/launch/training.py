@@ -38,6 +38,10 @@ PASSED_ON = (
     "TMPDIR",
     "OMP_NUM_THREADS",
 )
+RANK_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # nothing here is compiled, and DeepSpeed's imports load the whole compiler: 2 s a rank
+}
 GRACE_S = 120
 """What ranks have, once told to stop, for the step they are at and a checkpoint; torchrun then kills them."""
 LOG_LINE = '{"time":'
@@ -153,7 +157,7 @@ def _app(uri: str, execution: TrainingExecution, scratch: str) -> "AppDef":
         image=scratch,  # local_cwd: the folder the ranks start in; nothing is read from it
         entrypoint=sys.executable,
         args=["-m", "tokenmill.tether", sys.executable, "-m", "torch.distributed.run", *torchrun],
-        env={"OMP_NUM_THREADS": "1"} | {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)} | tethered(),
+        env=RANK_ENVIRONMENT | {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)} | tethered(),
         num_replicas=1,
         resource=Resource(cpu=execution.ranks, gpu=0, memMB=1024),
     )

@@ -117,12 +117,12 @@ PRESETS = {
     ),
     "nano": InternLM2Config(
         vocab_size=4096,
-        hidden_size=256,
+        hidden_size=128,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=64,
-        intermediate_size=896,
+        head_dim=32,
+        intermediate_size=448,
         max_position_embeddings=2048,
     ),
     "internlm2-1.8b": InternLM2Config(

@@ -1,7 +1,7 @@
 """Cross-entropy of every token, without ever holding the logits of a whole pack.
 
 At a vocabulary of 92,544 the logits of 32K tokens are 12 GB in fp32; here a chunk of them exists at a time, forward and
-backward.
+backward, and the backward pass computes again what is beyond `KEPT_BYTES`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from tokenmill.model import IGNORE
+
+KEPT_BYTES = 64 << 20
+"""Logits that stay in memory from the forward to the backward pass: all of a small model's, hardly any of a large one's."""
 
 
 def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int | None = None) -> Tensor:
@@ -26,30 +29,39 @@ def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int | No
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Keeps the hidden states and one log-sum-exp a token; the backward pass computes each chunk of logits again."""
+    """Keeps the hidden states, one log-sum-exp a token and the first chunks of logits; the others are computed again."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
-        normalisers, chosen = [], []
+        normalisers, chosen, kept = [], [], []
+        room = KEPT_BYTES
         for rows, targets in zip(hidden.split(chunk), labels.split(chunk), strict=True):
-            logits = (rows @ weight.T).float()
+            logits = _logits(rows, weight)
             normalisers.append(logits.logsumexp(-1))
             chosen.append(logits.gather(1, targets[:, None]).squeeze(1))
+            room -= logits.nbytes
+            if room >= 0 and any(ctx.needs_input_grad):
+                kept.append(logits)
         normaliser = torch.cat(normalisers)
-        ctx.save_for_backward(hidden, weight, labels, normaliser)
+        ctx.save_for_backward(hidden, weight, labels, normaliser, *kept)
         ctx.chunk = chunk
         return normaliser - torch.cat(chosen)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden, weight, labels, normaliser = ctx.saved_tensors
+        hidden, weight, labels, normaliser, *kept = ctx.saved_tensors
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
-        for start in range(0, len(hidden), ctx.chunk):
+        for i, start in enumerate(range(0, len(hidden), ctx.chunk)):
             part = slice(start, start + ctx.chunk)
             rows, grad = hidden[part], grads[0][part, None]
+            logits = kept[i] if i < len(kept) else _logits(rows, weight)
             # d loss / d logits = softmax − one-hot
-            d_logits = ((rows @ weight.T).float() - normaliser[part, None]).exp_().mul_(grad)
+            d_logits = (logits - normaliser[part, None]).exp_().mul_(grad)
             d_logits.scatter_add_(1, labels[part, None], -grad)
             d_hidden[part] = d_logits.to(rows.dtype) @ weight
             d_weight += d_logits.T.to(rows.dtype) @ rows
         return d_hidden, d_weight.to(weight.dtype), None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    return (hidden @ weight.T).float()

@@ -130,9 +130,14 @@ def preflight(definition: Definition, inputs: Mapping[str, Sequence[Manifest]], 
 
 
 def action_key(definition: Definition, config: StepConfig, inputs: Mapping[str, Sequence[Manifest]]) -> str:
-    """The address of a step's result."""
-    contents = {role: [m.content for m in manifests] for role, manifests in inputs.items() if manifests}
-    return sha256(canonical([definition.name, definition.version, config.identity(), contents]))
+    """The address of a step's result. A set of no records among those a role may have any number of is the same as none."""
+    uncounted = {role.name for role in definition.roles if role.many and role.optional}
+    contents = {
+        role: [m.content for m in manifests if not (role in uncounted and m.counts.get("records") == 0)]
+        for role, manifests in inputs.items()
+    }
+    held = {role: given for role, given in contents.items() if given}
+    return sha256(canonical([definition.name, definition.version, config.identity(), held]))
 
 
 def lookup(store: ArtifactStore, key: str) -> dict[str, Draft] | None:

@@ -2,13 +2,14 @@
 
 from tokenmill.tracking.connection import TrackingError
 from tokenmill.tracking.delivery import Delivered, DeliveryThread, deliver
-from tokenmill.tracking.events import Event, EventLog, RunRef, manifest_uri, read_events, read_run
+from tokenmill.tracking.events import Event, EventFollower, EventLog, RunRef, manifest_uri, read_events, read_run
 from tokenmill.tracking.registry import Registry, registry_ready
 
 __all__ = [
     "Delivered",
     "DeliveryThread",
     "Event",
+    "EventFollower",
     "EventLog",
     "Registry",
     "RunRef",

@@ -332,13 +332,22 @@ def read_event_file(store: ArtifactStore, file: EventFile) -> list[Event]:
 
 def read_events(store: ArtifactStore, run_key: str, task: str | None = None) -> Iterator[Event]:
     """Every event of a run (or of one task), in order of time."""
-    events = [
-        event
-        for files in list_event_files(store, run_key, task).values()
-        for file in files
-        for event in read_event_file(store, file)
-    ]
-    yield from sorted(events, key=lambda e: e.time)
+    yield from EventFollower(store, run_key, task).news()
+
+
+class EventFollower:
+    """The events of a run while it writes them: a file never changes once it is there, so each is read once."""
+
+    def __init__(self, store: ArtifactStore, run_key: str, task: str | None = None) -> None:
+        self._store, self._run_key, self._task = store, run_key, task
+        self._read: set[EventFile] = set()
+
+    def news(self) -> list[Event]:
+        """What has been written since the last call, in order of time."""
+        files = {f for task in list_event_files(self._store, self._run_key, self._task).values() for f in task}
+        events = [event for file in sorted(files - self._read) for event in read_event_file(self._store, file)]
+        self._read |= files
+        return sorted(events, key=lambda e: e.time)
 
 
 def manifest_uri(store: ArtifactStore, digest: str) -> str:

@@ -101,12 +101,18 @@ def next_token_loss(model: torch.nn.Module, pack: Pack) -> LossOutput:
 
 
 @torch.no_grad()
-def mean_loss(model: torch.nn.Module, samples: Sequence[Sample], tokens_at_once: int = 8192) -> float:
-    """Mean cross-entropy a trained token, in nats."""
+def summed_loss(model: torch.nn.Module, samples: Sequence[Sample], tokens_at_once: int = 8192) -> tuple[float, int]:
+    """Cross-entropy summed over the trained tokens, in nats, and how many those are."""
     total, trained = 0.0, 0
     for group in in_groups(samples, tokens_at_once, len):
         parts = [sample.part(Piece(0, 0, len(sample))) for sample in group]
         pack = Pack.of([ids for ids, _ in parts], [labels for _, labels in parts])
         total += float(next_token_loss(model, pack).loss)
         trained += int((pack.labels != IGNORE).sum())
+    return total, trained
+
+
+def mean_loss(model: torch.nn.Module, samples: Sequence[Sample]) -> float:
+    """Mean cross-entropy a trained token, in nats."""
+    total, trained = summed_loss(model, samples)
     return total / max(trained, 1)

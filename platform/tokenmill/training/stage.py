@@ -11,7 +11,7 @@ import torch
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
 from tokenmill.model.layouts import save_model
-from tokenmill.training.data import PackedBatches, Sample, mean_loss, next_token_loss
+from tokenmill.training.data import PackedBatches, Sample, next_token_loss, summed_loss
 from tokenmill.training.run import TrainingRun
 from tokenmill.training.settings import StageConfig
 from tokenmill.training.tokens import Document, read_documents
@@ -32,8 +32,10 @@ def stage_run(
     marks = numpy.linspace(0, len(batches), config.evaluations).round().astype(int)
 
     def evaluate(bare: torch.nn.Module) -> dict[str, float]:
-        losses = {f"heldout/{domain}": mean_loss(bare, rows) for domain, rows in heldout.items()}
-        return losses | {"heldout/loss": mean_loss(bare, [row for rows in heldout.values() for row in rows])}
+        sums = {domain: summed_loss(bare, rows) for domain, rows in heldout.items()}
+        losses = {f"heldout/{domain}": total / max(trained, 1) for domain, (total, trained) in sums.items()}
+        totals, trained = zip(*sums.values(), strict=True)
+        return losses | {"heldout/loss": sum(totals) / max(sum(trained), 1)}
 
     return TrainingRun(
         model=model,

@@ -42,6 +42,13 @@ def scale(config: Scale, corpus: Manifest, ctx) -> Draft:
     return ctx.map_shards(corpus, Times(config.factor))
 
 
+@step("toy.join", version=1)
+def join(config: Empty, corpus: Manifest, more: list[Manifest] | None, ctx) -> Draft:
+    CALLS.append("join")
+    rows = [record for manifest in (corpus, *(more or ())) for record in ctx.records(manifest)]
+    return ctx.write_records("corpus", {"part-00000.jsonl.zst": rows})
+
+
 class Times:
     def __init__(self, factor):
         self.factor = factor
@@ -106,6 +113,18 @@ def test_identity_changes_the_key_and_execution_does_not(store, run):
     assert CALLS.count("scale") == 1
     go("toy.scale", Scale(factor=3), store, run, corpus=source)
     assert CALLS.count("scale") == 2
+
+
+def test_a_set_of_no_records_is_the_same_work_as_none_and_another_lineage(store, run):
+    source, nothing = (go("toy.register", Sources(rows=rows), store, run) for rows in (4, 0))
+    alone = go("toy.join", Empty(), store, run, corpus=source)
+    with_nothing = go("toy.join", Empty(), store, run, corpus=source, more=[nothing])
+    assert CALLS.count("join") == 1 and with_nothing.content == alone.content
+    assert "more" not in alone.parents and with_nothing.parents["more"] == (nothing.digest,)
+    go("toy.join", Empty(), store, run, corpus=source, more=[nothing, source])
+    assert CALLS.count("join") == 2
+    go("toy.join", Empty(), store, run, corpus=nothing)  # what is required counts, empty or not
+    assert CALLS.count("join") == 3
 
 
 def test_an_edit_that_changes_no_bytes_stops_there(store, run):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokenmill.model import IGNORE
+from tokenmill.model import IGNORE, losses
 from tokenmill.model.attention import attention
 from tokenmill.model.losses import token_losses
 from tokenmill.model.modeling import (
@@ -159,8 +159,10 @@ def test_dynamic_ntk_reaches_the_forward_pass(grouped, model):
     assert not torch.allclose(scaled(long), model(long), atol=1e-3)
 
 
+@pytest.mark.parametrize("kept", [0, 1000, 1 << 20], ids=lambda size: f"keeping {size} bytes")
 @pytest.mark.parametrize("chunk", [1, 5, 100])
-def test_token_losses_and_gradients_equal_cross_entropy(chunk):
+def test_token_losses_and_gradients_equal_cross_entropy(chunk, kept, monkeypatch):
+    monkeypatch.setattr(losses, "KEPT_BYTES", kept)
     torch.manual_seed(0)
     hidden, weight = torch.randn(12, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
     labels = torch.randint(0, 50, (12,))
@@ -177,9 +179,9 @@ def test_token_losses_and_gradients_equal_cross_entropy(chunk):
 
 def test_losses_of_nothing_are_zero_and_differentiable():
     hidden = torch.randn(3, 4, requires_grad=True)
-    losses = token_losses(hidden, torch.randn(9, 4), torch.full((3,), IGNORE))
-    losses.sum().backward()
-    assert losses.tolist() == [0, 0, 0]
+    given = token_losses(hidden, torch.randn(9, 4), torch.full((3,), IGNORE))
+    given.sum().backward()
+    assert given.tolist() == [0, 0, 0]
     assert hidden.grad.abs().sum() == 0
 
 
