@@ -130,6 +130,15 @@ def test_the_difference_is_that_of_two_readings_one_by_one(judge):
     assert difference == pytest.approx(fmean(far - near for far, near in expected), rel=1e-3)
 
 
+def test_of_many_windows_some_are_read_evenly_spread(judge):
+    ids = list(range(3, 3 + 9 * WINDOW))
+    ids = [1 + i % 400 for i in ids]
+    every = window_perplexities(judge.model, ids, WINDOW, TAIL)
+    some = window_perplexities(judge.model, ids, WINDOW, TAIL, most=3)
+    assert len(every) == 9 and some == [pytest.approx(every[i], rel=1e-4) for i in (0, 4, 8)]
+    assert len(window_perplexities(judge.model, ids, WINDOW, TAIL, most=20)) == 9
+
+
 def test_the_step_keeps_tales_and_drops_the_rest_each_for_its_reason(judge, tmp_path):
     from tokenmill.model.layouts import save_model
 

@@ -246,11 +246,11 @@ def choose_thresholds(
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def tier_code(run: str, corpus: dsl.Input[dsl.Dataset], tiered: dsl.Output[dsl.Dataset]) -> None:
+def tier_code(run: str, corpus: dsl.Input[dsl.Dataset], tiered: dsl.Output[dsl.Dataset], suffix: str = "") -> None:
     """Code files in tiers, with their epochs; the low tier is dropped."""
     from tokenmill.steps import run_component
 
-    run_component("curation.tier_code", run, inputs={"corpus": corpus}, outputs={"output": tiered})
+    run_component("curation.tier_code", run, inputs={"corpus": corpus}, outputs={"output": tiered}, part=suffix)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -300,11 +300,12 @@ def funnel(
     unique: dsl.Input[list[dsl.Dataset]],
     safe: dsl.Input[list[dsl.Dataset]],
     graded: dsl.Input[list[dsl.Dataset]],
+    tiered: dsl.Input[list[dsl.Dataset]],
     ordered: dsl.Input[dsl.Dataset],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """What each stage kept, and what it dropped for which reason; stops where the numbers do not add up."""
     from tokenmill.steps import run_component
 
-    stages = [raw, clean, unique, safe, graded, ordered]
+    stages = [raw, clean, unique, safe, graded, tiered, ordered]
     run_component("curation.funnel", run, inputs={"stages": stages}, outputs={"output": page})

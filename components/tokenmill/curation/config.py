@@ -290,6 +290,9 @@ class SelectLongConfig(StepConfig):
     )
     window: int = Field(4096, ge=3, description="tokens of a window (LongWanjuan); at most the model's context")
     tail: int = Field(1024, ge=1, description="tokens at a window's end that are scored (LongWanjuan)")
+    most_windows: int = Field(
+        0, ge=0, description="windows of a document that are read, evenly spread over it; 0 reads all (LongWanjuan)"
+    )
     thresholds: dict[str, float] = Field(
         default_factory=dict,
         description="perplexity difference below which a document is kept, by type/language; 0 where none is set "

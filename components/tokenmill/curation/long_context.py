@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from tokenmill.errors import InputError, StepFailed
 
 if TYPE_CHECKING:
@@ -53,10 +55,16 @@ def window_perplexities(
     window: int = WINDOW,
     tail: int = TAIL,
     batch_tokens: int = 4 * WINDOW,
+    most: int = 0,
 ) -> list[WindowPerplexity]:
-    """The two perplexities of every window; `batch_tokens` a forward pass, one window at least."""
+    """The two perplexities of every window; `batch_tokens` a forward pass, one window at least.
+
+    `most` windows are read, evenly spread over the document, the first and the last among them; 0 reads all.
+    """
     _check(model, len(token_ids), window, tail)
     chunks = [token_ids[start : start + window] for start in range(0, len(token_ids) - window + 1, window)]
+    if 0 < most < len(chunks):
+        chunks = [chunks[round(place)] for place in np.linspace(0, len(chunks) - 1, most)]
     at_once = max(1, batch_tokens // (window + 2 * tail))
     found: list[WindowPerplexity] = []
     for start in range(0, len(chunks), at_once):

@@ -51,7 +51,7 @@ class Repository(NamedTuple):
         return f"{self.source}/{self.name}" if self.name else self.source
 
 
-@step("curation.order_code", version=2, kinds={"corpus": "corpus"})
+@step("curation.order_code", version=3, kinds={"corpus": "corpus"})
 def order_code(config: OrderCodeConfig, corpus: Manifest, ctx: StepContext) -> Draft:
     """Join each repository's files into documents, dependencies first; other types pass through untouched."""
     code = [s for s in corpus.shards if s.name.startswith("type=code/")]
@@ -210,7 +210,17 @@ def _document(files: list[Record]) -> Record:
         "scores": {},
         "files": [{"id": f["id"], "path": f["path"]} for f in files],
     }
-    return document | ({"repository": files[0]["repository"]} if files[0].get("repository") else {})
+    told = {"repository": files[0]["repository"]} if files[0].get("repository") else {}
+    return document | told | _epochs(files)
+
+
+def _epochs(files: list[Record]) -> dict[str, int]:
+    """How often a document of files in tiers is learned: the mean of its files' epochs by length, since they stay together."""
+    if not any("epochs" in f for f in files):
+        return {}
+    sizes = [len(f["text"]) for f in files]
+    epochs = [f.get("epochs", 1) for f in files]
+    return {"epochs": max(1, round(sum(s * e for s, e in zip(sizes, epochs, strict=True)) / max(1, sum(sizes))))}
 
 
 def markdown(path: str, lang: str, text: str) -> str:

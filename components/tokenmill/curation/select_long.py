@@ -30,7 +30,7 @@ LIBRARIES = ("torch", "numpy", "tokenizers", "ahocorasick-rs")
 
 @step(
     "curation.select_long",
-    version=1,
+    version=2,
     reproducible="same_platform",
     libraries=LIBRARIES,
     kinds={"corpus": "corpus", "weights": "weights", "tokenizer": "tokenizer"},
@@ -97,7 +97,7 @@ class LongDocuments:
         if len(ids) < window:
             return Drop("too_few_tokens", record | {"long": found}, len(ids), window)
         batch_tokens = self.config.execution.batch_tokens
-        windows = window_perplexities(model, ids, window, self.config.tail, batch_tokens)
+        windows = window_perplexities(model, ids, window, self.config.tail, batch_tokens, self.config.most_windows)
         found |= {
             "windows": len(windows),
             "ppl_far": _round(sum(w.far for w in windows) / len(windows)),

@@ -47,12 +47,13 @@ def train_short(
 def train_long(
     run: str,
     tokens: dsl.Input[dsl.Dataset],
+    long: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Phase 2, "32K": RoPE base 1,000,000, half of the tokens from short documents. Its result is Base."""
+    """Phase 2, "32K": RoPE base 1,000,000, half of the tokens from short documents, half from `long`. Its result is Base."""
     from tokenmill.steps import run_component
 
-    inputs = {"tokens": tokens, "base": base}
+    inputs = {"tokens": tokens, "long": long, "base": base}
     run_component("pretraining.train_long", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})

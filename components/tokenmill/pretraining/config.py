@@ -22,18 +22,6 @@ class TokenizeConfig(StepConfig):
     )
 
 
-class SelectLongConfig(StepConfig):
-    """Long documents whose beginning helps to predict their end (report §3.1.3)."""
-
-    min_bytes: int = Field(32_768, description="shorter documents are not long (report: 32K bytes)")
-    window_tokens: int = Field(4096, description="chunk scored (LongWanjuan)")
-    context_tokens: int = Field(1024, description="context of the short reading (LongWanjuan)")
-    scored_tokens: int = Field(1024, description="last tokens of a chunk whose perplexity is compared (LongWanjuan)")
-    max_difference: float = Field(
-        0.0, description="keep where mean(ppl with context − ppl without) is below; not published"
-    )
-
-
 class LongStageConfig(StageConfig):
     """Phase 2, "32K": longer context, RoPE base 1M, half of the tokens from short documents (report §3.3)."""
 
@@ -46,6 +34,5 @@ class LongStageConfig(StageConfig):
 class PretrainingConfig(Section):
     train_tokenizer: TokenizerConfig = TokenizerConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
-    select_long: SelectLongConfig = SelectLongConfig()
     train_short: StageConfig = StageConfig()
     train_long: LongStageConfig = LongStageConfig()

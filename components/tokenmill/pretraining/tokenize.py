@@ -22,7 +22,7 @@ FEW = 64
 
 @step(
     "pretraining.tokenize",
-    version=3,
+    version=4,
     libraries=("tokenizers",),
     kinds={"corpus": "corpus", "tokenizer": "tokenizer"},
 )
@@ -68,6 +68,7 @@ def _tokenize_shard(job: _Job) -> tuple[list[Shard], dict[str, int]]:
                     out.write(numpy.asarray(ids, dtype=dtype).tobytes())
                     heldout = place(record["id"]) < job.heldout_below
                     row = {k: record[k] for k in ("id", "type", "lang", "source")}
+                    row |= {"epochs": record["epochs"]} if "epochs" in record else {}
                     index.append(row | {"offset": offset, "tokens": len(ids), "heldout": heldout})
                     offset += len(ids)
                     counts["documents"] += 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenmill.training.worker import WorkerContext
 
 
-@training_step("pretraining.train_short", version=4, kinds={"tokens": "tokens", "tokenizer": "tokenizer"})
+@training_step("pretraining.train_short", version=5, kinds={"tokens": "tokens", "tokenizer": "tokenizer"})
 def train_short(config: StageConfig, tokens: Manifest, tokenizer: Manifest, ctx: WorkerContext) -> TrainingRun:
     """Phase 1: from random weights; documents longer than the context are split, the remainder is trained on too."""
     from tokenmill.model.config import InternLM2Config
@@ -29,12 +29,17 @@ def train_short(config: StageConfig, tokens: Manifest, tokenizer: Manifest, ctx:
     return stage_run(config, tokens, model, ctx, tokens_before=0)
 
 
-@training_step("pretraining.train_long", version=4, kinds={"tokens": "tokens", "base": "weights"})
-def train_long(config: LongStageConfig, tokens: Manifest, base: Manifest, ctx: WorkerContext) -> TrainingRun:
-    """Phase 2: longer context, RoPE base 50k → 1M, half of the tokens still from short documents."""
+@training_step("pretraining.train_long", version=5, kinds={"tokens": "tokens", "long": "tokens", "base": "weights"})
+def train_long(
+    config: LongStageConfig, tokens: Manifest, long: Manifest | None, base: Manifest, ctx: WorkerContext
+) -> TrainingRun:
+    """Phase 2: longer context, RoPE base 50k → 1M, half of the tokens still from short documents.
+
+    The other half comes from `long`, the documents that passed the long-context filters; without it, from whatever is long.
+    """
     from tokenmill.model.layouts import load_model
     from tokenmill.training.stage import stage_run
 
     model = load_model(ctx.files(base))
     model.config = model.model.config = model.config.with_rope_theta(config.rope_theta, config.context)
-    return stage_run(config, tokens, model, ctx, tokens_before=base.counts["tokens_seen"])
+    return stage_run(config, tokens, model, ctx, tokens_before=base.counts["tokens_seen"], long=long)

@@ -47,7 +47,8 @@ def curation(run: str, sources: list) -> Curated:
         ).outputs["unique"]
         safe = curation_tasks.screen(run=run, corpus=unique, suffix=group.suffix).outputs["safe"]
         graded = curation_tasks.grade(run=run, corpus=safe, suffix=group.suffix).outputs["graded"]
-    judged = curation_tasks.merge(run=run, corpora=dsl.Collected(graded), task="curation.merge.graded")
+        tiered = curation_tasks.tier_code(run=run, corpus=graded, suffix=group.suffix).outputs["tiered"]
+    judged = curation_tasks.merge(run=run, corpora=dsl.Collected(tiered), task="curation.merge.tiered")
     ordered = curation_tasks.order_code(run=run, corpus=judged.outputs["corpus"]).outputs["ordered"]
     curation_tasks.funnel(
         run=run,
@@ -56,6 +57,7 @@ def curation(run: str, sources: list) -> Curated:
         unique=dsl.Collected(unique),
         safe=dsl.Collected(safe),
         graded=dsl.Collected(graded),
+        tiered=dsl.Collected(tiered),
         ordered=ordered,
     )
     return Curated(sources=registered, corpus=ordered)
@@ -67,12 +69,18 @@ class Pretrained(NamedTuple):
     base: dsl.Model
 
 
-@dsl.pipeline(name="pretraining", description="Tokenizer, token shards, the 4K stage, the 32K stage: Base.")
+@dsl.pipeline(
+    name="pretraining", description="Tokenizer, token shards, the 4K stage; long documents, the 32K stage: Base."
+)
 def pretraining(run: str, corpus: dsl.Input[dsl.Dataset]) -> Pretrained:
     tokenizer = pretraining_tasks.train_tokenizer(run=run, corpus=corpus).outputs["tokenizer"]
     tokens = pretraining_tasks.tokenize_corpus(run=run, corpus=corpus, tokenizer=tokenizer).outputs["tokens"]
     short = pretraining_tasks.train_short(run=run, tokens=tokens, tokenizer=tokenizer).outputs["checkpoint"]
-    base = pretraining_tasks.train_long(run=run, tokens=tokens, base=short).outputs["checkpoint"]
+    far = curation_tasks.select_long(run=run, corpus=corpus, weights=short, tokenizer=tokenizer).outputs["long"]
+    long = pretraining_tasks.tokenize_corpus(
+        run=run, corpus=far, tokenizer=tokenizer, task="pretraining.tokenize.long"
+    ).outputs["tokens"]
+    base = pretraining_tasks.train_long(run=run, tokens=tokens, long=long, base=short).outputs["checkpoint"]
     return Pretrained(tokenizer=tokenizer, tokens=tokens, base=base)
 
 

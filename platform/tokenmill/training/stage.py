@@ -19,12 +19,23 @@ from tokenmill.training.worker import WorkerContext
 
 
 def stage_run(
-    config: StageConfig, tokens: Manifest, model: torch.nn.Module, ctx: WorkerContext, *, tokens_before: int
+    config: StageConfig,
+    tokens: Manifest,
+    model: torch.nn.Module,
+    ctx: WorkerContext,
+    *,
+    tokens_before: int,
+    long: Manifest | None = None,
 ) -> TrainingRun:
-    """Train `model` on `config.tokens` tokens of the shards, measuring held-out loss along the way."""
+    """Train `model` on `config.tokens` tokens of the shards, measuring held-out loss along the way.
+
+    `long`: shards of the documents that count as long in phase 2; what `tokens` holds out is not learned from them either.
+    """
     documents = list(read_documents(ctx.files(tokens)))
     heldout = _heldout(documents, config)
-    samples = mixture([d for d in documents if not d.heldout], config)
+    kept_back = {d.id for d in documents if d.heldout}
+    chosen = [d for d in read_documents(ctx.files(long)) if d.id not in kept_back] if long else None
+    samples = mixture([d for d in documents if not d.heldout], config, chosen)
     packs = max(1, config.batch_tokens // config.context)
     batches = PackedBatches(
         samples, config.context, packs, config.seed, steps=max(1, config.tokens // config.batch_tokens)
@@ -50,22 +61,25 @@ def stage_run(
     )
 
 
-def mixture(documents: Sequence[Document], config: StageConfig) -> list[Sample]:
+def mixture(
+    documents: Sequence[Document], config: StageConfig, chosen: Sequence[Document] | None = None
+) -> list[Sample]:
     """The stage's samples, in an order that the seed fixes, repeated until the budget is met.
 
     Phase 1 draws documents as they come. Phase 2 takes half of its tokens from documents of at most `short_context` tokens
-    and half from longer ones (the report says "50% of the data"; by tokens is our reading).
+    and half from longer ones: the `chosen`, or without a choice all (the report says "50% of the data"; by tokens is our
+    reading).
     """
     if not documents:
         raise InputError("no training documents: the corpus is empty or held out whole")
     if not config.short_context:
         return _draw(documents, config.tokens, config)
     short = [d for d in documents if len(d.tokens) <= config.short_context]
-    long = [d for d in documents if len(d.tokens) > config.short_context]
+    long = [d for d in (documents if chosen is None else chosen) if len(d.tokens) > config.short_context]
     if not short or not long:
         raise InputError(
-            f"phase 2 mixes documents below and above {config.short_context} tokens, but there are "
-            f"{len(short)} and {len(long)}; change pretraining.train_long.short_context or the corpus"
+            f"phase 2 mixes documents below and above {config.short_context} tokens, but there are {len(short)} and "
+            f"{len(long)}; change pretraining.train_long.short_context, curation.select_long or the corpus"
         )
     half = config.tokens // 2
     return _draw(short, half, config) + _draw(long, half, config)
@@ -74,13 +88,15 @@ def mixture(documents: Sequence[Document], config: StageConfig) -> list[Sample]:
 def _draw(documents: Sequence[Document], tokens: int, config: StageConfig) -> list[Sample]:
     """`tokens` tokens of documents, every domain's share as large as in `documents`: a part of an epoch has its mixture.
 
-    What is longer than the context is split into pieces of it, which are drawn one by one: a novel is many samples.
+    What is longer than the context is split into pieces of it, which are drawn one by one: a novel is many samples. A
+    document of several epochs is there as many times.
     """
     pieces: dict[str, list[Sample]] = {}
     for document in documents:
         domain = f"{document.type}/{document.lang}"
         pieces.setdefault(domain, []).extend(
             Sample(document.tokens[start : start + config.context], source=domain)
+            for _ in range(document.epochs)
             for start in range(0, len(document.tokens), config.context)
         )
     sizes = {domain: sum(map(len, samples)) for domain, samples in sorted(pieces.items())}

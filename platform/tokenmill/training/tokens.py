@@ -1,8 +1,8 @@
 """Token shards: a corpus as integers, memory-mapped, with the document behind every token.
 
 Each shard is two files: `<name>.tokens`, little-endian integers one document after another (`<s> … </s>`), and
-`<name>.documents.jsonl.zst`, one record a document with its id, source, type, language, offset and length. `meta.json` holds
-the integer type and the tokenizer's content digest.
+`<name>.documents.jsonl.zst`, one record a document with its id, source, type, language, offset and length, and its epochs
+where it has any. `meta.json` holds the integer type and the tokenizer's content digest.
 """
 
 import mmap
@@ -36,6 +36,8 @@ class Document:
     tokens: IntArray
     """Token ids, a view into the mapped shard."""
     heldout: bool
+    epochs: int = 1
+    """How often it is learned where others are learned once: code of the high tier, more than once (report §3.1.2)."""
 
 
 def read_documents(folder: Path) -> Iterator[Document]:
@@ -54,6 +56,7 @@ def read_documents(folder: Path) -> Iterator[Document]:
                 record["source"],
                 data[start : start + length],
                 record["heldout"],
+                record.get("epochs", 1),
             )
 
 

@@ -179,6 +179,13 @@ def test_a_large_repository_goes_on_in_further_documents_of_whole_files():
     assert [f["path"] for d in documents for f in d["files"]] == [f"f{i}.py" for i in range(7)]
 
 
+def test_files_in_tiers_give_their_document_the_mean_of_their_epochs_by_length():
+    tiers = [record("a.py", "x" * 300) | {"epochs": 3}, record("b.py", "x" * 100) | {"epochs": 1}]
+    assert [d["epochs"] for d in repository_documents(tiers, max_bytes=10_000)] == [round((900 + 100) / 400)]
+    assert [d["epochs"] for d in repository_documents(tiers, max_bytes=350)] == [3, 1]
+    assert all("epochs" not in d for d in repository_documents([record("a.py", "x")], max_bytes=10_000))
+
+
 def test_a_fence_is_longer_than_any_inside():
     text = 'DOC = """\n````md\n```\n````\n"""'
     assert markdown("a.py", "python", text) == f"## a.py\n\n`````python\n{text}\n`````\n"

@@ -1,6 +1,7 @@
 """What a stage draws from its documents."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -60,6 +61,22 @@ def test_phase_two_takes_half_of_its_tokens_from_short_documents():
     assert drawn == {"book/en": 4000, "math/en": 4000}
     with pytest.raises(InputError, match="short_context"):
         mixture(documents({"book": [5000]}), StageConfig(context=2048, short_context=256, tokens=8000))
+
+
+def test_the_long_half_comes_from_the_chosen_documents_alone():
+    corpus = documents({"book": [5000] * 4, "math": [30] * 400})
+    config = StageConfig(context=2048, short_context=256, tokens=8000)
+    samples = mixture(corpus, config, [document for document in corpus if document.id == "book-2"])
+    assert {int(sample.ids[0]) for sample in samples if sample.source == "book/en"} == {2}
+    assert tokens_by_source(samples) == {"book/en": 4000, "math/en": 4000}
+    with pytest.raises(InputError, match="curation.select_long"):
+        mixture(corpus, config, [])
+
+
+def test_a_document_of_several_epochs_is_learned_as_many_times_as_others_are_once():
+    plain, high = documents({"code": [100, 100]})
+    samples = mixture([plain, replace(high, epochs=3)], StageConfig(context=256, tokens=400))
+    assert Counter(int(t) for sample in samples for t in sample.ids) == {0: 100, 1: 300}
 
 
 def test_the_seed_decides_the_order_and_nothing_else():
