@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 PRESET ?= nano
+TEST_WORKERS ?= 2
+IN_PARALLEL := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak benchmark-curation lint format hooks compile golden clean
 
@@ -32,7 +34,8 @@ smoke: install ## sources, filter, a two-rank training and a report, in a minute
 	@$(BIN)/tokenmill run smoke --preset pico
 
 test: install serve ## every test that this machine can run; the others say why not
-	$(BIN)/python -m pytest -m "not soak and not containers"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not soak and not containers" tests/unit tests/contract tests/integration
+	$(BIN)/python -m pytest tests/e2e
 
 test-unit: install ## no I/O, under a minute
 	$(BIN)/python -m pytest tests/unit
@@ -41,7 +44,7 @@ test-contract: install ## the walls of the house, the store, the action cache
 	$(BIN)/python -m pytest tests/contract
 
 test-integration: install serve ## real servers, torchrun, kills
-	$(BIN)/python -m pytest -m "not soak" tests/integration
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not soak" tests/integration
 
 test-e2e: install serve ## the nano lifecycle, once
 	$(BIN)/python -m pytest tests/e2e
