@@ -49,6 +49,14 @@ def rules(documents: int | None = None) -> dict[str, Any]:
     return compare(documents or 400, seconds, megabytes)
 
 
+@row
+def pipeline(documents: int | None = None) -> dict[str, Any]:
+    """The text pipeline, Clean to High-quality, ours alone, on 10 MB whatever `documents` says."""
+    from curation_pipeline import measure
+
+    return measure(10, rounds=5)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("row", choices=[*ROWS, "all"])

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -27,7 +28,19 @@ def corpus(size: int) -> list[str]:
     clean += rng.sample(_conversations(rng), size // 4)
     clean += rng.sample(_prose(rng), size - len(clean))
     rng.shuffle(clean)
-    return [rng.choice(_FAULTS)(text, rng) if rng.random() < 0.3 else text for text in clean]
+    return [faulty(text, rng) if rng.random() < 0.3 else text for text in clean]
+
+
+def sentences() -> list[str]:
+    """Sentences of the pages and books."""
+    rng = random.Random(1)
+    texts = [page for page in sorted(map(_page, metadata.distributions())) if len(page) > 500] + _prose(rng)
+    return [one.strip() for text in texts for one in re.split(r"(?<=[.!?])\s+", text) if 20 < len(one) < 400]
+
+
+def faulty(text: str, rng: random.Random) -> str:
+    """The text with one planted fault."""
+    return rng.choice(_FAULTS)(text, rng)
 
 
 def _page(distribution: metadata.Distribution) -> str:

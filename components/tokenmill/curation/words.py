@@ -81,6 +81,16 @@ class WordList:
         return hits
 
 
+class Substrings:
+    """Whether any of some strings is in a text, in any case; no word boundaries."""
+
+    def __init__(self, parts: Iterable[str]) -> None:
+        self._automaton = AhoCorasick([fold(part) for part in parts], matchkind=MatchKind.Standard)
+
+    def any_in(self, text: str) -> bool:
+        return bool(self._automaton.find_matches_as_indexes(fold(text)))
+
+
 def _stands_alone(text: str, start: int, end: int) -> bool:
     return not (start and _is_word(text[start - 1])) and not (end < len(text) and _is_word(text[end]))
 

@@ -63,6 +63,57 @@ def test_raising_an_unsafe_score_can_only_drop(score):
     assert kept[0] and not kept[-1]
 
 
+CALLS = [
+    "buy now",
+    "ORDER TODAY",
+    "Shop now",
+    "act now",
+    "call us today",
+    "ſubſcribe now",
+    "sign up today",
+    "add to cart",
+    "free ſhipping",
+    "limited-time",
+    "Limited time",
+    "special offer",
+    "best price",
+    "lowest price",
+    "lowest prices",
+    "discount",
+    "discounts",
+    "coupon",
+    "coupons",
+    "promo code",
+    "clicK here",
+    "money-back",
+    "money back",
+    "50% off",
+    "sale ends",
+    "hurry",
+    "立即购买",
+    "马上抢购",
+    "限时优惠",
+    "免费咨询",
+    "包邮",
+    "厂家直销",
+    "优惠价",
+    "点击这里",
+    "点击购买",
+    "点击咨询",
+    "加微信",
+    "咨询热线",
+    "全国热线",
+    "特价",
+    "促销",
+    "抢购",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_call_to_buy_is_seen_in_a_page_that_has_nothing_else_of_an_ad(call):
+    assert scores(f"{PROSE}\n\n{' '.join([call] * 5)}", "en")["not_ad"] < 0.5
+
+
 @pytest.mark.parametrize("score", ["fluency", "not_ad"])
 def test_raising_a_quality_score_can_only_keep(score):
     graded = Graded(("web",), {"fluency": 0.5, "not_ad": 0.5})
