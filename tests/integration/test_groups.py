@@ -68,7 +68,7 @@ def test_a_document_s_history_names_its_own_group_and_no_other(life, grouped):
     document = next(i for i, r in sorted(corpus(grouped).items()) if r["type"] == "book")
     told = life.tokenmill("curation", "explain", document, "--run", grouped.summary["run"], "--json")
     stages = [(stage["step"], stage["fate"]) for stage in orjson.loads(told.stdout)["stages"]]
-    steps = ("ingest", "filter", "deduplicate", "screen", "grade", "order_code")
+    steps = ("ingest", "filter", "deduplicate", "screen", "grade", "tier_code", "order_code")
     assert [step for step, _ in stages] == [f"curation.{step}" for step in steps]
     assert "absent" not in {fate for _, fate in stages}
 
@@ -86,4 +86,4 @@ def test_a_group_of_which_nothing_is_left_costs_the_others_nothing(life):
     cleaned = [mixed.manifest(task) for task in mixed.finished if task.startswith("curation.filter.group-")]
     assert [m.dropped for m in cleaned if not m.counts["records"]] == [{"length": 20}]
     assert corpus(mixed) and all(r["path"] == "good.jsonl" for r in corpus(mixed).values())
-    assert mixed.manifest("curation.funnel").counts["stages"] == 6
+    assert mixed.manifest("curation.funnel").counts["stages"] == 7

@@ -60,7 +60,7 @@ def pretrained(folder, curated):
 def test_each_names_what_the_next_one_takes(folder, curated, pretrained):
     assert set(curated["outputs"]) == {"sources", "corpus"}
     assert set(pretrained["outputs"]) == {"tokenizer", "tokens", "base"}
-    assert not {task for task in finished(folder, pretrained) if task.startswith("curation.")}
+    assert {task for task in finished(folder, pretrained) if task.startswith("curation.")} == {"curation.select_long"}
 
 
 def test_a_run_leaves_its_funnel_and_says_of_any_document_what_became_of_it(folder, curated):
@@ -87,7 +87,8 @@ def test_a_document_that_was_kept_is_followed_to_the_model_that_learned_from_it(
     shard = next(shard for shard in corpus.shards if shard.name.startswith("type=book/"))
     record = next(read_jsonl(open_store(f"file://{folder}/store").blob_path(shard.blob)))
     history = orjson.loads(tokenmill(folder, "curation", "explain", record["id"], "--json").stdout)
-    assert len(history["stages"]) == 6 and "tokens" in {seen["kind"] for seen in history["used_in"]}
+    assert [stage["step"] for stage in history["stages"]][-2:] == ["curation.order_code", "curation.select_long"]
+    assert len(history["stages"]) == 8 and "tokens" in {seen["kind"] for seen in history["used_in"]}
     reached = {model["digest"] for model in history["models"]}
     assert (pretrained["outputs"]["base"] in reached) != all(seen["held_out"] for seen in history["used_in"])
 
