@@ -15,7 +15,7 @@ from tokenmill.store import ArtifactStore, open_store
 from tokenmill.store.local import LocalBackend
 from tokenmill.tracking import EventLog, RunRef, TrackingError, deliver, read_events, read_run
 from tokenmill.tracking.connection import connect, once, target_name, tracking_uri, without_userinfo
-from tokenmill.tracking.events import list_event_files
+from tokenmill.tracking.events import EventFollower, list_event_files
 
 
 class Flaky(LocalBackend):
@@ -79,6 +79,20 @@ def test_metrics_are_batched_into_few_files(store: ArtifactStore, run: RunRef) -
             log.metric("loss", 1.0, step)
     assert [e.data["step"] for e in read_events(store, run.key)] == list(range(5_000))
     assert len(list_event_files(store, run.key)["train"]) <= 3
+
+
+def test_a_follower_tells_every_event_once(store: ArtifactStore, run: RunRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    follower, asked = EventFollower(store, run.key), list[str]()
+    get = store.backend.get
+    monkeypatch.setattr(store.backend, "get", lambda key: asked.append(key) or get(key))
+    told = [follower.news()]
+    for task in ("first", "second"):
+        with EventLog(store, run, task) as log:
+            log.metrics({"loss": 1.0}, step=1)
+        told.append(follower.news())
+    assert [[event.task for event in events] for events in (*told, follower.news())] == [[], ["first"], ["second"], []]
+    events = [key for key in asked if "/events/" in key]
+    assert len(events) == len(set(events)) == 2
 
 
 def test_store_away_holds_nothing_up_and_loses_nothing(

@@ -29,13 +29,11 @@ def stage_run(
 ) -> TrainingRun:
     """Train `model` on `config.tokens` tokens of the shards, measuring held-out loss along the way.
 
-    `long`: shards of the documents that count as long in phase 2; what `tokens` holds out is not learned from them either.
+    `long`: shards of the documents that count as long in phase 2.
     """
     documents = list(read_documents(ctx.files(tokens)))
     heldout = _heldout(documents, config)
-    kept_back = {d.id for d in documents if d.heldout}
-    chosen = [d for d in read_documents(ctx.files(long)) if d.id not in kept_back] if long else None
-    samples = mixture([d for d in documents if not d.heldout], config, chosen)
+    samples = mixture(documents, config, list(read_documents(ctx.files(long))) if long else None)
     packs = max(1, config.batch_tokens // config.context)
     batches = PackedBatches(
         samples, config.context, packs, config.seed, steps=max(1, config.tokens // config.batch_tokens)
@@ -68,14 +66,17 @@ def mixture(
 
     Phase 1 draws documents as they come. Phase 2 takes half of its tokens from documents of at most `short_context` tokens
     and half from longer ones: the `chosen`, or without a choice all (the report says "50% of the data"; by tokens is our
-    reading).
+    reading). What `documents` holds out is learned from neither.
     """
+    kept_back = {d.id for d in documents if d.heldout}
+    documents = [d for d in documents if d.id not in kept_back]
     if not documents:
         raise InputError("no training documents: the corpus is empty or held out whole")
     if not config.short_context:
         return _draw(documents, config.tokens, config)
     short = [d for d in documents if len(d.tokens) <= config.short_context]
-    long = [d for d in (documents if chosen is None else chosen) if len(d.tokens) > config.short_context]
+    candidates = documents if chosen is None else [d for d in chosen if d.id not in kept_back]
+    long = [d for d in candidates if len(d.tokens) > config.short_context]
     if not short or not long:
         raise InputError(
             f"phase 2 mixes documents below and above {config.short_context} tokens, but there are {len(short)} and "

@@ -73,6 +73,16 @@ def test_the_long_half_comes_from_the_chosen_documents_alone():
         mixture(corpus, config, [])
 
 
+def test_what_is_held_out_is_learned_from_neither_half():
+    corpus = documents({"book": [5000] * 3, "math": [30] * 400})
+    corpus = [replace(d, heldout=d.id in {"book-1", "math-7"}) for d in corpus]
+    chosen = [replace(d, heldout=False) for d in corpus[:3]]  # tokenised again, it may be held out there or not
+    for choice in (chosen, None):
+        samples = mixture(corpus, StageConfig(context=2048, short_context=256, tokens=24_000), choice)
+        learned = {int(sample.ids[0]) for sample in samples}
+        assert learned.isdisjoint({1, 3 + 7}) and {0, 2, 3} <= learned
+
+
 def test_a_document_of_several_epochs_is_learned_as_many_times_as_others_are_once():
     plain, high = documents({"code": [100, 100]})
     samples = mixture([plain, replace(high, epochs=3)], StageConfig(context=256, tokens=400))
