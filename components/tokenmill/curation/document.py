@@ -5,7 +5,6 @@ words, one a kind of part (lines, paragraphs), one over the hashes of the words.
 """
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache, cached_property
 from importlib import import_module
@@ -34,7 +33,7 @@ class Document:
 
     @cached_property
     def codes(self) -> "Codes":
-        return _codes(self.text)
+        return codes_of(self.text)
 
     @cached_property
     def counts(self) -> "Counts":
@@ -94,10 +93,6 @@ class Document:
         return self.line_table.bounds[1] - self.line_table.bounds[0]
 
     @cached_property
-    def words_in_lines(self) -> "Numbers":
-        return _kernels().words_in(self.codes, _tables().kinds, self.line_table.bounds)
-
-    @cached_property
     def lines(self) -> list[str]:
         return self._texts(*self.line_table.bounds[:2])
 
@@ -120,14 +115,6 @@ class Document:
         found = _kernels().Repeated(*_kernels().repeated(self.codes, self.line_table.bounds, gap))
         return share(found.again, found.parts), share(found.again_characters, found.characters)
 
-    def repeated(self, parts: list[str]) -> tuple[float, float]:
-        """(share of parts that repeat an earlier one, share of characters in them), of any parts."""
-        if parts is self.__dict__.get("lines"):
-            return self.repeated_lines
-        extra = {part: n - 1 for part, n in Counter(parts).items() if n > 1}
-        repeated_characters = sum(len(part) * n for part, n in extra.items())
-        return share(sum(extra.values()), len(parts)), share(repeated_characters, sum(map(len, parts)))
-
     @property
     def n_lines(self) -> int:
         return self.line_table.bounds.shape[1]
@@ -149,7 +136,7 @@ class Document:
 
     def lines_below(self, words: int) -> float:
         """Share of lines of fewer than `words` words."""
-        return share(int((self.words_in_lines < words).sum()), self.n_lines)
+        return share(_kernels().lines_below(self.codes, _tables().kinds, self.line_table.bounds, words), self.n_lines)
 
     @property
     def _paragraph_bounds(self) -> "tuple[Numbers, Numbers]":
@@ -187,7 +174,7 @@ class Document:
     @cached_property
     def hashed_tokens(self) -> "tuple[Hashes, Numbers]":
         # Σ and İ have a lower case that no table by character gives: Python writes such a document's tokens out
-        codes = _codes(" ".join(self.tokens)) if self.counts.cased_twice else self.codes
+        codes = codes_of(" ".join(self.tokens)) if self.counts.cased_twice else self.codes
         return _kernels().tokens(codes, _tables().kinds, _tables().lower, self.counts.tokens)
 
     @property
@@ -197,7 +184,7 @@ class Document:
 
     @cached_property
     def n_unit_characters(self) -> int:
-        return int(self.hashed_units[1].sum())
+        return int(numpy.add.reduce(self.hashed_units[1]))
 
     @property
     def unique_share(self) -> float:
@@ -246,15 +233,19 @@ class _Units(Sequence[str]):
         return self._made[at]
 
 
-def prepare() -> None:
-    """Have the passes compiled before many processes need them: else each would, at the same time.
+def prepare(module: str = "text_kernels", last: str = "repetition") -> None:
+    """Have a module's passes compiled before many processes need them: else each would, at the same time.
 
     Costs nothing where they are, as numba keeps them beside their module unless it may not write there.
+
+    Args:
+        module: of this package.
+        last: the pass that it compiles last.
     """
-    source = Path(__file__).with_name("text_kernels.py")
-    kept = source.parent.glob("__pycache__/text_kernels.repetition-*.nbi")
+    source = Path(__file__).with_name(f"{module}.py")
+    kept = source.parent.glob(f"__pycache__/{module}.{last}-*.nbi")
     if not any(index.stat().st_mtime > source.stat().st_mtime for index in kept):
-        import_module("tokenmill.curation.text_kernels")
+        import_module(f"tokenmill.curation.{module}")
 
 
 @cache
@@ -277,7 +268,7 @@ def _stop_words() -> "Hashes":
     return Document("the be to of and that have with").hashed_tokens[0]
 
 
-def _codes(text: str) -> "Codes":
+def codes_of(text: str) -> "Codes":
     return numpy.frombuffer(text.encode("utf-32-le", "surrogatepass"), numpy.uint32)
 
 

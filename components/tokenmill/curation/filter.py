@@ -37,7 +37,7 @@ class Clean:
         text = rules.normalise(record["text"])
         failure = rules.failure(text)
         if failure is None:
-            return Keep(record | {"text": text})
+            return Keep(record if text == record["text"] else record | {"text": text})
         name, verdict = failure
         return Drop(name, record, value=verdict.value, threshold=verdict.threshold)
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import orjson
-
 from tokenmill.errors import InputError
+from tokenmill.records import line_of
 
 FAMILIES = ("algebra", "arithmetic", "geometry", "probability")
 """The families of reasoning-gym that are mathematics; the others want a C compiler and a plotting library to import."""
@@ -44,7 +43,7 @@ def generate(
 def _line(task: str, problem: Mapping[str, Any]) -> bytes:
     question, answer = problem["question"].strip(), str(problem["answer"]).strip()
     record = {"text": f"Question: {question}\nAnswer: {answer}", "question": question, "answer": answer, "task": task}
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SORT_KEYS)
+    return line_of(record)
 
 
 def _reasoning_gym(source: str) -> Callable[..., Any]:

@@ -55,12 +55,12 @@ def scores(text: str, lang: str) -> dict[str, float]:
 
 def fluency(doc: Document) -> float:
     """Mean of four dimensions, each 1 for ordinary prose."""
-    information = ramp(doc.unique_share, 0.1, 0.35) * ramp(len(doc.units), 10, 60)
+    information = ramp(doc.unique_share, 0.1, 0.35) * ramp(doc.n_units, 10, 60)
     noise = 1 - min(1.0, 20 * (doc.replacement_share + doc.control_share + doc.mojibake_share))
     noise *= ramp(doc.alphabetic_share, 0.4, 0.75)
-    consistency = 1 - doc.repeated(doc.lines)[1]
+    consistency = 1 - doc.repeated_lines[1]
     # prose has sentences: a list of menu items or product names has few
-    grammar = ramp(share(doc.n_sentences * (40 if doc.lang == "en" else 80), len(doc.units)), 0.0, 1.0)
+    grammar = ramp(share(doc.n_sentences * (40 if doc.lang == "en" else 80), doc.n_units), 0.0, 1.0)
     return (information + noise + consistency + grammar) / 4
 
 

@@ -8,8 +8,12 @@ and none is a special token of a tokenizer; a redacted text is not changed by re
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_network
+from typing import Any
+
+from tokenmill.curation.document import codes_of
 
 Found = re.Match[str]
 
@@ -21,7 +25,6 @@ _EMAIL = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 # A pattern starts with the characters that it may start with, and looks behind from there: that is what `re` finds fast.
-_NUMBER = re.compile(r"[0-9][0-9 ().-]{5,40}[0-9]")
 _INTERNATIONAL = re.compile(  # E.164; possessive, for a run of digits can be cut into groups in many ways
     r"\+(?<![\w.+-].)[1-9][0-9]{0,2}(?:[ .-]?\([0-9]{1,5}\))?(?:[ .-]?[0-9]{1,5}+){1,5}+(?![\w-]|\.[0-9])", re.ASCII
 )
@@ -71,20 +74,24 @@ def redact(text: str, kinds: Iterable[str]) -> tuple[str, dict[str, int]]:
 
 def _redact_once(text: str, wanted: frozenset[str], counts: Counter[str]) -> str | None:
     """The text after one round, or None where there is nothing more to do; adds to `counts`."""
-    before = counts.total()
-    signs = {sign for sign, seen in _SIGNS.items() if seen(text)}
-    for kind, sign, pattern, holds in _DETECTORS:
-        if kind not in wanted or sign not in signs:
+    before, places = counts.total(), _Places(text)
+    for kind, find, holds in _DETECTORS:
+        if kind not in wanted:
             continue
+        spans = [match.span() for match in find(places) if holds(match)]
+        if spans:
+            counts[kind] += len(spans)
+            places = _Places(_with(f"<{kind}>", spans, places.text))
+    return places.text if counts.total() > before else None
 
-        def placeholder(found: Found, kind: str = kind, holds: Callable[[Found], bool] = holds) -> str:
-            if not holds(found):
-                return found[0]
-            counts[kind] += 1
-            return f"<{kind}>"
 
-        text = pattern.sub(placeholder, text)
-    return text if counts.total() > before else None
+def _with(placeholder: str, spans: Iterable[tuple[int, int]], text: str) -> str:
+    """The text with a placeholder for each span; they are in order and do not overlap."""
+    pieces, done = [], 0
+    for start, end in spans:
+        pieces += [text[done:start], placeholder]
+        done = end
+    return "".join((*pieces, text[done:]))
 
 
 def is_id_card(number: str) -> bool:
@@ -123,22 +130,71 @@ def _is_phone(found: Found) -> bool:
     return 8 <= sum(map(str.isdigit, found[0])) <= 15
 
 
-# What a text must have for a pattern to be worth a search. Most texts have little of it.
-_SIGNS: dict[str, Callable[[str], bool]] = {
-    "@": lambda text: "@" in text,
-    "+": lambda text: "+" in text,
-    "dots": lambda text: text.count(".") > 2,
-    "colons": lambda text: text.count(":") > 1,
-    "number": lambda text: _NUMBER.search(text) is not None,
-}
-_DETECTORS: tuple[tuple[str, str, re.Pattern[str], Callable[[Found], bool]], ...] = (
-    ("email", "@", _EMAIL, lambda found: True),
-    ("id_card", "number", _ID_CARD, lambda found: is_id_card(found[0])),
-    ("card", "number", _CARD, lambda found: is_card(found[0])),
-    ("ip", "dots", _IP_V4, _public_v4),
-    ("ip", "colons", _IP_V6, _public_v6),
-    ("phone", "+", _INTERNATIONAL, _is_phone),
-    ("phone", "number", _CHINESE_MOBILE, _is_phone),
-    ("phone", "number", _CHINESE_LANDLINE, _is_phone),
-    ("phone", "number", _NORTH_AMERICAN, _is_phone),
+# --- where to look ---------------------------------------------------------------------------------------------------
+
+_LOCAL_PART = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._%+-"
+_LONGEST_LOCAL_PART = 64
+_AHEAD = 3
+"""Characters after a run of digits that a pattern looks at; an identity card's X is one."""
+
+
+class _Places:
+    """A text, and where in it something may stand. Most texts have few such places."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._found = _kernels().places(codes_of(text))
+
+    def emails(self) -> Iterator[Found]:
+        return self._at(self._local_parts(), _EMAIL)
+
+    def numbers(self, flag: int, pattern: re.Pattern[str]) -> Iterator[Found]:
+        """Matches in the runs of digits that may hold one."""
+        for start, end, flags in self._found:
+            if flags & flag:
+                yield from pattern.finditer(self.text, start, end + _AHEAD)
+
+    def v6(self) -> Iterator[Found]:
+        return self._at((start for start, _, flags in self._found if flags & _kernels().COLONS), _IP_V6)
+
+    def _at(self, starts: Iterable[int], pattern: re.Pattern[str]) -> Iterator[Found]:
+        done = 0
+        for start in starts:
+            if start >= done and (match := pattern.match(self.text, start)):
+                done = match.end()
+                yield match
+
+    def _local_parts(self) -> Iterator[int]:
+        """Where the characters before each `@` begin that an address may have there."""
+        at = self.text.find("@")
+        while at >= 0:
+            before = self.text[max(0, at - _LONGEST_LOCAL_PART - 1) : at]
+            length = len(before) - len(before.rstrip(_LOCAL_PART))
+            if 0 < length <= _LONGEST_LOCAL_PART:
+                yield at - length
+            at = self.text.find("@", at + 1)
+
+
+@cache
+def _kernels() -> Any:
+    """The compiled pass, imported when a text is looked at: numba takes half a second."""
+    from tokenmill.curation import pii_kernels
+
+    return pii_kernels
+
+
+def _in_digits(pattern: re.Pattern[str]) -> Callable[[_Places], Iterator[Found]]:
+    return lambda places: places.numbers(_kernels().DIGITS, pattern)
+
+
+_DETECTORS: tuple[tuple[str, Callable[[_Places], Iterator[Found]], Callable[[Found], bool]], ...] = (
+    ("email", _Places.emails, lambda found: True),
+    ("id_card", _in_digits(_ID_CARD), lambda found: is_id_card(found[0])),
+    ("card", _in_digits(_CARD), lambda found: is_card(found[0])),
+    ("ip", lambda places: places.numbers(_kernels().DOTS, _IP_V4), _public_v4),
+    ("ip", _Places.v6, _public_v6),
+    ("phone", lambda places: places.numbers(_kernels().PLUS, _INTERNATIONAL), _is_phone),
+    ("phone", _in_digits(_CHINESE_MOBILE), _is_phone),
+    ("phone", _in_digits(_CHINESE_LANDLINE), _is_phone),
+    ("phone", _in_digits(_NORTH_AMERICAN), _is_phone),
 )

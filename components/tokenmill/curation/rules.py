@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from tokenmill.curation.document import Document, share
-from tokenmill.curation.normalisers import NORMALISERS, Normaliser
+from tokenmill.curation.normalisers import NORMALISERS, Normaliser, normalise
 from tokenmill.errors import ConfigError
 
 
@@ -31,8 +31,19 @@ class Verdict(NamedTuple):
     """Whether a document passes a rule, what was measured and what was allowed."""
 
     keep: bool
-    value: float
-    threshold: str
+    measured: float
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        return round(self.measured, 4)
+
+    @property
+    def threshold(self) -> str:
+        return " and ".join(
+            [f"≥ {self.low:g}"] * (self.low > -math.inf) + [f"≤ {self.high:g}"] * (self.high < math.inf)
+        )
 
 
 T = TypeVar("T")
@@ -47,12 +58,7 @@ def rule(function: Rule) -> Rule:
 
 
 def within(value: float, low: float = -math.inf, high: float = math.inf) -> Verdict:
-    return Verdict(low <= value <= high, round(value, 4), _bounds(low, high))
-
-
-@lru_cache(1024)
-def _bounds(low: float, high: float) -> str:
-    return " and ".join([f"≥ {low:g}"] * (low > -math.inf) + [f"≤ {high:g}"] * (high < math.inf))
+    return Verdict(low <= value <= high, value, low, high)
 
 
 # --- length and words ------------------------------------------------------------------------------------------------
@@ -265,16 +271,11 @@ def long_lines(doc: Document, low: int = 3, characters: int = 200) -> Verdict:
 _WANTS_SCRIPT = re.compile(r"(?:enable|requires?|turn on|启用|开启)\s*javascript", re.IGNORECASE)
 
 
-_LIKE_I_AND_S = str.maketrans("İıſ", "iis")  # as re.IGNORECASE takes them
-
-
 @rule
 def placeholder_page(doc: Document) -> Verdict:
     """C4: 'lorem ipsum' and 'enable javascript' pages are not content."""
     found = doc.counts.javascript > 0 and bool(_WANTS_SCRIPT.search(doc.text))
-    text = doc.text.translate(_LIKE_I_AND_S) if any(one in doc.text for one in "İıſ") else doc.text
-    found = found or "lorem ipsum" in text.lower()
-    return within(float(found), high=0)
+    return within(float(found or doc.counts.lorem_ipsum > 0), high=0)
 
 
 # --- repetition ------------------------------------------------------------------------------------------------------
@@ -336,12 +337,12 @@ def duplicate_ngrams_in_text(doc: Document, high: tuple[float, ...] = (0.15, 0.1
 
 
 def _first_failure(measure: Callable[[int], float], high: tuple[float, ...], start: int) -> Verdict:
-    verdict = within(0.0)
+    value = limit = 0.0
     for n, limit in enumerate(high, start):
-        verdict = within(measure(n), high=limit)
-        if not verdict.keep:
+        value = measure(n)
+        if value > limit:
             break
-    return verdict
+    return within(value, high=limit)
 
 
 # --- rule sets -------------------------------------------------------------------------------------------------------
@@ -410,9 +411,7 @@ class RuleSet:
             raise ConfigError(f"rule set {reference}: no YAML: {' '.join(str(failure).split())}") from None
 
     def normalise(self, text: str) -> str:
-        for modify in self.normalisers:
-            text = modify(text)
-        return text
+        return normalise(text, self.normalisers)
 
     def failure(self, text: str) -> tuple[str, Verdict] | None:
         """The first rule that the text fails, or None."""

@@ -64,6 +64,7 @@ class Counts(NamedTuple):
     """Characters whose lower case is no single character."""
     javascript: int
     """Occurrences of the word, in upper or lower case."""
+    lorem_ipsum: int
 
 
 class Lines(NamedTuple):
@@ -116,7 +117,7 @@ def compiled(*signature: types.Type) -> Callable[[F], F]:
     return compile_
 
 
-_CODES = types.Array(types.uint32, 1, "C", readonly=True)
+CODES = types.Array(types.uint32, 1, "C", readonly=True)
 _KINDS = types.Array(types.uint16, 1, "C")
 _LOWER = types.Array(types.uint32, 1, "C")
 _HASHES = types.Array(types.uint64, 1, "C")
@@ -133,12 +134,14 @@ _PLAIN = WHITE | LETTER | CORE | CLOSES
 _LINE_FEED, _SPACE = ord("\n"), ord(" ")
 _HASH, _CURLY, _DOT, _WIDE_DOT, _ELLIPSIS, _REPLACEMENT = map(ord, "#{.。…�")
 _JAVASCRIPT = tuple(map(ord, "javascript"))
+_LOREM_IPSUM = tuple(map(ord, "lorem ipsum"))
+_BEFORE_P = "lorem ipsum".index("p")
 _A_TILDE, _A_CIRCUMFLEX, _SMALL_A_CIRCUMFLEX, _EURO = map(ord, "ÃÂâ€")
 _AFTER_EURO = tuple(map(ord, "™œ\x9d“”˜"))
 _SCARS = (tuple(map(ord, "锟斤拷")), tuple(map(ord, "ï¿½")))
 _LONG_S, _DOTLESS_I, _SMALL_S, _SMALL_I = map(ord, "ſısi")
-RARE_CHARACTERS = "jJÃÂâ锟ï�"
-"""What may begin one of the sequences above, and what is counted by itself: marked RARE."""
+RARE_CHARACTERS = "jJpPÃÂâ锟ï�"
+"""What may begin one of the sequences above, the p of ipsum, and what is counted by itself: marked RARE."""
 
 _DISTINCT, _TOP, _TIMES, _DUPLICATE = range(4)
 
@@ -183,7 +186,30 @@ def _mojibake(codes: Any, at: int) -> int:
     return 0
 
 
-@compiled(_CODES, _KINDS, _LOWER)
+@compiled(CODES, _LOWER, types.boolean)
+def squeezed(codes: Codes, table: Any, after_space: bool) -> Any:
+    """Every character as the table gives it, without the spaces that follow a space."""
+    out = numpy.empty(len(codes), numpy.uint32)
+    made = 0
+    for code in codes:
+        mapped = table[code]
+        is_space = mapped == _SPACE
+        out[made] = mapped
+        made += not (is_space and after_space)
+        after_space = is_space
+    return out[:made].copy()
+
+
+@compiled(CODES, types.Array(types.uint8, 1, "C"))
+def marks(codes: Codes, table: Any) -> int:
+    """The marks that `table` puts on any of the characters."""
+    found: Any = 0
+    for code in codes:
+        found |= table[code]
+    return found
+
+
+@compiled(CODES, _KINDS, _LOWER)
 def count(codes: Codes, kinds: Kinds, lower: Any) -> tuple[int, ...]:
     """Everything that one look at each character tells.
 
@@ -191,7 +217,7 @@ def count(codes: Codes, kinds: Kinds, lower: Any) -> tuple[int, ...]:
     """
     white = words = tokens = lettered = letters = han = punctuation = control = replacement = strange = 0
     mojibake = ends = terminals = hashes = ellipses = curly = line_feeds = separators = twice = 0
-    javascript = blank_run = feeds = run = wrong_until = run_until = 0
+    javascript = lorem_ipsum = blank_run = feeds = run = wrong_until = run_until = 0
     seen: Any = 0
     white_before: Any = 1
     n = len(codes)
@@ -235,6 +261,7 @@ def count(codes: Codes, kinds: Kinds, lower: Any) -> tuple[int, ...]:
         if kind & RARE:
             if kind & LETTER:
                 javascript += _reads(codes, i, _JAVASCRIPT, lower)
+                lorem_ipsum += i >= _BEFORE_P and _reads(codes, i - _BEFORE_P, _LOREM_IPSUM, lower)
             replacement += code == _REPLACEMENT
             length = _mojibake(codes, i) if i >= wrong_until else 0
             if length:
@@ -244,7 +271,7 @@ def count(codes: Codes, kinds: Kinds, lower: Any) -> tuple[int, ...]:
     lettered += (seen & LETTER) != 0
     return (
         *(white, words, tokens, lettered, letters, han, punctuation, control, replacement, mojibake, strange, ends),
-        *(terminals, hashes, ellipses, curly, line_feeds, blank_run, separators, twice, javascript),
+        *(terminals, hashes, ellipses, curly, line_feeds, blank_run, separators, twice, javascript, lorem_ipsum),
     )
 
 
@@ -255,7 +282,7 @@ def _finished(state: Any) -> Any:
     return state ^ (state >> _HALF)
 
 
-@compiled(_CODES, _KINDS, _LOWER, types.int64)
+@compiled(CODES, _KINDS, _LOWER, types.int64)
 def tokens(codes: Codes, kinds: Kinds, lower: Any, n: int) -> tuple[Hashes, Numbers]:
     """Hash and length of each of the `n` lower-cased words without the punctuation around them."""
     hashes = numpy.empty(n, numpy.uint64)
@@ -295,7 +322,7 @@ def _ends_with_ellipsis(codes: Any, start: int, end: int) -> bool:
     return code == _ELLIPSIS
 
 
-@compiled(_CODES, _KINDS, types.int64)
+@compiled(CODES, _KINDS, types.int64)
 def lines(codes: Codes, kinds: Kinds, line_feeds: int) -> tuple[Table, int, int, int]:
     """The lines that are not empty, of a text with so many line feeds."""
     bounds = numpy.empty((3, line_feeds + 1), numpy.int64)
@@ -322,17 +349,21 @@ def lines(codes: Codes, kinds: Kinds, line_feeds: int) -> tuple[Table, int, int,
     return bounds[:, :made].copy(), bullets, ellipses, terminals
 
 
-@compiled(_CODES, _KINDS, _TABLE)
-def words_in(codes: Codes, kinds: Kinds, bounds: Table) -> Numbers:
-    """Words in each line."""
-    words = numpy.zeros(bounds.shape[1], numpy.int64)
-    for line in range(len(words)):
+@compiled(CODES, _KINDS, _TABLE, types.int64)
+def lines_below(codes: Codes, kinds: Kinds, bounds: Table, words: int) -> int:
+    """How many lines have fewer than so many words."""
+    below = 0
+    for line in range(bounds.shape[1]):
+        begun = 0
         white_before: Any = 1
-        for at in range(bounds[0, line], bounds[1, line]):
+        at = bounds[0, line]
+        while at < bounds[1, line] and begun < words:
             is_white: Any = numpy.int64(kinds[codes[at]]) & WHITE
-            words[line] += white_before & ~is_white
+            begun += white_before & ~is_white
             white_before = is_white
-    return words
+            at += 1
+        below += begun < words
+    return below
 
 
 @numba.njit
@@ -372,7 +403,7 @@ def _hashed(codes: Any, at: int, end: int) -> Any:
     return _finished(_finished(one) * _PRIME + other)
 
 
-@compiled(_CODES, _TABLE, types.int64)
+@compiled(CODES, _TABLE, types.int64)
 def repeated(codes: Codes, bounds: Table, gap: int) -> tuple[int, int, int, int]:
     """How much of a text's lines repeats; lines with fewer than `gap` line feeds between them count as one part."""
     starts, ends, gaps = bounds[0], bounds[1], bounds[2]

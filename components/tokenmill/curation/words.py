@@ -4,11 +4,18 @@ A Latin word matches whole: `ass` is not in `class`, nor `bet` in `between`. An 
 anywhere, because Chinese has no word boundaries. White space inside an entry is any run of white space in the text.
 """
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
+from typing import Any
 
-from ahocorasick_rs import AhoCorasick, MatchKind
+import numpy
+from ahocorasick_rs import AhoCorasick, BytesAhoCorasick, MatchKind
+from numpy.typing import NDArray
+
+from tokenmill.curation.document import codes_of
+
+_PIECE = 1 << 20
+"""Characters that are mapped at once: a text takes four bytes a character while it is."""
 
 
 def fold(text: str) -> str:
@@ -16,30 +23,65 @@ def fold(text: str) -> str:
 
     Character by character, so that the length and every index stay.
     """
-    low = text.lower()
     if text.isascii():
-        return low
-    table, odd = _cases()
-    if len(low) == len(text) and not odd.search(low):
-        return low
-    return text.translate(table)
+        return text.lower()
+    return "".join(_text(_cases()[codes]) for codes in _codes(text))
+
+
+def folded_words(text: str) -> str:
+    """`fold`, with one space for every run of white space, and none at the ends."""
+    pieces, ends_in_space = [], True
+    for codes in _codes(text):
+        folded = _kernels().squeezed(codes, _spaced_cases(), ends_in_space)
+        pieces.append(_text(folded))
+        ends_in_space = pieces[-1].endswith(" ") if len(folded) else ends_in_space
+    return "".join(pieces).rstrip(" ")
+
+
+def _codes(text: str) -> Iterator[NDArray[numpy.uint32]]:
+    """A text's code points, a piece after the other."""
+    for at in range(0, len(text), _PIECE):
+        yield codes_of(text[at : at + _PIECE])
+
+
+def _text(codes: NDArray[numpy.uint32]) -> str:
+    return codes.tobytes().decode("utf-32-le", "surrogatepass")
 
 
 @cache
-def _cases() -> tuple[dict[int, int], re.Pattern[str]]:
-    """Code point → the one that stands for all its cases; and a pattern of those that lower() does not bring there."""
-    letters = [c for c in map(chr, range(0x20000)) if c.isalpha() or c.lower() != c or c.upper() != c]
-    lower = {ord(c): ord(c.lower()) for c in letters if len(c.lower()) == 1 and c.lower() != c}
-    # ſ is an s, ı an i, ς a σ, µ (micro) a μ
-    odd = {
-        ord(c): ord(upper.lower())
-        for c in letters
-        if c == c.lower() and len(upper := c.upper()) == 1 and len(upper.lower()) == 1 and upper.lower() != c
-    }
+def _kernels() -> Any:
+    from tokenmill.curation import text_kernels
+
+    return text_kernels
+
+
+@cache
+def _cases() -> NDArray[numpy.uint32]:
+    """Code point → the one that stands for all its cases."""
+    table = numpy.arange(0x110000, dtype="<u4")
+    for character in map(chr, range(0x20000)):  # beyond, nothing has a case
+        low = character.lower()
+        if len(low) == 1:
+            table[ord(character)] = ord(low)
+    # What lower() does not bring together: ſ is an s, ı an i, ς a σ, µ (micro) a μ
+    odd = {}
+    for character in map(chr, range(0x20000)):
+        upper = character.upper()
+        if character == character.lower() and len(upper) == 1 and len(upper.lower()) == 1:
+            odd[ord(character)] = ord(upper.lower())
     # Pairs that no capital of one character joins; and Turkish İ, whose lower() is two characters long.
     odd |= {0x1FD3: 0x390, 0x1FE3: 0x3B0, 0xFB05: 0xFB06, ord("İ"): ord("i")}
-    further = {c: odd[low] for c, low in lower.items() if low in odd}
-    return lower | odd | further, re.compile("[" + "".join(map(chr, odd)) + "]")
+    brought = numpy.arange(0x110000, dtype="<u4")
+    brought[list(odd)] = list(odd.values())
+    return brought[table]
+
+
+@cache
+def _spaced_cases() -> NDArray[numpy.uint32]:
+    """`_cases`, and a space for all white space."""
+    table = _cases().copy()
+    table[[code for code in range(0x10000) if chr(code).isspace()]] = ord(" ")
+    return table
 
 
 class WordList:
@@ -70,10 +112,12 @@ class WordList:
         if not self.words:
             return []
         automaton, whole = self._automaton
-        plain = " ".join(text.split())
-        folded = fold(plain)
-        hits, covered_to = [], 0
+        folded = folded_words(text)
         found = automaton.find_matches_as_indexes(folded, overlapping=True)
+        if not found:
+            return []
+        plain = " ".join(text.split())  # of the letters beside a word: some mark folds to a letter
+        hits, covered_to = [], 0
         for pattern, start, end in sorted(found, key=lambda match: (match[1], -match[2])):
             if start >= covered_to and (not whole[pattern] or _stands_alone(plain, start, end)):
                 hits.append(folded[start:end])
@@ -85,10 +129,10 @@ class Substrings:
     """Whether any of some strings is in a text, in any case; no word boundaries."""
 
     def __init__(self, parts: Iterable[str]) -> None:
-        self._automaton = AhoCorasick([fold(part) for part in parts], matchkind=MatchKind.Standard)
+        self._automaton = BytesAhoCorasick([fold(part).encode() for part in parts], matchkind=MatchKind.Standard)
 
     def any_in(self, text: str) -> bool:
-        return bool(self._automaton.find_matches_as_indexes(fold(text)))
+        return bool(self._automaton.find_matches_as_indexes(fold(text).encode("utf-8", "surrogatepass")))
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:

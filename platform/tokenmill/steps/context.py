@@ -19,10 +19,19 @@ from tokenmill.errors import CorruptError, InputError, StoreError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, Shard, sha256
 from tokenmill.progress import progress
-from tokenmill.records import JSONL, Record, content_digest, read_jsonl, write_jsonl
+from tokenmill.records import (
+    JSONL,
+    Record,
+    content_digest,
+    line_of,
+    read_jsonl,
+    read_lines_and_records,
+    write_jsonl,
+)
 from tokenmill.steps.outcomes import Drop, Keep, Outcome, Reject
 from tokenmill.steps.partitions import (
     SHARD_RECORDS,
+    OpenShard,
     Partitions,
     PartJob,
     Tally,
@@ -113,6 +122,8 @@ class StepContext:
         may_be_empty: bool = False,
     ) -> Draft:
         """Apply `function` to every record, shard by shard; keep, drop with a reason, or reject.
+
+        A function that changes a record gives a new one: the same record is written as it was read.
 
         Finished shards are markers: an attempt that was killed goes on from the first unfinished one. The sum
         kept + dropped + rejected = in is asserted; more than `max_rejected` of unusable records stops the step, and
@@ -306,20 +317,20 @@ def _sift_shard(job: _ShardJob) -> _Sifted:
     store = open_store(job.store_uri)
     if job.marker and store.backend.exists(job.marker):
         return _Sifted.from_json(store.backend.get(job.marker))
-    kept: list[Record] = []
     aside, read = _Aside(), 0
-    for record in read_jsonl(store.blob_path(job.shard.blob)):
-        read += 1
-        outcome = job.function(record)
-        if isinstance(outcome, dict):
-            kept.append(outcome)
-        elif isinstance(outcome, Keep):
-            kept.append(outcome.record)
-        else:
-            aside.add(outcome)
     with scratch() as workdir:
+        kept = OpenShard(job.shard.name, workdir / "shards" / job.shard.name)
+        with kept.lines:
+            for line, record in read_lines_and_records(store.blob_path(job.shard.blob)):
+                read += 1
+                outcome = job.function(record)
+                if isinstance(outcome, Drop | Reject):
+                    aside.add(outcome)
+                else:
+                    after = outcome.record if isinstance(outcome, Keep) else outcome
+                    kept.lines.write(line if after is record else line_of(after))
         sifted = aside.store(store, workdir, job.shard.name)
-        sifted.kept = _store_records(store, workdir, job.shard.name, kept) if kept else None
+        sifted.kept = kept.store(store) if kept.lines.count else None
     sifted.records = read
     if job.marker:
         store.backend.put(job.marker, sifted.to_json())

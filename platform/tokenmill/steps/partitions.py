@@ -5,7 +5,6 @@ leaves its lines in shards of its own (a spool), and these are joined in the ord
 process that does it all.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -14,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import zstandard
 
 from tokenmill.manifest import Shard
-from tokenmill.records import JSONL, Record, read_lines
+from tokenmill.records import JSONL, LineWriter, Record, line_of, read_lines
 from tokenmill.steps.outcomes import Drop, Keep, Outcome
 from tokenmill.store import ArtifactStore
 
@@ -125,7 +123,7 @@ class Partitions:
         return self.tally
 
     def _write(self, name: str, record: Record) -> None:
-        self._line(name, orjson.dumps(record, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
+        self._line(name, line_of(record))
 
     def _line(self, name: str, line: bytes) -> None:
         if name not in self._series:
@@ -139,14 +137,14 @@ class _Series:
     def __init__(self, store: ArtifactStore, folder: Path, partition: str, shard_records: int):
         self._store, self._folder, self._partition, self._shard_records = store, folder, partition, shard_records
         self._done: list[Shard] = []
-        self._open: _OpenShard | None = None
+        self._open: OpenShard | None = None
 
     def write(self, line: bytes) -> None:
         if self._open is None:
             name = f"{self._partition}/part-{len(self._done):05d}{JSONL}"
-            self._open = _OpenShard(name, self._folder / name)
-        self._open.write(line)
-        if self._open.records >= self._shard_records:
+            self._open = OpenShard(name, self._folder / name)
+        self._open.lines.write(line)
+        if self._open.lines.count >= self._shard_records:
             self._finish()
 
     def close(self) -> list[Shard]:
@@ -160,25 +158,17 @@ class _Series:
         self._open = None
 
 
-class _OpenShard:
-    """A JSONL.zst file that lines are being written to; the same bytes as `records.write_jsonl` of all of them."""
+class OpenShard:
+    """A shard that lines are being written to."""
 
     def __init__(self, name: str, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.name, self.path, self.records = name, path, 0
-        self._digest = hashlib.sha256()
-        self._out = zstandard.ZstdCompressor(level=3).stream_writer(path.open("wb"))
-
-    def write(self, line: bytes) -> None:
-        self._digest.update(line)
-        self._out.write(line)
-        self.records += 1
+        self.name, self.path, self.lines = name, path, LineWriter(path)
 
     def store(self, store: ArtifactStore) -> Shard:
-        self._out.close()
+        self.lines.close()
         blob, size = store.put_blob(self.path)
         self.path.unlink()
-        return Shard(name=self.name, blob=blob, content=self._digest.hexdigest(), size=size, records=self.records)
+        return Shard(name=self.name, blob=blob, content=self.lines.digest, size=size, records=self.lines.count)
 
 
 # ---- one part, in a worker process ---------------------------------------------------------------------------------

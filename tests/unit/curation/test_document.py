@@ -35,8 +35,8 @@ def differences(text: str, lang: str) -> dict[str, object]:
     pairs = {name: (getattr(plain, name), getattr(ours, name)) for name in STATISTICS}
     pairs["n_units"] = len(plain.units), len(ours.units)
     pairs["units"] = list(plain.units), list(ours.units)
-    pairs["repeated lines"] = plain.repeated(plain.lines), ours.repeated(ours.lines)
-    pairs["repeated paragraphs"] = plain.repeated(plain.paragraphs), ours.repeated(ours.paragraphs)
+    pairs["repeated lines"] = plain.repeated(plain.lines), ours.repeated_lines
+    pairs["repeated paragraphs"] = plain.repeated(plain.paragraphs), ours.repeated_paragraphs
     for n in range(2, 13):
         pairs[f"top {n}"] = plain.top_ngram_share(n), ours.top_ngram_share(n)
         pairs[f"duplicate {n}"] = plain.duplicate_ngram_share(n), ours.duplicate_ngram_share(n)
