@@ -4,8 +4,12 @@ import os
 import subprocess
 import sys
 
+import hypothesis
 import pytest
 
+# the first call of what is compiled takes seconds, and a machine may be busy: no example is timed
+hypothesis.settings.register_profile("tokenmill")
+hypothesis.settings.load_profile("tokenmill")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENMILL_LOG", "warning")
 LAYERS = ("unit", "contract", "integration", "containers", "e2e")

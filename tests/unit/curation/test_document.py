@@ -45,13 +45,13 @@ def differences(text: str, lang: str) -> dict[str, object]:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts, st.sampled_from(["en", "zh", "any"]))
 def test_every_statistic_and_every_rule_equals_plain_python(text, lang):
     assert differences(text, lang) == {}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(["ab", "c", "dd,", "Ee"]), min_size=20, max_size=120).map(" ".join))
 def test_repetition_equals_plain_python_where_much_repeats(text):
     assert differences(text, "en") == {}

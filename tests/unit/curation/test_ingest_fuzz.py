@@ -65,7 +65,7 @@ def test_a_whole_file_with_bytes_overwritten_cut_off_or_put_in(tmp_path, name, d
 
 
 @given(st.lists(st.text(max_size=30), max_size=20), st.integers(1, 40), st.sampled_from(["", "gz", "zst"]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_lines_are_those_of_a_split_and_the_long_ones_are_told_by_their_size(lines, limit, compression):
     expected = [line.encode() for line in "\n".join(lines).removeprefix("\ufeff").split("\n")]
     data = "\n".join(lines).encode()
@@ -77,7 +77,7 @@ def test_lines_are_those_of_a_split_and_the_long_ones_are_told_by_their_size(lin
 
 
 @given(st.binary(min_size=1, max_size=3_000), st.integers(0, 100), st.sampled_from(["gz", "zst"]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_of_a_torn_stream_what_is_read_is_the_start_of_it_and_the_tear_is_told(data, cut, compression):
     packed = (
         gzip.compress(data) if compression == "gz" else zstandard.ZstdCompressor(write_checksum=True).compress(data)

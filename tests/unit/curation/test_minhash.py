@@ -51,7 +51,7 @@ def test_the_kernels_see_the_n_grams_that_python_sees(kind):
                 assert len(found & hashes(other, kind, n)) == len(expected & shingles(other, kind, n)), (n, text, other)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.sampled_from(["a", "B", "ß", "Σ", "σ", "_", " ", "\n", "7", "海", "İ", "é", "E\u0301", "-", "😀"]),

@@ -47,7 +47,7 @@ def paths(suffix: str, edges: dict[str, set[str]]) -> dict[str, set[str]]:
     return {PATH[suffix].format(n): {PATH[suffix].format(t) for t in targets} for n, targets in edges.items()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs(acyclic=True))
 def test_without_cycles_every_file_stands_behind_all_that_it_imports(graph):
     suffix, edges = graph
@@ -59,7 +59,7 @@ def test_without_cycles_every_file_stands_behind_all_that_it_imports(graph):
     assert import_cycles(expected) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs(acyclic=False), st.randoms(use_true_random=False))
 def test_any_graph_has_one_order_whatever_the_order_of_its_files(graph, rng):
     suffix, edges = graph
@@ -69,7 +69,7 @@ def test_any_graph_has_one_order_whatever_the_order_of_its_files(graph, rng):
     assert order_repository(dict(rng.sample(sorted(files.items()), len(files)))) == ordered
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs(acyclic=False))
 def test_files_of_different_cycles_keep_to_the_order_of_imports(graph):
     """Of two files the imported one comes first, unless each reaches the other (brute force over all paths)."""

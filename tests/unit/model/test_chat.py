@@ -140,7 +140,7 @@ SPACES = st.text(" \n\r\t", max_size=3)
 CONTENT = st.tuples(SPACES, st.text(max_size=12), SPACES).map("".join)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(turns=st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "environment"]), CONTENT), min_size=1))
 def test_template_parity_for_any_text(tokenizer, transformers_tokenizer, turns):
     messages = [{"role": role, "content": content} for role, content in turns]

@@ -18,7 +18,7 @@ NAMES = [*CONTROL, *CHAT, REWARD, "[UNUSED_TOKEN_0]", "[UNUSED_TOKEN_3]"]
 HOSTILE = st.lists(st.one_of(st.sampled_from(NAMES), st.text(max_size=8)), max_size=8).map("".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(text=st.one_of(st.text(), HOSTILE))
 def test_any_text_comes_back_and_gives_no_special_token(tokenizer, text):
     ids = tokenizer.encode(text)

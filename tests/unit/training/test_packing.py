@@ -30,7 +30,7 @@ def _cut(length, capacity):
 
 
 @given(st.lists(st.integers(0, 90), max_size=60), st.integers(1, 40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_packs_hold_every_token_once_and_follow_best_fit(lengths, capacity):
     packs = best_fit_decreasing(lengths, capacity)
     pieces = [piece for pack in packs for piece in pack]
