@@ -39,7 +39,7 @@ from tokenmill.steps.partitions import (
     short,
     sift_part,
 )
-from tokenmill.steps.pool import map_in_processes
+from tokenmill.steps.pool import WorkerPool
 from tokenmill.store import ArtifactStore, Lease, open_store
 from tokenmill.tracking import EventLog, RunRef
 
@@ -58,6 +58,7 @@ class StepContext:
     log: Log
     name: str
     config: Any
+    workers: WorkerPool
     key: str = ""
     """Action key; empty for an effect."""
     lease: Lease | None = None
@@ -107,7 +108,7 @@ class StepContext:
                     yield function(item)
                     bar.advance()
                 return
-            for result in map_in_processes(function, todo, workers, self.name):
+            for result in self.workers.map(function, todo, workers):
                 self.check()
                 yield result
                 bar.advance()

@@ -5,7 +5,6 @@ script's work once more, and wait for the lease that its own parent holds.
 """
 
 import io
-import multiprocessing
 import os
 import pickle
 import sys
@@ -13,8 +12,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from tokenmill.errors import ConfigError
 from tokenmill.tether import die_with_parent
@@ -25,20 +25,47 @@ _SCRIPT = "__main__"
 _setting_aside = threading.Lock()
 
 
-def map_in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int, step: str
-) -> Iterator[Result]:
-    """Results in order, for `step`. `kill -9` of this process leaves no worker.
+class WorkerPool:
+    """The worker processes of one attempt at a step: started by its first `map`, and there for the next.
 
-    Raises:
-        ConfigError: the running script itself defines the function, or what it carries.
+    Starting one costs a second of imports and compiled code. `kill -9` of this process leaves none.
     """
-    _refuse_script(step, (function, items[0]))
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+        self._size = 0
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+        """Results in order, of so many workers.
+
+        Raises:
+            ConfigError: the running script itself defines the function, or what it carries.
+        """
+        _refuse_script(self._step, (function, items[0]))
         with _script_set_aside():
-            results = pool.map(function, items)  # starts every worker
+            results = self._of(workers).map(function, items)  # starts every worker
         yield from results
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def _of(self, workers: int) -> ProcessPoolExecutor:
+        if self._pool is None or self._size < workers:
+            self.close()
+            self._size = workers
+            self._pool = ProcessPoolExecutor(
+                workers, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
+            )
+        return self._pool
 
 
 @contextmanager

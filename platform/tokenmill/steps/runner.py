@@ -21,6 +21,7 @@ from tokenmill.errors import ConfigError, InputError, StoreError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
 from tokenmill.steps.context import StepContext, scratch
+from tokenmill.steps.pool import WorkerPool
 from tokenmill.steps.registry import Definition, find
 from tokenmill.store import ArtifactStore, acquire
 from tokenmill.telemetry import step_ended
@@ -61,8 +62,8 @@ def run_step(
         try:
             _tell_start(definition, config, by_role, events)
             preflight(definition, by_role, store)
-            with scratch() as workdir:
-                ctx = StepContext(store, workdir, run, events, log, name, config, part=part)
+            with scratch() as workdir, WorkerPool(name) as workers:
+                ctx = StepContext(store, workdir, run, events, log, name, config, workers, part=part)
                 drafts, cache = _perform(definition, config, by_role, ctx)
             manifests = {
                 role: _issue(definition, config, by_role, draft, store, time.monotonic() - started)

@@ -8,6 +8,8 @@ import time
 import psutil
 import pytest
 
+from tokenmill.steps.pool import WorkerPool
+
 SCRIPT = """
 from tokenmill.config import Execution, StepConfig
 from tokenmill.manifest import Draft, Manifest
@@ -57,10 +59,10 @@ def test_a_function_of_the_script_itself_is_refused_in_one_line(tmp_path):
 
 
 BUSY = """
-from tokenmill.steps.pool import map_in_processes
+from tokenmill.steps.pool import WorkerPool
 
 work = "import pathlib, time; pathlib.Path('begun-NUMBER').touch(); time.sleep(60)"
-list(map_in_processes(exec, [work.replace("NUMBER", number) for number in "12"], 2, "toy.sleep"))
+list(WorkerPool("toy.sleep").map(exec, [work.replace("NUMBER", number) for number in "12"], 2))
 """
 
 
@@ -78,3 +80,14 @@ def test_a_killed_step_leaves_no_worker(tmp_path):
     for worker in alive:
         worker.kill()
     assert not alive
+
+
+PROCESS = "__import__('os').getpid()"
+
+
+def test_the_workers_of_one_map_are_those_of_the_next():
+    with WorkerPool("toy.look") as workers:
+        first = set(workers.map(eval, [PROCESS] * 8, 2))
+        assert set(workers.map(eval, [PROCESS] * 8, 2)) <= first
+        assert all(psutil.pid_exists(process) for process in first)
+    assert not any(psutil.pid_exists(process) for process in first)
