@@ -30,12 +30,12 @@ class Normaliser:
 NORMALISERS: dict[str, Normaliser] = {}
 
 
-def normaliser(changes: re.Pattern[str] | None = None) -> Callable[[Callable[[str], str]], Normaliser]:
+def normaliser(changes: re.Pattern[str] | None = None) -> Callable[[Callable[[str], str]], Callable[[str], str]]:
     """Register a modifying rule under its name."""
 
-    def register(function: Callable[[str], str]) -> Normaliser:
+    def register(function: Callable[[str], str]) -> Callable[[str], str]:
         NORMALISERS[function.__name__] = Normaliser(function, changes)
-        return NORMALISERS[function.__name__]
+        return function
 
     return register
 
