@@ -35,7 +35,7 @@ MAX_INVISIBLE = 0.5
 LIBRARIES = ("trafilatura", "py3langid", "charset-normalizer", "warcio", "pypdf", "pyarrow")
 
 
-@step("curation.ingest", version=3, libraries=LIBRARIES, kinds={"sources": "sources"})
+@step("curation.ingest", version=4, libraries=LIBRARIES, kinds={"sources": "sources"})
 def ingest(config: IngestConfig, sources: Manifest, ctx: StepContext) -> Draft:
     """Read every source file into records, partitioned by type and language."""
     shards = sorted(filter(is_file, sources.shards), key=lambda s: s.name)
@@ -162,7 +162,8 @@ def _outcome(file: SourceFile, name: PurePosixPath, ordinal: int, found: Found) 
         )
     record = _record(file, found.member, ordinal, text, fields, _language(file, name, found))
     if record["id"] in file.taken_down:
-        return Drop("taken_down", {name: record[name] for name in ("id", "source", "path")})
+        told = {name: record[name] for name in ("id", "source", "path")}  # and not a word of the text
+        return Drop("taken_down", told, value=record["id"], threshold="no document taken down")
     return Keep(record)
 
 
