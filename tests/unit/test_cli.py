@@ -103,6 +103,18 @@ def test_what_only_the_pipeline_knows_is_also_one_line(
     assert (said.code, said.err.count("\n")) == (2, 1) and told in said.err
 
 
+def test_a_plan_tells_what_does_not_fit(tokenmill: Callable[..., Said]) -> None:
+    told = orjson.loads(tokenmill("plan", "--gpus", "64", "--price", "2", "--json").out)["stages"]
+    assert told["pretraining.train_short"]["fits"]
+    assert not told["pretraining.train_long"]["fits"]
+    assert told["pretraining.train_short"]["cost"] > told["enhancement.train"]["cost"] > 0
+    said = tokenmill("plan", "--gpus", "64").out
+    assert "pretraining.train_long does not fit h100" in said
+    wrong = tokenmill("plan", "--gpu", "h10")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert "known are a100" in wrong.err
+
+
 def test_scripts_get_json_and_pipes_whole_lines(weights: Manifest, tokenmill: Callable[..., Said]) -> None:
     found = orjson.loads(tokenmill("lineage", "poem", "--down", "--json").out)
     assert [model["digest"] for model in found["models"]] == [weights.digest]
