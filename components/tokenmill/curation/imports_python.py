@@ -6,13 +6,16 @@ takes the name from. Every file is read once, however many others import from it
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-Import = tuple[str, tuple[tuple[str, str], ...]]
-"""(module, ((name, its name here), …)); no names for `import module`."""
+Import = tuple[str, str]
+"""(module, names as they are listed); no names for `import module`. Most are repeated, and parsed but once: see `names`."""
 
-_STATEMENT = re.compile(r"[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]+)|import[ \t]+([^\n#;]+))")
+_LISTED = (
+    r"\([^)#]*(?:#[^\n]*\n[^)#]*)*\)|[^\n#;]+"  # in brackets up to the one that closes, which none in a comment does
+)
+_STATEMENT = re.compile(rf"[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+({_LISTED})|import[ \t]+([^\n#;]+))")
 _COMMENT = re.compile(r"#[^\n]*")
 
 
@@ -26,17 +29,20 @@ class PythonImports:
         for name, path in self._modules.items():
             self._own.setdefault(path, name)
         self._parsed: dict[str, list[Import]] = {}
-        self._targets: dict[Import, list[str]] = {}
+        self._targets: dict[Import, tuple[str, ...]] = {}
         self._taken: dict[str, dict[str, tuple[str, str]]] = {}
 
-    def __call__(self, path: str, text: str) -> Iterator[str]:
+    def __call__(self, path: str, text: str) -> set[str]:
+        found: set[str] = set()
         for statement in self._imports(path):
-            if statement not in self._targets:
-                base, names = statement
+            targets = self._targets.get(statement)
+            if targets is None:
+                base, listed = statement
                 # import a.b: the module, or the package it is in
-                found = [self._defining(base, name) for name, _ in names] if names else [self._nearest(base)]
-                self._targets[statement] = found
-            yield from self._targets[statement]
+                each = [self._defining(base, name) for name, _ in names(listed)] or [self._nearest(base)]
+                targets = self._targets[statement] = tuple(each)
+            found.update(targets)
+        return found
 
     def _imports(self, path: str) -> list[Import]:
         """A file's imports, relative ones made absolute."""
@@ -44,7 +50,10 @@ class PythonImports:
             own = self._own.get(path) or dotted(path)
             is_package = posixpath.basename(path).startswith("__init__.py")
             package = own if is_package else own.rpartition(".")[0]
-            self._parsed[path] = [(absolute(base, package), names) for base, names in statements(self._files[path])]
+            self._parsed[path] = [
+                (absolute(base, package) if base[0] == "." else base, listed)
+                for base, listed in statements(self._files[path])
+            ]
         return self._parsed[path]
 
     def _nearest(self, module: str) -> str:
@@ -73,9 +82,9 @@ class PythonImports:
         """Name → (module, name there) of what a package takes from elsewhere; the first statement counts."""
         if base not in self._taken:
             taken: dict[str, tuple[str, str]] = {}
-            for module, names in self._imports(path):
+            for module, listed in self._imports(path):
                 if module != base:
-                    for name, here in names:
+                    for name, here in names(listed):
                         taken.setdefault(here, (module, name))
             self._taken[base] = taken
         return self._taken[base]
@@ -117,28 +126,27 @@ def statements(text: str) -> list[Import]:
     end = at = 0
     while (at := text.find("import", at)) >= 0:
         start = text.rfind("\n", 0, at) + 1
-        at += 6
         if start < end or not (match := _STATEMENT.match(text, start)):
+            at += 6
             continue
-        end = match.end()
-        at = max(at, end)
-        base, names, plain = match.groups()
+        at = end = match.end()
+        base, listed, plain = match.groups()
         if plain:
-            found += [(module, ()) for module, _ in _names(plain)]
+            found += [(module, "") for module, _ in names(plain)]
         else:
-            if "#" in names:
-                names = _COMMENT.sub("", names)
-            found.append((base, _names(names.strip("() \t\n\\"))))
+            found.append((base, listed))
     return found
 
 
-@lru_cache(maxsize=1 << 14)  # a repository writes the same few statements over and over
-def _names(listed: str) -> tuple[tuple[str, str], ...]:
+@lru_cache(maxsize=1 << 14)
+def names(listed: str) -> tuple[tuple[str, str], ...]:
     """`a, b as c` → ((a, a), (b, c)): a name where it comes from, and here."""
-    names = [name for raw in listed.split(",") if (name := raw.strip())]
+    if "#" in listed:
+        listed = _COMMENT.sub("", listed)
+    found = [name for raw in listed.strip("() \t\n\\").split(",") if (name := raw.strip())]
     if " as " not in listed:
-        return tuple(zip(names, names, strict=True))
-    pairs = (name.partition(" as ") for name in names)
+        return tuple(zip(found, found, strict=True))
+    pairs = (name.partition(" as ") for name in found)
     return tuple((original.strip(), here.strip() or original) for original, _, here in pairs)
 
 

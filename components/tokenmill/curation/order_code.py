@@ -51,7 +51,7 @@ class Repository(NamedTuple):
         return f"{self.source}/{self.name}" if self.name else self.source
 
 
-@step("curation.order_code", version=3, kinds={"corpus": "corpus"})
+@step("curation.order_code", version=4, kinds={"corpus": "corpus"})
 def order_code(config: OrderCodeConfig, corpus: Manifest, ctx: StepContext) -> Draft:
     """Join each repository's files into documents, dependencies first; other types pass through untouched."""
     code = [s for s in corpus.shards if s.name.startswith("type=code/")]
@@ -238,23 +238,22 @@ def topological_order(edges: Edges) -> list[str]:
     """Files, dependencies first. `edges[f]` is what f imports."""
     components = strongly_connected(edges)
     home = {path: i for i, component in enumerate(components) for path in component}
-    needs: dict[int, set[int]] = {i: set() for i in range(len(components))}
-    needed_by: dict[int, set[int]] = {i: set() for i in range(len(components))}
-    for path, targets in edges.items():
-        for target in targets:
-            if home[path] != home[target]:
-                needs[home[path]].add(home[target])
-                needed_by[home[target]].add(home[path])
+    needs = [
+        {home[target] for path in component for target in edges[path]} - {i} for i, component in enumerate(components)
+    ]
+    needed_by: list[list[int]] = [[] for _ in components]
+    for i, needed in enumerate(needs):
+        for j in needed:
+            needed_by[j].append(i)
 
-    entries = [i for i in needs if not needed_by[i]]
-    distance = _distances(entries, needs)
-    waiting = {i: len(needs[i]) for i in needs}
-    free = [(distance[i], min(components[i]), i) for i in needs if not waiting[i]]
+    distance = _distances([i for i, by in enumerate(needed_by) if not by], needs)
+    waiting = [len(needed) for needed in needs]
+    free = [(distance[i], min(components[i]), i) for i, number in enumerate(waiting) if not number]
     heapq.heapify(free)
     order: list[str] = []
     while free:
-        _, _, i = heapq.heappop(free)
-        order.extend(walk_cycle(components[i], edges))
+        _, first, i = heapq.heappop(free)
+        order.extend(walk_cycle(components[i], edges) if len(components[i]) > 1 else [first])
         for j in needed_by[i]:
             waiting[j] -= 1
             if not waiting[j]:
@@ -275,7 +274,7 @@ def walk_cycle(component: Iterable[str], edges: Mapping[str, set[str]]) -> list[
     return order
 
 
-def _distances(entries: list[int], needs: Mapping[int, set[int]]) -> dict[int, int]:
+def _distances(entries: list[int], needs: Sequence[set[int]]) -> dict[int, int]:
     """Imports on the shortest way from an entry file, which nothing imports."""
     distance = dict.fromkeys(entries, 0)
     queue = deque(entries)

@@ -11,7 +11,7 @@ from pico import Lab
 from tokenmill.curation import order_code as module
 from tokenmill.curation.config import OrderCodeConfig
 from tokenmill.curation.imports import Endings, import_edges, use_paths
-from tokenmill.curation.imports_python import module_names, statements
+from tokenmill.curation.imports_python import module_names, names, statements
 from tokenmill.curation.order_code import import_cycles, order_repository, repository_documents
 from tokenmill.records import JSONL, read_jsonl
 
@@ -133,6 +133,26 @@ def test_rust_use_trees(tree, expected):
         ({"m.go": 'import "fmt"', "n.go": ""}, "m.go", set()),
         ({"src/a/b.rs": "use super::c::D;\nuse crate::{e, f::G};", "src/a/c.rs": "", "src/e.rs": "", "src/f/mod.rs": ""},
          "src/a/b.rs", {"src/a/c.rs", "src/e.rs", "src/f/mod.rs"}),
+        # an unclosed name ends with its line, and an empty block or a stray brace is no reason to stop
+        ({"m.c": '#include "x\n\t# include\t"a.h"', "a.h": ""}, "m.c", {"a.h"}),
+        ({"m.go": 'import ()\nimport x "r/p"', "p/a.go": ""}, "m.go", {"p/a.go"}),
+        ({"src/a.rs": "use crate::b}, *;\npub(crate) use super::c::D;", "src/b.rs": "", "src/c.rs": ""},
+         "src/a.rs", {"src/b.rs", "src/c.rs"}),
+        # words of an import that are none
+        ({"m.c": '// #include "a.h"\nx include "a.h"', "a.h": ""}, "m.c", set()),
+        ({"a.js": "xfrom './b'; y = \"it's from\" + './b'; importx('./b')", "b.js": ""}, "a.js", set()),
+        ({"A.java": "// import p.B;\nx import p.B;", "p/B.java": ""}, "A.java", set()),
+        ({"src/a.rs": "// mod b;\n//! use crate::b;\nuse crate::c;", "src/b.rs": "", "src/c.rs": ""},
+         "src/a.rs", {"src/c.rs"}),
+        ({"a.py": ">>> import b\nunimportant = 1\n'import b'", "b.py": ""}, "a.py", set()),
+        # one statement, three packages: what it says is the same, and what it means is not
+        ({"p/a.py": "from .m import x", "q/a.py": "from .m import x", "a.py": "from m import x", "p/__init__.py": "",
+          "q/__init__.py": "", "p/m.py": "", "q/m.py": "", "m.py": ""}, "q/a.py", {"q/m.py"}),
+        # a statement of several lines, and what stands behind it on the last of them
+        ({"a.py": "from p import (\n  # both (b) and (c)\n  b,\n  c as d,\n); import e\nimport f", "p/b.py": "", "p/c.py": "",
+          "e.py": "", "f.py": ""}, "a.py", {"p/b.py", "p/c.py", "f.py"}),
+        ({"a.py": "if x:\n\tfrom\tp import\tb; import c\n\timport c", "p/b.py": "", "c.py": ""},
+         "a.py", {"p/b.py", "c.py"}),
         ({"A.java": "import static p.B.*;", "p/B.java": ""}, "A.java", {"p/B.java"}),
         ({"p/__init__.py": "from .b import f as g", "p/b.py": "", "a.py": "from p import g"}, "a.py", {"p/b.py"}),
         # what the package takes from outside stands for itself
@@ -149,7 +169,7 @@ def test_python_statements_as_the_compiler_reads_them():
     import ast
 
     text = (
-        "import os, a.b as c\nfrom . import (x,  # why\n  y as z)\n'''\nno import here\n'''\n"
+        "import os, a.b as c\nfrom . import (x,  # why (or not)\n  y as z)\n'''\nno import here\n'''\n"
         "def f():\n    from ..p.q import r; import s\nimportant = 1  # import t\nfrom m import *\n"
     )
     expected = []
@@ -159,7 +179,8 @@ def test_python_statements_as_the_compiler_reads_them():
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             expected.append((base, tuple((n.name, n.asname or n.name) for n in node.names)))
-    assert sorted(statements(text)) == sorted(expected)
+    found = [(module, names(listed) if listed else ()) for module, listed in statements(text)]
+    assert sorted(found) == sorted(expected)
 
 
 def test_endings_against_a_search_through_all_paths():
