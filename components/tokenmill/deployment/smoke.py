@@ -9,7 +9,7 @@ from tokenmill.deployment.config import DeployConfig
 from tokenmill.deployment.server import VLLMServer
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.generation import generate
-from tokenmill.model.layouts import import_llama, load_model
+from tokenmill.model.layout import import_llama, load_model
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tokenmill.errors import ConfigError, CorruptError, InputError, StepFailed
-from tokenmill.model.layouts import export_llama, import_llama, load_model, read_config, read_state, save_model
+from tokenmill.model.layout import export_llama, import_llama, load_model, read_config, read_state, save_model
 from tokenmill.model.modeling import InternLM2Critic, InternLM2ForCausalLM, InternLM2ForRewardModel
 
 IDS = torch.tensor([5, 9, 200, 31, 77, 3, 8, 8, 1, 250, 12, 40])

@@ -19,12 +19,48 @@ from torch import Tensor
 
 from tokenmill.errors import ConfigError, CorruptError, InputError, StepFailed
 from tokenmill.model.config import InternLM2Config
-from tokenmill.model.modeling import InternLM2, InternLM2ForCausalLM, initialize, merge_wqkv, split_wqkv
+from tokenmill.model.modeling import InternLM2, InternLM2ForCausalLM, initialize
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 Model = TypeVar("Model", bound=InternLM2)
 State = dict[str, Tensor]
+
+
+def split_wqkv(weight: Tensor, kv_heads: int, q_per_kv: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Wqkv's rows as three matrices: all queries (KV group after group), all keys, all values (report §2.2).
+
+    Args:
+        weight: (kv_heads · (q_per_kv + 2) · head_dim, hidden), or any other number of columns.
+
+    Returns:
+        q (kv_heads · q_per_kv · head_dim, hidden), k and v (kv_heads · head_dim, hidden), as LLaMA has them.
+
+    Raises:
+        InputError: the weight has another number of rows.
+    """
+    if len(weight) != kv_heads * (q_per_kv + 2) * head_dim:
+        raise InputError(
+            f"Wqkv has {len(weight)} rows, not {kv_heads} KV heads × ({q_per_kv} queries + key + value) × {head_dim}"
+        )
+    groups = weight.unflatten(0, (kv_heads, q_per_kv + 2, head_dim))
+    return groups[:, :-2].flatten(0, 2), groups[:, -2].flatten(0, 1), groups[:, -1].flatten(0, 1)
+
+
+def merge_wqkv(q: Tensor, k: Tensor, v: Tensor, kv_heads: int, q_per_kv: int, head_dim: int) -> Tensor:
+    """The rows [q_0 … q_{g−1}, k, v] of each KV group, group after group: the inverse of `split_wqkv`, same shapes.
+
+    A tensor-parallel rank owns one slice of contiguous rows (report §2.2, Figure 2).
+
+    Raises:
+        InputError: a matrix has another number of rows.
+    """
+    rows = len(q), len(k), len(v)
+    wanted = kv_heads * q_per_kv * head_dim, kv_heads * head_dim, kv_heads * head_dim
+    if rows != wanted:
+        raise InputError(f"queries, keys and values have {rows} rows, not {wanted}")
+    parts = ((q, q_per_kv), (k, 1), (v, 1))
+    return torch.cat([x.unflatten(0, (kv_heads, heads, head_dim)) for x, heads in parts], dim=1).flatten(0, 2)
 
 
 def save_model(model: InternLM2, folder: Path | str) -> None:
@@ -166,7 +202,7 @@ def llama_state(config: InternLM2Config, state: State) -> State:
     for name, tensor in state.items():
         layer = name.removesuffix(_WQKV)
         if layer != name:
-            parts = split_wqkv(tensor, config.num_key_value_heads, config.head_dim)
+            parts = split_wqkv(tensor, *_heads(config))
             llama |= {layer + part: rows.contiguous() for part, rows in zip(_QKV, parts, strict=True)}
             continue
         for ours, theirs in _NAMES:
@@ -182,13 +218,17 @@ def internlm2_state(config: InternLM2Config, llama: State) -> State:
         layer = name.removesuffix(_QKV[0])
         if layer != name:
             q, k, v = (llama[layer + part] for part in _QKV)
-            state[layer + _WQKV] = merge_wqkv(q, k, v, config.num_key_value_heads, config.head_dim)
+            state[layer + _WQKV] = merge_wqkv(q, k, v, *_heads(config))
         elif not name.endswith(_QKV):
             for ours, theirs in _NAMES:
                 name = name.replace(theirs, ours)
             state[name] = tensor
     state.setdefault("output.weight", state["model.tok_embeddings.weight"].clone())
     return state
+
+
+def _heads(config: InternLM2Config) -> tuple[int, int, int]:
+    return config.num_key_value_heads, config.queries_per_kv, config.head_dim
 
 
 def _require(state: State, shapes: dict[str, torch.Size], folder: Path | str) -> None:
