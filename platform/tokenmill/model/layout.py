@@ -1,16 +1,18 @@
-"""A model as a folder: config.json and model.safetensors, in InternLM2's names or in LLaMA's.
+"""A model as a folder: config.json and safetensors, in InternLM2's names or in LLaMA's.
 
 We keep InternLM2's. The release is LLaMA's (Wqkv split in three): vLLM and transformers read it without code of ours
-and without `trust_remote_code`.
+and without `trust_remote_code`. Weights lie in `model.safetensors` or, beyond `max_shard_bytes`, in numbered files with
+Hugging Face's index.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,13 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tokenmill.errors import ConfigError, CorruptError, InputError, StepFailed
-from tokenmill.model.config import InternLM2Config
+from tokenmill.model.config import MODEL_TYPE, InternLM2Config
 from tokenmill.model.modeling import InternLM2, InternLM2ForCausalLM, initialize
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5 * 10**9
+"""Of one weights file, as transformers cuts them."""
 
 Model = TypeVar("Model", bound=InternLM2)
 State = dict[str, Tensor]
+
+
+# ---- Wqkv ------------------------------------------------------------------------------------------------------------
 
 
 def split_wqkv(weight: Tensor, kv_heads: int, q_per_kv: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,10 +70,14 @@ def merge_wqkv(q: Tensor, k: Tensor, v: Tensor, kv_heads: int, q_per_kv: int, he
     return torch.cat([x.unflatten(0, (kv_heads, heads, head_dim)) for x, heads in parts], dim=1).flatten(0, 2)
 
 
-def save_model(model: InternLM2, folder: Path | str) -> None:
-    """Write a model of ours. Only rank 0 of a training calls this, with whole tensors."""
-    state = model.state_dict()
-    _write(Path(folder), model.config.to_json(type(model).__name__, _dtype(state)), state)
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def save_model(model: InternLM2, folder: Path | str, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Write a model of ours, whole. Only rank 0 of a training calls this, with whole tensors."""
+    write_checkpoint(
+        folder, model.config, model.state_dict(), architecture=type(model).__name__, max_shard_bytes=max_shard_bytes
+    )
 
 
 @overload
@@ -88,12 +99,17 @@ def load_model(
     fresh_head: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> InternLM2:
-    """Read a model in its own precision or in `dtype`.
+    """Read a model, in either layout, in its own precision or in `dtype`.
 
     With `fresh_head`, a seed, only the body is read and the head drawn anew: so a reward model starts from SFT weights,
     and a critic from a reward model (report §4.2).
+
+    Raises:
+        InputError: there is no model, or a file of it is missing.
+        ConfigError: it is not of a kind that InternLM2 can hold.
+        CorruptError: its tensors are not those that its config asks for.
     """
-    config, state = read_config(folder), read_state(folder)
+    config, state = read_checkpoint(folder)
     with torch.device("meta"):
         model = cls(config, seed=None)
     if fresh_head is not None:
@@ -109,27 +125,40 @@ def load_model(
     return model.to(dtype)
 
 
+# ---- checkpoints: a config and tensors under InternLM2's names -------------------------------------------------------
+
+
 def read_config(folder: Path | str) -> InternLM2Config:
-    """The config of a model folder."""
-    return InternLM2Config.from_json(_config_file(folder))
+    """The config of a model folder; LLaMA's becomes the InternLM2 that computes the same."""
+    return _as_internlm2(_config_values(folder), folder)
 
 
-def read_state(folder: Path | str) -> State:
-    """All tensors of a folder's safetensors files, by name.
+def read_checkpoint(folder: Path | str) -> tuple[InternLM2Config, State]:
+    """Config and tensors of a folder in either layout, under InternLM2's names.
 
-    Copied out of the mapped file: fresh memory is aligned, on which the bits of a matrix product may depend.
+    Raises:
+        InputError: there is no model, or a file of it is missing.
+        ConfigError: it is a LLaMA with biases, RoPE scaling or another activation, or another kind of model.
+        CorruptError: a file is damaged.
     """
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise InputError(f"no weights in {folder}: expected {WEIGHTS}")
-    state: State = {}
-    for file in files:
-        try:
-            with safe_open(file, "pt") as opened:
-                state |= {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        except SafetensorError as error:
-            raise CorruptError(f"{file} is not a whole safetensors file ({error}): fetch or write it again") from error
-    return state
+    values = _config_values(folder)
+    config = _as_internlm2(values, folder)
+    state = read_state(folder)
+    if values.get("model_type") == "llama":
+        state = internlm2_state(config, state, tied=bool(values.get("tie_word_embeddings")))
+    return config, state
+
+
+def write_checkpoint(
+    folder: Path | str,
+    config: InternLM2Config,
+    state: State,
+    *,
+    architecture: str = "InternLM2ForCausalLM",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a model in InternLM2's layout. `architecture` is the class that config.json names."""
+    _write(Path(folder), config.to_json(architecture, _dtype(state)), state, max_shard_bytes)
 
 
 def export_llama(
@@ -139,14 +168,16 @@ def export_llama(
     rope_theta: float | None = None,
     max_position_embeddings: int | None = None,
     stop_ids: Sequence[int] = (),
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write the model in `source` as a LlamaForCausalLM.
+    """Write the model in `source` as a LlamaForCausalLM, in its own precision or in `dtype`.
 
     The RoPE base is fixed in the config and there is no `rope_scaling`: servers apply a "dynamic" one to all lengths
     alike. A variant for longer contexts is an export with its own `rope_theta`. `stop_ids` end a server's generation.
     """
-    config = read_config(source)
-    state = llama_state(config, read_state(source))
+    config, ours = read_checkpoint(source)
+    state = llama_state(config, {name: tensor.to(dtype) for name, tensor in ours.items()})
     values = asdict(config) | {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -157,30 +188,50 @@ def export_llama(
         "rope_theta": rope_theta or config.rope_theta,
         "max_position_embeddings": max_position_embeddings or config.max_position_embeddings,
     }
-    for ours in ("rope_scaling", "bias", "reward_token_id"):
-        del values[ours]
-    _write(Path(target), json.dumps(values, indent=2) + "\n", state)
+    for own in ("rope_scaling", "bias", "reward_token_id"):
+        del values[own]
+    _write(Path(target), json.dumps(values, indent=2) + "\n", state, max_shard_bytes)
     if stop_ids:
-        ends = {"bos_token_id": config.bos_token_id, "eos_token_id": [*stop_ids], "pad_token_id": config.pad_token_id}
-        (Path(target) / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n", "utf-8")
+        write_generation_config(target, config, stop_ids)
 
 
-def import_llama(source: Path | str, target: Path | str) -> InternLM2Config:
-    """Write a LlamaForCausalLM in our layout; an output layer tied to the embedding becomes a matrix of its own."""
-    values = json.loads(_config_file(source).read_text("utf-8"))
+def write_generation_config(folder: Path | str, config: InternLM2Config, stop_ids: Sequence[int]) -> None:
+    """What transformers and vLLM end a generation at, unless a request says otherwise."""
+    ends = {"bos_token_id": config.bos_token_id, "eos_token_id": [*stop_ids], "pad_token_id": config.pad_token_id}
+    (Path(folder) / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n", "utf-8")
+
+
+def _as_internlm2(values: dict[str, Any], folder: Path | str) -> InternLM2Config:
+    """The InternLM2 that computes what a config.json describes."""
+    kind = values.get("model_type")
+    if kind in (MODEL_TYPE, "llama") and (lost := [name for name in _DIMENSIONS if not values.get(name)]):
+        raise CorruptError(f"{Path(folder) / CONFIG} does not say the model's {lost[0]}: fetch or write it again")
+    if kind == MODEL_TYPE:
+        return InternLM2Config.from_json(json.dumps(values))
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     scaling = rope.get("rope_type", rope.get("type", "default"))
     biased = values.get("attention_bias") or values.get("mlp_bias")
-    if values.get("model_type") != "llama" or biased or scaling != "default":
-        raise ConfigError(f"{source} cannot become an InternLM2: it must be a LLaMA without biases and RoPE scaling")
-    values |= {"model_type": "internlm2", "rope_scaling": None, "tie_word_embeddings": False}
-    values["rope_theta"] = values.get("rope_theta") or rope.get("rope_theta", 10_000.0)
-    values["num_key_value_heads"] = values.get("num_key_value_heads") or values["num_attention_heads"]
-    config = InternLM2Config.from_json(json.dumps({key: value for key, value in values.items() if value is not None}))
-    state = internlm2_state(config, read_state(source))
-    _write(Path(target), config.to_json(dtype=_dtype(state)), state)
-    return config
+    if kind != "llama" or biased or scaling != "default" or values.get("hidden_act", "silu") != "silu":
+        raise ConfigError(
+            f"{folder} cannot become an InternLM2: it must be an InternLM2, or a LLaMA with SiLU and without biases and "
+            f"RoPE scaling; its config.json says model_type {kind!r}"
+        )
+    known = {key: value for key, value in values.items() if value is not None}
+    known.setdefault("num_key_value_heads", known["num_attention_heads"])
+    ends = known.get("eos_token_id", 2)
+    ends = ends if isinstance(ends, list) else [ends]
+    known |= {"model_type": MODEL_TYPE, "tie_word_embeddings": False, "eos_token_id": ends[0]}
+    known["rope_theta"] = known.get("rope_theta") or rope.get("rope_theta", 10_000.0)
+    known.pop("rope_scaling", None)
+    known.setdefault("bos_token_id", ends[0])
+    known.setdefault("pad_token_id", ends[0])
+    return InternLM2Config.from_json(json.dumps(known))
 
+
+_DIMENSIONS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+
+# ---- LLaMA's names ---------------------------------------------------------------------------------------------------
 
 # Each part's name in InternLM2 and in LLaMA; Wqkv is the one part that is not merely renamed.
 _NAMES = (
@@ -194,6 +245,8 @@ _NAMES = (
     ("output", "lm_head"),
 )
 _WQKV, _QKV = "attention.wqkv.weight", tuple(f"self_attn.{part}_proj.weight" for part in "qkv")
+_COMPUTED = "rotary_emb.inv_freq"
+"""What LLaMA files of 2023 hold although it follows from the config."""
 
 
 def llama_state(config: InternLM2Config, state: State) -> State:
@@ -211,24 +264,94 @@ def llama_state(config: InternLM2Config, state: State) -> State:
     return llama
 
 
-def internlm2_state(config: InternLM2Config, llama: State) -> State:
-    """LLaMA's tensors under InternLM2's names."""
+def internlm2_state(config: InternLM2Config, llama: State, *, tied: bool = False) -> State:
+    """LLaMA's tensors under InternLM2's names; an output layer `tied` to the embedding becomes a matrix of its own.
+
+    Raises:
+        CorruptError: of a layer's queries, keys and values not all are there.
+    """
     state: State = {}
     for name, tensor in llama.items():
         layer = name.removesuffix(_QKV[0])
         if layer != name:
+            if lost := [layer + part for part in _QKV if layer + part not in llama]:
+                raise CorruptError(f"the model's {lost[0]} is missing")
             q, k, v = (llama[layer + part] for part in _QKV)
             state[layer + _WQKV] = merge_wqkv(q, k, v, *_heads(config))
-        elif not name.endswith(_QKV):
+        elif not name.endswith((*_QKV, _COMPUTED)):
             for ours, theirs in _NAMES:
                 name = name.replace(theirs, ours)
             state[name] = tensor
-    state.setdefault("output.weight", state["model.tok_embeddings.weight"].clone())
+    if tied and "model.tok_embeddings.weight" in state:
+        state.setdefault("output.weight", state["model.tok_embeddings.weight"].clone())
     return state
 
 
 def _heads(config: InternLM2Config) -> tuple[int, int, int]:
     return config.num_key_value_heads, config.queries_per_kv, config.head_dim
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_state(folder: Path | str) -> State:
+    """All tensors of a folder, by the names that its files give them: from model.safetensors, or as the index says.
+
+    Copied out of the mapped file: fresh memory is aligned, on which the bits of a matrix product may depend.
+    """
+    state: State = {}
+    for file, names in _files(Path(folder)).items():
+        with _opened(file, names) as opened:
+            for name in names or opened.keys():
+                state[name] = opened.get_tensor(name).clone()
+    return state
+
+
+def read_shapes(folder: Path | str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype (as safetensors writes it, e.g. BF16) of every tensor of a folder; no tensor is read."""
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    for file, names in _files(Path(folder)).items():
+        with _opened(file, names) as opened:
+            for name in names or opened.keys():
+                tensor = opened.get_slice(name)
+                found[name] = (tuple(tensor.get_shape()), tensor.get_dtype())
+    return found
+
+
+def _files(folder: Path) -> dict[Path, list[str]]:
+    """A folder's weights files, each with the tensors that the index looks for in it; without an index: all."""
+    index = folder / INDEX
+    if not index.is_file():
+        if (folder / WEIGHTS).is_file():
+            return {folder / WEIGHTS: []}
+        if some := sorted(folder.glob("*.safetensors")):
+            raise InputError(f"{folder} has {some[0].name} and neither {WEIGHTS} nor {INDEX}: fetch the index too")
+        raise InputError(f"no weights in {folder}: expected {WEIGHTS} or {INDEX}")
+    try:
+        places = json.loads(index.read_text("utf-8"))["weight_map"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CorruptError(f"{index} is not an index of weights: fetch or write it again") from None
+    files: dict[Path, list[str]] = {}
+    for name, file in places:
+        if Path(file).name != file:
+            raise CorruptError(f"{index} places {name} in {file!r}, which is not a file of its folder")
+        files.setdefault(folder / file, []).append(name)
+    for path, names in files.items():
+        if not path.is_file():
+            raise InputError(f"{folder} lacks {path.name}, which its index names for {len(names)} tensors: fetch it")
+    return dict(sorted(files.items()))
+
+
+@contextmanager
+def _opened(file: Path, names: Sequence[str]) -> Iterator[Any]:
+    """A safetensors file that holds all of `names`."""
+    try:
+        with safe_open(file, "pt") as opened:
+            if lost := set(names).difference(opened.keys()):
+                raise CorruptError(f"{file} does not hold {min(lost)}, which its index says it does: fetch both again")
+            yield opened
+    except SafetensorError as error:
+        raise CorruptError(f"{file} is not a whole safetensors file ({error}): fetch or write it again") from error
 
 
 def _require(state: State, shapes: dict[str, torch.Size], folder: Path | str) -> None:
@@ -256,24 +379,60 @@ def _refuse_unsound(state: State) -> None:
             raise StepFailed(f"{name} {fault}: no weights are written")
 
 
-def _config_file(folder: Path | str) -> Path:
+def _config_values(folder: Path | str) -> dict[str, Any]:
     file = Path(folder) / CONFIG
     if not file.is_file():
         raise InputError(f"no model in {folder}: expected {CONFIG}")
-    return file
+    try:
+        return dict(json.loads(file.read_text("utf-8")))
+    except (ValueError, TypeError):
+        raise CorruptError(f"{file} is not a JSON object: fetch or write it again") from None
 
 
 def _dtype(state: State) -> str:
     return str(next(iter(state.values())).dtype).removeprefix("torch.")
 
 
-def _write(folder: Path, config: str, state: State) -> None:
-    """The two files, weights first and under a passing name: who sees the config sees a whole model."""
+def _write(folder: Path, config: str, state: State, max_shard_bytes: int) -> None:
+    """Weights first and under passing names, the config last: who sees the config sees a whole model."""
     _refuse_unsound(state)
     folder.mkdir(parents=True, exist_ok=True)
-    passing = folder / f"{WEIGHTS}.partial"
-    # One metadata key only: with several, their order and so the file's bytes would differ between processes.
-    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    save_file(tensors, passing, metadata={"format": "pt"})
-    passing.replace(folder / WEIGHTS)
+    (folder / CONFIG).unlink(missing_ok=True)
+    _write_state(folder, state, max_shard_bytes)
     (folder / CONFIG).write_text(config, "utf-8")
+
+
+def _write_state(folder: Path, state: State, max_shard_bytes: int) -> None:
+    """The weights files of a folder, in place of any that it has."""
+    groups = _groups(state, max_shard_bytes)
+    files = (
+        {WEIGHTS: groups[0]}
+        if len(groups) == 1
+        else {f"model-{n:05}-of-{len(groups):05}.safetensors": names for n, names in enumerate(groups, 1)}
+    )
+    for file, names in files.items():
+        # One metadata key only: with several, their order and so the file's bytes would differ between processes.
+        tensors = {name: state[name].detach().contiguous() for name in names}
+        save_file(tensors, folder / f"{file}.partial", metadata={"format": "pt"})
+    for old in (folder / INDEX, *folder.glob("model*.safetensors")):
+        old.unlink(missing_ok=True)
+    for file in files:
+        (folder / f"{file}.partial").replace(folder / file)
+    if len(files) > 1:
+        places = {name: file for file, names in files.items() for name in names}
+        total = {"total_size": sum(tensor.nbytes for tensor in state.values())}
+        index = {"metadata": total, "weight_map": dict(sorted(places.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _groups(state: State, max_bytes: int) -> list[list[str]]:
+    """The tensors' names by file, in their order; one that is larger than a file may be has a file of its own."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in state.items():
+        if groups[-1] and size + tensor.nbytes > max_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += tensor.nbytes
+    return groups

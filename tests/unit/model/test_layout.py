@@ -8,7 +8,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tokenmill.errors import ConfigError, CorruptError, InputError, StepFailed
-from tokenmill.model.layout import export_llama, import_llama, load_model, read_config, read_state, save_model
+from tokenmill.model.layout import (
+    INDEX,
+    export_llama,
+    load_model,
+    read_checkpoint,
+    read_config,
+    read_shapes,
+    read_state,
+    save_model,
+)
 from tokenmill.model.modeling import InternLM2Critic, InternLM2ForCausalLM, InternLM2ForRewardModel
 
 IDS = torch.tensor([5, 9, 200, 31, 77, 3, 8, 8, 1, 250, 12, 40])
@@ -59,13 +68,14 @@ def test_export_can_fix_another_rope_base(saved, tmp_path):
 
 def test_llama_round_trip_is_exact(model, saved, tmp_path):
     export_llama(saved, tmp_path / "llama")
-    assert import_llama(tmp_path / "llama", tmp_path / "back") == model.config
-    back, state = read_state(tmp_path / "back"), model.state_dict()
+    (config, back), state = read_checkpoint(tmp_path / "llama"), model.state_dict()
+    assert config == read_config(tmp_path / "llama") == model.config
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
-def test_a_llama_written_by_transformers_is_imported(tmp_path):
+@pytest.mark.parametrize("shard_size", ["5GB", "20KB"])
+def test_a_llama_written_by_transformers_is_read(tmp_path, shard_size):
     """Tied embeddings and the base inside rope_parameters, as in SmolLM2."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -82,12 +92,13 @@ def test_a_llama_written_by_transformers_is_imported(tmp_path):
     )
     torch.manual_seed(0)
     llama = LlamaForCausalLM(config).eval()
-    llama.save_pretrained(tmp_path / "llama")
-    imported = import_llama(tmp_path / "llama", tmp_path / "ours")
-    assert (imported.rope_theta, imported.queries_per_kv) == (77_000.0, 3)
+    llama.save_pretrained(tmp_path / "llama", max_shard_size=shard_size)
+    assert (tmp_path / "llama" / INDEX).exists() == (shard_size == "20KB")
+    ours = load_model(tmp_path / "llama")
+    assert (ours.config.rope_theta, ours.config.queries_per_kv) == (77_000.0, 3)
     ids = IDS % 128
     with torch.no_grad():
-        torch.testing.assert_close(load_model(tmp_path / "ours")(ids), llama(ids[None]).logits[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours(ids), llama(ids[None]).logits[0], atol=1e-5, rtol=1e-5)
 
 
 def test_heads_are_exchanged_as_in_the_report(model, saved, tmp_path):
@@ -111,13 +122,91 @@ def test_training_on_loaded_weights_does_not_touch_the_file(saved):
     assert (saved / "model.safetensors").read_bytes() == before
 
 
-def test_sharded_weights_are_read(model, saved):
-    state = read_state(saved)
-    (saved / "model.safetensors").unlink()
-    names = sorted(state)
-    save_file({name: state[name] for name in names[:5]}, saved / "model-00001-of-00002.safetensors")
-    save_file({name: state[name] for name in names[5:]}, saved / "model-00002-of-00002.safetensors")
-    torch.testing.assert_close(load_model(saved)(IDS), model(IDS))
+def test_weights_beyond_the_limit_are_sharded_with_an_index(model, tmp_path):
+    """20 kB a file, as an embedding of 64 kB must lie in one: it has its own. The index is what Hugging Face writes."""
+    save_model(model, tmp_path, max_shard_bytes=20_000)
+    index = json.loads((tmp_path / INDEX).read_text())
+    state = model.state_dict()
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in state.values())
+    files = sorted(set(index["weight_map"].values()))
+    assert files == [f"model-{n:05}-of-{len(files):05}.safetensors" for n in range(1, len(files) + 1)]
+    assert {file.name for file in tmp_path.iterdir()} == {*files, INDEX, "config.json"}
+    for file in files:
+        with safe_open(tmp_path / file, "pt") as opened:
+            names = set(opened.keys())
+        assert names == {name for name, place in index["weight_map"].items() if place == file}
+        assert len(names) == 1 or sum(state[name].nbytes for name in names) <= 20_000
+    loaded = load_model(tmp_path).state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    assert read_shapes(tmp_path) == {name: (tuple(tensor.shape), "F32") for name, tensor in state.items()}
+
+
+def test_transformers_reads_a_sharded_export(model, saved, tmp_path):
+    from transformers import LlamaForCausalLM
+
+    export_llama(saved, tmp_path / "llama", max_shard_bytes=20_000)
+    assert (tmp_path / "llama" / INDEX).exists()
+    llama = LlamaForCausalLM.from_pretrained(tmp_path / "llama", attn_implementation="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(llama(IDS[None]).logits[0], model(IDS), atol=1e-4, rtol=1e-4)
+        assert torch.equal(load_model(tmp_path / "llama")(IDS), model(IDS))
+
+
+def test_writing_again_leaves_no_file_of_before(model, tmp_path):
+    save_model(model, tmp_path, max_shard_bytes=20_000)
+    save_model(model, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
+    save_model(model, tmp_path, max_shard_bytes=20_000)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert load_model(tmp_path).config == model.config
+
+
+@pytest.mark.parametrize("layout", ["internlm2", "llama"])
+def test_what_is_wrong_with_sharded_weights_is_said(model, saved, tmp_path, layout):
+    export_llama(saved, tmp_path / "llama", max_shard_bytes=20_000)
+    save_model(model, tmp_path / "internlm2", max_shard_bytes=20_000)
+    folder = tmp_path / layout
+    last = sorted(folder.glob("model-*"))[-1]
+    last.rename(folder / "elsewhere")
+    with pytest.raises(InputError, match=rf"lacks {last.name}, which its index names for \d+ tensor"):
+        load_model(folder)
+    (folder / "elsewhere").rename(last)
+    index = (folder / INDEX).read_text()
+    (folder / INDEX).unlink()
+    with pytest.raises(InputError, match=r"and neither model\.safetensors nor model\.safetensors\.index\.json"):
+        load_model(folder)
+    whole = json.loads(index)
+    norm = (
+        "model.layers.1.ffn_norm.weight" if layout == "internlm2" else "model.layers.1.post_attention_layernorm.weight"
+    )
+    lost = whole | {"weight_map": {name: file for name, file in whole["weight_map"].items() if name != norm}}
+    (folder / INDEX).write_text(json.dumps(lost))
+    with pytest.raises(CorruptError, match=r"model\.layers\.1\.ffn_norm\.weight is missing"):
+        load_model(folder)
+    moved = whole | {"weight_map": whole["weight_map"] | {norm: min(whole["weight_map"].values())}}
+    (folder / INDEX).write_text(json.dumps(moved))
+    with pytest.raises(CorruptError, match=f"does not hold {norm}"):
+        load_model(folder)
+    outside = whole | {"weight_map": {norm: "../model.safetensors"}}
+    (folder / INDEX).write_text(json.dumps(outside))
+    with pytest.raises(CorruptError, match="not a file of its folder"):
+        load_model(folder)
+    (folder / INDEX).write_text("[]")
+    with pytest.raises(CorruptError, match="not an index"):
+        load_model(folder)
+
+
+def test_a_llama_that_lacks_a_part_is_not_taken_for_tied(saved, tmp_path):
+    export_llama(saved, tmp_path)
+    state = read_state(tmp_path)
+    output = state.pop("lm_head.weight")
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CorruptError, match=r"output\.weight is missing"):
+        load_model(tmp_path)
+    del state["model.layers.0.self_attn.k_proj.weight"]
+    save_file(state | {"lm_head.weight": output}, tmp_path / "model.safetensors")
+    with pytest.raises(CorruptError, match=r"layers\.0\.self_attn\.k_proj\.weight is missing"):
+        load_model(tmp_path)
 
 
 def test_what_is_wrong_with_a_folder_is_said(model, saved, tmp_path):
@@ -136,9 +225,31 @@ def test_what_is_wrong_with_a_folder_is_said(model, saved, tmp_path):
     (saved / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
     with pytest.raises(CorruptError, match=r"model\.safetensors"):
         load_model(saved)
-    with pytest.raises(ConfigError, match="must be a LLaMA"):
-        import_llama(saved, tmp_path / "out")
     assert read_config(saved) == model.config
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"model_type": "gpt2"}, ConfigError, "it must be an InternLM2, or a LLaMA.* model_type 'gpt2'"),
+        ({"model_type": "llama", "attention_bias": True}, ConfigError, "without biases"),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "llama3"}}, ConfigError, "without .*RoPE scaling"),
+        ({"model_type": "llama", "hidden_act": "gelu"}, ConfigError, "with SiLU"),
+        ({"intermediate_size": None}, CorruptError, "does not say the model's intermediate_size"),
+        ({"bias": True}, ConfigError, "no biases"),
+    ],
+)
+def test_a_model_that_is_no_internlm2_is_refused(saved, change, error, said):
+    values = json.loads((saved / "config.json").read_text()) | change
+    (saved / "config.json").write_text(json.dumps(values))
+    with pytest.raises(error, match=said):
+        load_model(saved)
+
+
+def test_a_config_that_is_no_json_is_refused(saved):
+    (saved / "config.json").write_text("{")
+    with pytest.raises(CorruptError, match=r"config\.json is not a JSON object"):
+        load_model(saved)
 
 
 @pytest.mark.parametrize(("fault", "said"), [(torch.empty(0), "is empty"), (torch.tensor([1.0, torch.nan]), "finite")])
