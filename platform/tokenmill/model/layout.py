@@ -1,13 +1,14 @@
-"""A model as a folder: config.json and safetensors, in InternLM2's names or in LLaMA's.
+"""A model as a folder: config.json and safetensors, in InternLM2's names or in LLaMA's, whole or a part a rank.
 
 We keep InternLM2's. The release is LLaMA's (Wqkv split in three): vLLM and transformers read it without code of ours
 and without `trust_remote_code`. Weights lie in `model.safetensors` or, beyond `max_shard_bytes`, in numbered files with
-Hugging Face's index.
+Hugging Face's index. A tensor-parallel checkpoint has a folder `tp-<rank>-of-<n>` of such files for each rank.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -68,6 +69,9 @@ def merge_wqkv(q: Tensor, k: Tensor, v: Tensor, kv_heads: int, q_per_kv: int, he
         raise InputError(f"queries, keys and values have {rows} rows, not {wanted}")
     parts = ((q, q_per_kv), (k, 1), (v, 1))
     return torch.cat([x.unflatten(0, (kv_heads, heads, head_dim)) for x, heads in parts], dim=1).flatten(0, 2)
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -134,7 +138,7 @@ def read_config(folder: Path | str) -> InternLM2Config:
 
 
 def read_checkpoint(folder: Path | str) -> tuple[InternLM2Config, State]:
-    """Config and tensors of a folder in either layout, under InternLM2's names.
+    """Config and tensors of a folder in either layout, whole or tensor-parallel, under InternLM2's names.
 
     Raises:
         InputError: there is no model, or a file of it is missing.
@@ -143,6 +147,8 @@ def read_checkpoint(folder: Path | str) -> tuple[InternLM2Config, State]:
     """
     values = _config_values(folder)
     config = _as_internlm2(values, folder)
+    if ranks := tensor_parallel_folders(folder):
+        return config, unshard([read_state(rank) for rank in ranks], config)
     state = read_state(folder)
     if values.get("model_type") == "llama":
         state = internlm2_state(config, state, tied=bool(values.get("tie_word_embeddings")))
@@ -436,3 +442,118 @@ def _groups(state: State, max_bytes: int) -> list[list[str]]:
         groups[-1].append(name)
         size += tensor.nbytes
     return groups
+
+
+# ---- tensor parallelism ----------------------------------------------------------------------------------------------
+
+_SPLIT = {
+    "attention.wqkv.weight": 0,
+    "attention.wo.weight": 1,
+    "feed_forward.w1.weight": 0,
+    "feed_forward.w3.weight": 0,
+    "feed_forward.w2.weight": 1,
+    "tok_embeddings.weight": 0,
+    "output.weight": 0,
+}
+"""Which dimension of a tensor is cut, by the end of its name. What is not here every rank holds whole."""
+
+
+def shard(state: State, config: InternLM2Config, tp: int, rank: int) -> State:
+    """What rank `rank` of `tp` holds of a model, copied: contiguous rows of Wqkv (whole KV groups), w1, w3, embedding
+    and output, contiguous columns of Wo and w2, and all norms and value heads (report §2.2, Figure 2).
+
+    The ranks' outputs of Wo and w2 and their embeddings add up, their logits follow one another.
+
+    Args:
+        state: whole tensors under InternLM2's names.
+        tp: tensor-parallel degree; it must divide the KV heads, the FFN's width and the vocabulary.
+
+    Raises:
+        ConfigError: the model does not fall into `tp` equal parts, or there is no such rank.
+    """
+    _require_divisible(config, tp)
+    if not 0 <= rank < tp:
+        raise ConfigError(f"there is no rank {rank} of {tp}: they count from 0")
+    part: State = {}
+    for name, tensor in state.items():
+        dim = _split_dim(name)
+        own = tensor if dim is None else tensor.chunk(tp, dim)[rank]
+        part[name] = own.clone(memory_format=torch.contiguous_format)
+    return part
+
+
+def unshard(shards: Sequence[State], config: InternLM2Config) -> State:
+    """The whole model from what its ranks hold, in the order of ranks: the inverse of `shard`.
+
+    Raises:
+        ConfigError: so many ranks cannot hold this model.
+        CorruptError: the ranks do not belong together.
+    """
+    _require_divisible(config, len(shards))
+    first, *others = shards
+    whole: State = {}
+    for name in first:
+        if any(name not in other for other in others):
+            raise CorruptError(f"not every rank holds {name}: the ranks are of different models")
+        parts = [rank[name] for rank in shards]
+        dim = _split_dim(name)
+        if dim is not None:
+            whole[name] = torch.cat(parts, dim)
+        elif all(torch.equal(parts[0], part) for part in parts):
+            whole[name] = parts[0].clone()
+        else:
+            raise CorruptError(f"the ranks hold different {name}, which every rank must hold alike")
+    rows, wanted = len(whole["model.tok_embeddings.weight"]), config.vocab_size
+    if rows != wanted:
+        raise CorruptError(f"{len(shards)} ranks hold {rows} rows of the embedding, not {wanted}: some are missing")
+    return whole
+
+
+def reshard(source: Path | str, target: Path | str, tp: int, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Write the model in `source`, whole or of any tensor-parallel degree, for `tp` ranks; 1 writes a whole model.
+
+    Raises:
+        ConfigError: the model does not fall into `tp` equal parts.
+    """
+    config, state = read_checkpoint(source)
+    _require_divisible(config, tp)
+    architecture = (_config_values(source).get("architectures") or ["LlamaForCausalLM"])[0].replace(
+        "Llama", "InternLM2"
+    )
+    if tp == 1:
+        write_checkpoint(target, config, state, architecture=architecture, max_shard_bytes=max_shard_bytes)
+        return
+    target = Path(target)
+    for rank in range(tp):
+        folder = target / f"tp-{rank}-of-{tp}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_state(folder, shard(state, config, tp, rank), max_shard_bytes)
+    (target / CONFIG).write_text(config.to_json(architecture, _dtype(state)), "utf-8")
+
+
+def tensor_parallel_folders(folder: Path | str) -> list[Path]:
+    """The ranks' folders of a tensor-parallel checkpoint, in the order of ranks; none: it is whole."""
+    found = sorted(Path(folder).glob("tp-*-of-*"))
+    if not found:
+        return []
+    ranks = found[0].name.rpartition("-")[2]
+    wanted = [Path(folder) / f"tp-{rank}-of-{ranks}" for rank in range(int(ranks) if ranks.isdigit() else 0)]
+    if set(found) != set(wanted):
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"{folder} does not hold every rank of one tensor-parallel checkpoint: it has {names}")
+    return wanted
+
+
+def _split_dim(name: str) -> int | None:
+    return next((dim for end, dim in _SPLIT.items() if name.endswith(end)), None)
+
+
+def _require_divisible(config: InternLM2Config, tp: int) -> None:
+    kv, ffn, vocabulary = config.num_key_value_heads, config.intermediate_size, config.vocab_size
+    common = math.gcd(kv, ffn, vocabulary)
+    if tp < 1 or common % tp:
+        possible = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        raise ConfigError(
+            f"a tensor-parallel degree of {tp} does not divide {kv} KV heads, an FFN of {ffn} and a vocabulary of "
+            f"{vocabulary}: use {possible}"
+        )

@@ -1,13 +1,17 @@
-"""Folders of weights: ours, LLaMA's, and what is refused."""
+"""Folders of weights: ours, LLaMA's, sharded, a part a rank, and what is refused."""
 
 import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tokenmill.errors import ConfigError, CorruptError, InputError, StepFailed
+from tokenmill.model.attention import attention
+from tokenmill.model.config import InternLM2Config
 from tokenmill.model.layout import (
     INDEX,
     export_llama,
@@ -16,9 +20,20 @@ from tokenmill.model.layout import (
     read_config,
     read_shapes,
     read_state,
+    reshard,
     save_model,
+    shard,
+    unshard,
 )
-from tokenmill.model.modeling import InternLM2Critic, InternLM2ForCausalLM, InternLM2ForRewardModel
+from tokenmill.model.modeling import (
+    Attention,
+    FeedForward,
+    InternLM2Critic,
+    InternLM2ForCausalLM,
+    InternLM2ForRewardModel,
+    positions_of,
+    rotation,
+)
 
 IDS = torch.tensor([5, 9, 200, 31, 77, 3, 8, 8, 1, 250, 12, 40])
 
@@ -259,3 +274,168 @@ def test_unsound_weights_are_not_written(grouped, tmp_path, fault, said):
     with pytest.raises(StepFailed, match=rf"model\.norm\.weight .*{said}"):
         save_model(model, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+# ---- tensor parallelism ----------------------------------------------------------------------------------------------
+
+FOUR_GROUPS = InternLM2Config(
+    vocab_size=256,
+    hidden_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=8,
+    intermediate_size=96,
+    max_position_embeddings=64,
+)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """In double precision, with weights that keep activations of the size of their inputs: 1e-6 says something."""
+    model = InternLM2ForCausalLM(FOUR_GROUPS, seed=3).double()
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            scale = 0.1 if "norm" in name else weight.shape[-1] ** -0.5
+            weight.copy_(("norm" in name) + scale * torch.randn(weight.shape, generator=draw, dtype=torch.float64))
+    return model
+
+
+def in_parallel(shards, config, ids, cu_seqlens):
+    """Logits of a model whose ranks hold `shards`: partial outputs are summed as an all-reduce would, logits gathered.
+
+    Every rank runs our own attention and feed-forward modules, of its own size, on its own weights.
+    """
+    tp, f64 = len(shards), torch.float64
+    rope = rotation(positions_of(cu_seqlens), config.rope_theta, config.head_dim)
+
+    def attend(_, q, k, v):
+        return attention(q, k, v, cu_seqlens, len(ids))
+
+    def part(module, rank, prefix):
+        for name, linear in module.named_children():
+            linear.weight = torch.nn.Parameter(rank[f"{prefix}{name}.weight"])
+        return module
+
+    def norm(x, name):
+        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps)
+        assert all(torch.equal(rank[name], shards[0][name]) for rank in shards)
+        return x * scale * shards[0][name]
+
+    rows = config.vocab_size // tp
+    x = torch.zeros(len(ids), config.hidden_size, dtype=f64)
+    for number, rank in enumerate(shards):  # each rank looks up the tokens of its own rows
+        mine = (ids // rows == number)[:, None]
+        x += torch.where(mine, rank["model.tok_embeddings.weight"][ids % rows], 0)
+    for layer in range(config.num_hidden_layers):
+        prefix = f"model.layers.{layer}."
+        normed, total = norm(x, prefix + "attention_norm.weight"), torch.zeros_like(x)
+        for rank in shards:
+            module = Attention(config, layer)
+            module.groups = config.num_key_value_heads // tp
+            total += part(module, rank, prefix + "attention.")(normed, rope, attend)
+        x = x + total
+        normed = norm(x, prefix + "ffn_norm.weight")
+        x = x + sum(part(FeedForward(config), rank, prefix + "feed_forward.")(normed) for rank in shards)
+    final = norm(x, "model.norm.weight")
+    return torch.cat([final @ rank["output.weight"].T for rank in shards], dim=-1)
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4])
+@torch.no_grad()
+def test_ranks_together_give_the_whole_models_logits(whole, tp):
+    shards = [shard(whole.state_dict(), FOUR_GROUPS, tp, rank) for rank in range(tp)]
+    borders = torch.tensor([0, 4, 5, 12], dtype=torch.int32)
+    expected = whole(IDS, borders)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(in_parallel(shards, FOUR_GROUPS, IDS, borders), expected, atol=1e-6, rtol=0)
+    if tp > 1:  # the negative control: two ranks exchanged
+        shards[0], shards[1] = shards[1], shards[0]
+        assert not torch.allclose(in_parallel(shards, FOUR_GROUPS, IDS, borders), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+def test_a_rank_owns_contiguous_rows(whole, tp):
+    """Spec §3.2: rank r of t owns rows [r·R/t, (r+1)·R/t) of Wqkv; Wo is cut along its input."""
+    state, name = whole.state_dict(), "model.layers.1.attention."
+    rows, columns = 4 * 4 * 8 // tp, 64 // tp
+    for rank in range(tp):
+        part = shard(state, FOUR_GROUPS, tp, rank)
+        mine = slice(rank * rows, (rank + 1) * rows)
+        assert torch.equal(part[name + "wqkv.weight"], state[name + "wqkv.weight"][mine])
+        assert torch.equal(
+            part[name + "wo.weight"], state[name + "wo.weight"][:, rank * columns : (rank + 1) * columns]
+        )
+        assert part["model.norm.weight"].shape == (64,)
+
+
+@st.composite
+def divisible(draw):
+    """A model of any small shape, and a degree that divides it."""
+    tp, kv, queries = draw(st.sampled_from([1, 2, 3, 4, 8])), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    kv, head_dim = kv * tp, 2 * draw(st.integers(1, 3))
+    config = InternLM2Config(
+        vocab_size=tp * draw(st.integers(1, 20)),
+        hidden_size=kv * queries * head_dim,
+        num_hidden_layers=draw(st.integers(1, 3)),
+        num_attention_heads=kv * queries,
+        num_key_value_heads=kv,
+        head_dim=head_dim,
+        intermediate_size=tp * draw(st.integers(1, 20)),
+    )
+    return config, tp, draw(st.sampled_from([InternLM2ForCausalLM, InternLM2ForRewardModel]))
+
+
+@settings(max_examples=60)
+@given(case=divisible())
+def test_unshard_is_the_inverse_of_shard(case):
+    config, tp, cls = case
+    state = cls(config, seed=1).state_dict()
+    shards = [shard(state, config, tp, rank) for rank in range(tp)]
+    back = unshard(shards, config)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+    cut = sum(tensor.numel() for part in shards for name, tensor in part.items() if "norm" not in name)
+    assert cut == sum(
+        tensor.numel() * (tp if "v_head" in name else 1) for name, tensor in state.items() if "norm" not in name
+    )
+
+
+@pytest.mark.parametrize("tp", [0, 3, 8])
+def test_a_degree_that_does_not_divide_the_model_is_refused_in_one_line(whole, tp):
+    with pytest.raises(ConfigError, match=rf"degree of {tp} does not divide 4 KV heads.*: use 1, 2, 4$"):
+        shard(whole.state_dict(), FOUR_GROUPS, tp, 0)
+
+
+def test_a_rank_beyond_the_last_is_refused(whole):
+    with pytest.raises(ConfigError, match="no rank 2 of 2"):
+        shard(whole.state_dict(), FOUR_GROUPS, 2, 2)
+
+
+def test_ranks_that_do_not_belong_together_are_refused(whole):
+    state = whole.state_dict()
+    first, second = (shard(state, FOUR_GROUPS, 2, rank) for rank in range(2))
+    with pytest.raises(CorruptError, match="different model.norm.weight"):
+        unshard([first, second | {"model.norm.weight": torch.zeros(64)}], FOUR_GROUPS)
+    with pytest.raises(CorruptError, match="not every rank holds output.weight"):
+        unshard([first, {name: t for name, t in second.items() if name != "output.weight"}], FOUR_GROUPS)
+    with pytest.raises(CorruptError, match="128 rows of the embedding, not 256"):
+        unshard([first], FOUR_GROUPS)
+
+
+def test_reshard_writes_a_folder_a_rank_and_any_degree_comes_back(whole, tmp_path):
+    state = whole.state_dict()
+    save_model(whole, tmp_path / "1")
+    reshard(tmp_path / "1", tmp_path / "4", 4, max_shard_bytes=20_000)
+    assert sorted(p.name for p in (tmp_path / "4").iterdir()) == ["config.json", *(f"tp-{r}-of-4" for r in range(4))]
+    assert (tmp_path / "4" / "tp-0-of-4" / INDEX).exists()
+    reshard(tmp_path / "4", tmp_path / "2", 2)
+    assert all(torch.equal(a, state[name]) for name, a in load_model(tmp_path / "2").state_dict().items())
+    reshard(tmp_path / "2", tmp_path / "back", 1)
+    assert {f.name: f.read_bytes() for f in (tmp_path / "back").iterdir()} == {
+        f.name: f.read_bytes() for f in (tmp_path / "1").iterdir()
+    }
+    (tmp_path / "2" / "tp-1-of-2").rename(tmp_path / "lost")
+    with pytest.raises(InputError, match="every rank .* it has tp-0-of-2"):
+        load_model(tmp_path / "2")
