@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -134,7 +134,7 @@ def load_model(
 
 def read_config(folder: Path | str) -> InternLM2Config:
     """The config of a model folder; LLaMA's becomes the InternLM2 that computes the same."""
-    return _as_internlm2(_config_values(folder), folder)
+    return _as_internlm2(config_values(folder), folder)
 
 
 def read_checkpoint(folder: Path | str) -> tuple[InternLM2Config, State]:
@@ -145,7 +145,7 @@ def read_checkpoint(folder: Path | str) -> tuple[InternLM2Config, State]:
         ConfigError: it is a LLaMA with biases, RoPE scaling or another activation, or another kind of model.
         CorruptError: a file is damaged.
     """
-    values = _config_values(folder)
+    values = config_values(folder)
     config = _as_internlm2(values, folder)
     if ranks := tensor_parallel_folders(folder):
         return config, unshard([read_state(rank) for rank in ranks], config)
@@ -167,6 +167,24 @@ def write_checkpoint(
     _write(Path(folder), config.to_json(architecture, _dtype(state)), state, max_shard_bytes)
 
 
+def copy_checkpoint(
+    source: Path | str,
+    target: Path | str,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write the model in `source`, of either layout, whole and in InternLM2's; in its own precision or in `dtype`."""
+    config, state = read_checkpoint(source)
+    state = {name: tensor.to(dtype) for name, tensor in state.items()}
+    write_checkpoint(target, config, state, architecture=_architecture(source), max_shard_bytes=max_shard_bytes)
+
+
+def _architecture(folder: Path | str) -> str:
+    """The class of ours that a folder's config.json names, or whose LLaMA it does."""
+    return (config_values(folder).get("architectures") or ["LlamaForCausalLM"])[0].replace("Llama", "InternLM2")
+
+
 def export_llama(
     source: Path | str,
     target: Path | str,
@@ -181,8 +199,15 @@ def export_llama(
 
     The RoPE base is fixed in the config and there is no `rope_scaling`: servers apply a "dynamic" one to all lengths
     alike. A variant for longer contexts is an export with its own `rope_theta`. `stop_ids` end a server's generation.
+
+    Raises:
+        InputError: there is no language model in `source`, or a file of it is missing.
     """
     config, ours = read_checkpoint(source)
+    if "output.weight" not in ours:
+        raise InputError(
+            f"{source} is no language model, which is all that a LLaMA of this name can be: it has no output"
+        )
     state = llama_state(config, {name: tensor.to(dtype) for name, tensor in ours.items()})
     values = asdict(config) | {
         "architectures": ["LlamaForCausalLM"],
@@ -199,6 +224,31 @@ def export_llama(
     _write(Path(target), json.dumps(values, indent=2) + "\n", state, max_shard_bytes)
     if stop_ids:
         write_generation_config(target, config, stop_ids)
+
+
+def fit_vocabulary(config: InternLM2Config, state: State, size: int, known: int) -> tuple[InternLM2Config, State]:
+    """The model with `size` rows of embedding and output; rows from `known` on, whose ids meant nothing, are the mean.
+
+    With the mean of all outputs, n new tokens take at most n/known of the mass that the old ones had (Hewitt 2021,
+    "Initializing new word embeddings for pretrained language models"), so what the model said before stays what it says.
+
+    Args:
+        state: tensors under InternLM2's names; embedding and output (vocabulary, hidden).
+        size: ids of the tokenizer, at least the model's rows.
+        known: ids from 0 on that the model has learned.
+
+    Raises:
+        InputError: the tokenizer has fewer ids than the model rows.
+    """
+    if not 0 < known <= config.vocab_size <= size:
+        raise InputError(f"a model of {config.vocab_size} rows, {known} of them learned, cannot have {size} token ids")
+    fitted = dict(state)
+    for name in ("model.tok_embeddings.weight", "output.weight"):
+        if size > known and name in state:
+            rows = state[name][:known]
+            mean = rows.float().mean(0, keepdim=True).to(rows.dtype)
+            fitted[name] = torch.cat((rows, mean.expand(size - known, -1)))
+    return replace(config, vocab_size=size), fitted
 
 
 def write_generation_config(folder: Path | str, config: InternLM2Config, stop_ids: Sequence[int]) -> None:
@@ -385,7 +435,8 @@ def _refuse_unsound(state: State) -> None:
             raise StepFailed(f"{name} {fault}: no weights are written")
 
 
-def _config_values(folder: Path | str) -> dict[str, Any]:
+def config_values(folder: Path | str) -> dict[str, Any]:
+    """A folder's config.json as it is."""
     file = Path(folder) / CONFIG
     if not file.is_file():
         raise InputError(f"no model in {folder}: expected {CONFIG}")
@@ -517,9 +568,7 @@ def reshard(source: Path | str, target: Path | str, tp: int, *, max_shard_bytes:
     """
     config, state = read_checkpoint(source)
     _require_divisible(config, tp)
-    architecture = (_config_values(source).get("architectures") or ["LlamaForCausalLM"])[0].replace(
-        "Llama", "InternLM2"
-    )
+    architecture = (config_values(source).get("architectures") or ["LlamaForCausalLM"])[0].replace("Llama", "InternLM2")
     if tp == 1:
         write_checkpoint(target, config, state, architecture=architecture, max_shard_bytes=max_shard_bytes)
         return
@@ -528,7 +577,7 @@ def reshard(source: Path | str, target: Path | str, tp: int, *, max_shard_bytes:
         folder = target / f"tp-{rank}-of-{tp}"
         folder.mkdir(parents=True, exist_ok=True)
         _write_state(folder, shard(state, config, tp, rank), max_shard_bytes)
-    (target / CONFIG).write_text(config.to_json(architecture, _dtype(state)), "utf-8")
+    (target / CONFIG).write_text(config.to_json(_architecture(source), _dtype(state)), "utf-8")
 
 
 def tensor_parallel_folders(folder: Path | str) -> list[Path]:
@@ -542,6 +591,11 @@ def tensor_parallel_folders(folder: Path | str) -> list[Path]:
         names = ", ".join(path.name for path in found)
         raise InputError(f"{folder} does not hold every rank of one tensor-parallel checkpoint: it has {names}")
     return wanted
+
+
+def is_split(name: str) -> bool:
+    """Whether a tensor is cut between tensor-parallel ranks, and not held whole by each."""
+    return _split_dim(name) is not None
 
 
 def _split_dim(name: str) -> int | None:

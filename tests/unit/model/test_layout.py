@@ -15,6 +15,7 @@ from tokenmill.model.config import InternLM2Config
 from tokenmill.model.layout import (
     INDEX,
     export_llama,
+    fit_vocabulary,
     load_model,
     read_checkpoint,
     read_config,
@@ -274,6 +275,25 @@ def test_unsound_weights_are_not_written(grouped, tmp_path, fault, said):
     with pytest.raises(StepFailed, match=rf"model\.norm\.weight .*{said}"):
         save_model(model, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_new_ids_are_the_mean_and_change_little_of_what_the_model_says(model):
+    """By Jensen's inequality the new ids take at most (384−200)/200 of the old ones' mass."""
+    config, state = fit_vocabulary(model.config, model.state_dict(), size=384, known=200)
+    fitted = InternLM2ForCausalLM(config, seed=None)
+    fitted.load_state_dict(state)
+    for name in ("model.tok_embeddings.weight", "output.weight"):
+        rows = model.state_dict()[name]
+        assert torch.equal(state[name][:200], rows[:200])
+        torch.testing.assert_close(state[name][200:], rows[:200].mean(0).expand(184, -1))
+    ids = IDS % 200
+    before, after = model(ids), fitted(ids)
+    torch.testing.assert_close(after[:, :200], before[:, :200])
+    mass = after.softmax(-1)[:, 200:].sum(-1) / after.softmax(-1)[:, :200].sum(-1)
+    assert mass.max() <= 184 / 200
+    assert fit_vocabulary(model.config, state, 256, 256)[0] == model.config
+    with pytest.raises(InputError, match="a model of 256 rows, 200 of them learned, cannot have 128"):
+        fit_vocabulary(model.config, model.state_dict(), size=128, known=200)
 
 
 # ---- tensor parallelism ----------------------------------------------------------------------------------------------
