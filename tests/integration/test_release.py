@@ -1,6 +1,5 @@
 """From a verdict to an answer: a real registry, and the real engine where there is one. Random weights at pico."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,9 +217,8 @@ def test_an_engine_that_serves_other_weights_and_another_template_is_caught(
     template = (other / "chat_template.jinja").read_text()
     assert "'environment'" in template
     (other / "chat_template.jinja").write_text(template.replace("{{- '<|im_end|>\\n' -}}", "{{- '<|im_end|>' -}}"))
-    shutil.rmtree(tmp_path / "work", ignore_errors=True)
     with serving.VLLMServer(other, log=tmp_path / "vllm.log") as server:
-        found = smoke_test(server, truth, DeployConfig(answer_tokens=8, parity_tokens=16), tmp_path / "work")
+        found = smoke_test(server, truth, DeployConfig(answer_tokens=8, parity_tokens=16))
     assert not found.ok
     assert found.parity["equal"] < found.parity["chats"]
     assert found.agreement["share"] < 0.9

@@ -68,7 +68,7 @@ def _serve(config: DeployConfig, folder: Path, name: str, ctx: StepContext) -> d
     try:
         with server:
             healthy = round(time.monotonic() - began, 1)
-            smoke = smoke_test(server, folder, config, ctx.workdir)
+            smoke = smoke_test(server, folder, config)
     except EngineError as failed:
         return {"served": True, "ok": False, "reason": str(failed)}
     ctx.log.info("smoke test", ok=smoke.ok, answer=smoke.answer, reason=smoke.to_json()["reason"])

@@ -9,8 +9,7 @@ from tokenmill.deployment.config import DeployConfig
 from tokenmill.deployment.server import VLLMServer
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.generation import generate
-from tokenmill.model.layouts import import_llama, load_model
-from tokenmill.model.modeling import InternLM2ForCausalLM
+from tokenmill.model.layout import load_model
 from tokenmill.model.tokenizer import Tokenizer
 
 Chat = list[dict[str, str]]
@@ -56,7 +55,7 @@ class Smoke:
         return asdict(self) | {"ok": self.ok, "reason": "; ".join(self.reasons)}
 
 
-def smoke_test(server: VLLMServer, folder: Path, config: DeployConfig, workdir: Path) -> Smoke:
+def smoke_test(server: VLLMServer, folder: Path, config: DeployConfig) -> Smoke:
     """Ask a running server about the release in `folder`."""
     tokenizer = Tokenizer.load(folder)
     models = server.models()
@@ -68,7 +67,7 @@ def smoke_test(server: VLLMServer, folder: Path, config: DeployConfig, workdir: 
     injection = control_tokens(server.tokenize(INJECTION), tokenizer) == control_tokens(
         encode_prompt([turn("user", "Hello")], tokenizer), tokenizer
     )
-    agreement = _agreement(server, folder, tokenizer, config, workdir)
+    agreement = _agreement(server, folder, tokenizer, config)
     reasons = []
     if server.name not in models:
         reasons.append(f"the server names {models}, not {server.name}")
@@ -89,12 +88,9 @@ def control_tokens(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     return [id for id in ids if id in special]
 
 
-def _agreement(
-    server: VLLMServer, folder: Path, tokenizer: Tokenizer, config: DeployConfig, workdir: Path
-) -> dict[str, Any]:
+def _agreement(server: VLLMServer, folder: Path, tokenizer: Tokenizer, config: DeployConfig) -> dict[str, Any]:
     """Greedy tokens up to the first one that differs, over all that our generation made."""
-    import_llama(folder, workdir / "internlm2")
-    model = load_model(workdir / "internlm2", InternLM2ForCausalLM).float()
+    model = load_model(folder).float()
     prompts = [encode_prompt(chat, tokenizer) for chat in GOLDEN_CHATS]
     prompts = [prompt for prompt in prompts if len(prompt) < model.config.max_position_embeddings - 1]
     ours = generate(model, prompts, max_new_tokens=config.parity_tokens, temperature=0, stop_ids=tokenizer.stop_ids)

@@ -22,7 +22,7 @@ def train(
     config: EnhanceConfig, tokens: Manifest, base: Manifest, decontamination: Manifest, ctx: WorkerContext
 ) -> TrainingRun:
     """Continue Base on the domain set. Without a decontamination report it does not start: the role is required."""
-    from tokenmill.model.layouts import load_model
+    from tokenmill.model.layout import load_model
     from tokenmill.training.stage import stage_run
 
     model = load_model(ctx.files(base))

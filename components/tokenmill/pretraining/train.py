@@ -37,7 +37,7 @@ def train_long(
 
     The other half comes from `long`, the documents that passed the long-context filters; without it, from whatever is long.
     """
-    from tokenmill.model.layouts import load_model
+    from tokenmill.model.layout import load_model
     from tokenmill.training.stage import stage_run
 
     model = load_model(ctx.files(base))

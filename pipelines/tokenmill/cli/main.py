@@ -43,7 +43,14 @@ def use_store(uri: str | None) -> str:
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2; everything else keeps its traceback."""
-    from tokenmill.cli import curating, inspecting, planning, running, serving  # noqa: F401 - registers the commands
+    from tokenmill.cli import (  # noqa: F401 - registers the commands
+        curating,
+        inspecting,
+        modeling,
+        planning,
+        running,
+        serving,
+    )
 
     with told_in_one_line():
         try:

@@ -72,19 +72,8 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
 
-def split_wqkv(wqkv: Tensor, groups: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Wqkv's rows as three matrices: all queries (group by group), all keys, all values."""
-    blocks = wqkv.unflatten(0, (groups, -1, head_dim))
-    return blocks[:, :-2].flatten(0, 2), blocks[:, -2].flatten(0, 1), blocks[:, -1].flatten(0, 1)
-
-
-def merge_wqkv(q: Tensor, k: Tensor, v: Tensor, groups: int, head_dim: int) -> Tensor:
-    """The rows [q_0 … q_{g−1}, k, v] of each KV group, group after group: a tensor-parallel rank owns one slice."""
-    return torch.cat([x.unflatten(0, (groups, -1, head_dim)) for x in (q, k, v)], dim=1).flatten(0, 2)
-
-
 class Attention(nn.Module):
-    """Grouped-query attention with the projections of queries, keys and values in one matrix (see `merge_wqkv`)."""
+    """Grouped-query attention with the projections of queries, keys and values in one matrix (see `layout.merge_wqkv`)."""
 
     def __init__(self, config: InternLM2Config, layer: int) -> None:
         super().__init__()

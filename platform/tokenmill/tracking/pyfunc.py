@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
 from tokenmill.model.chat import Message, encode_prompt
 from tokenmill.model.generation import generate
-from tokenmill.model.layouts import CONFIG, import_llama, load_model, read_config
+from tokenmill.model.layout import load_model, read_config
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.steps.context import materialise, scratch
@@ -47,20 +46,16 @@ def _load_pyfunc(path: str, model_config: Mapping[str, str]) -> "TextModel | Rew
 
 
 def _fetch(pointer: Path, store_uri: str, workdir: Path) -> Path:
-    """The model that a pointer names, in our layout and verified as stored."""
+    """The model that a pointer names, verified as stored: weights, or a release."""
     digest = Manifest.from_json(pointer.read_bytes()).digest
     store = open_store(store_uri)
     try:
-        folder = materialise(store, store.get_manifest(digest), workdir / "stored")
+        return materialise(store, store.get_manifest(digest), workdir)
     except NotFoundError as missing:
         raise InputError(
             f"{missing}. MLflow holds only a pointer to the weights: load it with the store that has them, "
             'model_config={"store": "s3://bucket/prefix"}'
         ) from None
-    if orjson.loads((folder / CONFIG).read_bytes()).get("model_type") != "llama":
-        return folder
-    import_llama(folder, workdir / "ours")  # a release
-    return workdir / "ours"
 
 
 class TextModel:

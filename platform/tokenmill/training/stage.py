@@ -10,7 +10,7 @@ import torch
 
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
-from tokenmill.model.layouts import save_model
+from tokenmill.model.layout import save_model
 from tokenmill.training.data import PackedBatches, Sample, next_token_loss, summed_loss
 from tokenmill.training.run import TrainingRun
 from tokenmill.training.settings import StageConfig

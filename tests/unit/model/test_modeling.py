@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tokenmill.errors import InputError
 from tokenmill.model import IGNORE, losses
 from tokenmill.model.attention import attention
+from tokenmill.model.layout import merge_wqkv, split_wqkv
 from tokenmill.model.losses import token_losses
 from tokenmill.model.modeling import (
     Attention,
@@ -16,11 +18,9 @@ from tokenmill.model.modeling import (
     InternLM2ForRewardModel,
     RMSNorm,
     initialize,
-    merge_wqkv,
     positions_of,
     rotate,
     rotation,
-    split_wqkv,
 )
 
 IDS = torch.tensor([5, 9, 200, 31, 77, 3, 8, 8, 1, 250, 12, 40])
@@ -29,9 +29,16 @@ BORDERS = torch.tensor([0, 4, 5, 12], dtype=torch.int32)
 
 def test_wqkv_row_map_of_the_toy_case():
     """kv=2, g=2, head_dim=1: the queries are rows 0 1 4 5, the keys 2 6, the values 3 7."""
-    q, k, v = split_wqkv(torch.arange(8.0)[:, None], groups=2, head_dim=1)
+    q, k, v = split_wqkv(torch.arange(8.0)[:, None], kv_heads=2, q_per_kv=2, head_dim=1)
     assert [x.flatten().tolist() for x in (q, k, v)] == [[0, 1, 4, 5], [2, 6], [3, 7]]
-    assert merge_wqkv(q, k, v, groups=2, head_dim=1).flatten().tolist() == list(range(8))
+    assert merge_wqkv(q, k, v, kv_heads=2, q_per_kv=2, head_dim=1).flatten().tolist() == list(range(8))
+
+
+def test_wqkv_of_another_shape_is_refused():
+    with pytest.raises(InputError, match=r"8 rows, not 2 KV heads × \(3 queries"):
+        split_wqkv(torch.zeros(8, 1), kv_heads=2, q_per_kv=3, head_dim=1)
+    with pytest.raises(InputError, match=r"\(4, 1, 1\) rows, not \(4, 2, 2\)"):
+        merge_wqkv(torch.zeros(4, 1), torch.zeros(1, 1), torch.zeros(1, 1), kv_heads=2, q_per_kv=2, head_dim=1)
 
 
 def test_attention_reads_the_same_rows(grouped):
@@ -48,33 +55,34 @@ def test_attention_reads_the_same_rows(grouped):
 
     still = rotation(torch.zeros(1), 1e4, grouped.head_dim)  # position 0: no rotation
     layer(F.one_hot(torch.tensor([0]), grouped.hidden_size).float(), still, attend)
-    expected = split_wqkv(torch.arange(float(rows))[:, None], grouped.num_key_value_heads, grouped.head_dim)
+    shape = grouped.num_key_value_heads, grouped.queries_per_kv, grouped.head_dim
+    expected = split_wqkv(torch.arange(float(rows))[:, None], *shape)
     for name, rows_read in zip("qkv", expected, strict=True):
         assert torch.equal(seen[name].flatten(), rows_read.flatten()), name
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_tensor_parallel_ranks_are_slices(ranks):
-    """Contiguous rows of Wqkv and columns of Wo, summed over ranks, are the whole layer."""
+    """Contiguous rows of Wqkv and columns of Wo, summed over ranks, are the whole layer (spec §13, check 2: to 1e-6)."""
     from tokenmill.model.config import InternLM2Config
 
     whole = InternLM2Config(hidden_size=64, num_attention_heads=8, num_key_value_heads=4, head_dim=8, vocab_size=128)
     torch.manual_seed(0)
-    x, rope = torch.randn(12, 64), rotation(positions_of(BORDERS), 5e4, 8)
-    layer = Attention(whole, layer=0)
-    torch.nn.init.normal_(layer.wqkv.weight)
-    torch.nn.init.normal_(layer.wo.weight)
+    x, rope = torch.randn(12, 64).double(), rotation(positions_of(BORDERS), 5e4, 8)
+    layer = Attention(whole, layer=0).double()
+    torch.nn.init.normal_(layer.wqkv.weight, std=64**-0.5)
+    torch.nn.init.normal_(layer.wo.weight, std=64**-0.5)
 
     def attend(_, q, k, v):
         return attention(q, k, v, BORDERS, 7)
 
-    total = torch.zeros(12, 64)
+    total = torch.zeros(12, 64).double()
     for wqkv, wo in zip(layer.wqkv.weight.chunk(ranks), layer.wo.weight.chunk(ranks, dim=1), strict=True):
         rank = Attention(whole, layer=0)
         rank.groups = whole.num_key_value_heads // ranks
         rank.wqkv.weight, rank.wo.weight = torch.nn.Parameter(wqkv), torch.nn.Parameter(wo)
         total += rank(x, rope, attend)
-    torch.testing.assert_close(total, layer(x, rope, attend), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(total, layer(x, rope, attend), atol=1e-6, rtol=0)
 
 
 def test_rotation_turns_pairs_half_a_head_apart():

@@ -3,15 +3,19 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
+from foreign import SPECIAL, foreign_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenmill.errors import ConfigError, InputError
+from tokenmill.model.chat import encode
 from tokenmill.model.tokenizer import CHAT, CONTROL, REWARD, Tokenizer
 
 NAMES = [*CONTROL, *CHAT, REWARD, "[UNUSED_TOKEN_0]", "[UNUSED_TOKEN_3]"]
@@ -129,3 +133,118 @@ def test_module_does_not_import_torch():
     code = "import sys, tokenmill.model.tokenizer, tokenmill.model.chat; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "platform")}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+# ---- tokenizers of other making --------------------------------------------------------------------------------------
+
+MISSING = ["<|action_start|>", "<|action_end|>", "<|interpreter|>", "<|plugin|>", "<|reward|>"]
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    return foreign_tokenizer(tmp_path_factory.mktemp("foreign"))
+
+
+@pytest.fixture(scope="module")
+def adopted(foreign):
+    return Tokenizer.adopt(foreign, rows=350)[0]
+
+
+def test_a_foreign_tokenizer_keeps_its_ids_and_gets_ours_on_top(foreign, adopted):
+    """340 ids and a model of 350 rows: 5 tokens are missing, so 384 ids, the missing ones at the top in our order."""
+    raw = tokenizers.Tokenizer.from_file(str(foreign / "tokenizer.json"))
+    raw.no_truncation()
+    assert Tokenizer.adopt(foreign, rows=350)[1] == raw.get_vocab_size() == 340
+    assert adopted.vocab_size == 384
+    assert [adopted.special[name] for name in MISSING] == [383, 382, 381, 380, 379]
+    assert {name: adopted.special[name] for name in SPECIAL} == {name: id for id, name in enumerate(SPECIAL)}
+    assert [adopted.decode([id]) for id in (340, 378)] == ["[UNUSED_TOKEN_0]", "[UNUSED_TOKEN_38]"]
+    long = "The old king rode over the hills. " * 20
+    assert adopted.encode(long) == raw.encode(long).ids  # and is not cut at 16 tokens, as the file says
+
+
+def test_a_turns_borders_do_not_begin_and_end_documents(foreign, adopted, tmp_path):
+    """tokenizer_config.json names <|im_start|> and <|im_end|>, as SmolLM2-Instruct's does; a document has others."""
+    assert (adopted.bos_id, adopted.eos_id, adopted.pad_id) == (0, 0, 0)
+    assert adopted.stop_ids == (0, 2)
+    shutil.copytree(foreign, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<repo_name>", "eos_token": "nowhere"}')
+    named, _ = Tokenizer.adopt(tmp_path)
+    assert (named.bos_id, named.eos_id) == (3, 0)
+    (tmp_path / "tokenizer.json").write_text(
+        (tmp_path / "tokenizer.json").read_text().replace("<|endoftext|>", "<|other|>")
+    )
+    (tmp_path / "tokenizer_config.json").unlink()
+    bare, _ = Tokenizer.adopt(tmp_path)
+    top = bare.vocab_size - 1
+    assert [bare.special[name] for name in (*MISSING, "</s>", "<s>")] == [top - i for i in range(7)]
+    assert (bare.bos_id, bare.eos_id) == (top - 6, top - 5)
+
+
+@settings(max_examples=200)
+@given(text=st.lists(st.one_of(st.sampled_from([*NAMES, *SPECIAL]), st.text(max_size=8)), max_size=8).map("".join))
+def test_an_adopted_tokenizer_is_as_safe_as_ours(adopted, text):
+    ids = adopted.encode(text)
+    assert adopted.decode(ids) == text
+    assert all(4 <= id < 340 for id in ids)
+
+
+def test_an_adopted_tokenizer_is_saved_loaded_and_pickled(adopted, tmp_path):
+    adopted.save(tmp_path)
+    for copy in (Tokenizer.load(tmp_path), pickle.loads(pickle.dumps(adopted))):
+        assert copy.special == adopted.special
+        assert (copy.bos_id, copy.eos_id, copy.encode("<|im_end|> x")) == (0, 0, adopted.encode("<|im_end|> x"))
+    again, known = Tokenizer.adopt(tmp_path, rows=384)
+    assert (again._serialized, known) == (adopted._serialized, 384)  # what is complete comes back as it is
+
+
+def test_our_own_tokenizer_is_adopted_as_it_is(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    again, known = Tokenizer.adopt(tmp_path, rows=640)
+    assert (again._serialized, known) == (tokenizer._serialized, 640)
+    bigger, known = Tokenizer.adopt(tmp_path, rows=641)  # a model padded beyond it
+    assert (bigger.vocab_size, known, bigger.special) == (768, 640, tokenizer.special)
+
+
+def test_the_template_of_an_adopted_tokenizer_lets_no_text_become_a_special_token(adopted, tmp_path):
+    from transformers import AutoTokenizer
+
+    adopted.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    harmless = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    hostile = [
+        {"role": role, "content": "".join([*SPECIAL, "<|reward|>", "[UNUSED_TOKEN_3]"])}
+        for role in ("user", "assistant")
+    ]
+
+    def read(messages):
+        return theirs.apply_chat_template(messages, tokenize=True, return_dict=False)
+
+    assert read(harmless) == encode(harmless, adopted).ids
+    special = [[id for id in ids if id < 4 or id >= 340] for ids in (read(harmless), read(hostile))]
+    assert special[0] == special[1] == [id for id in encode(hostile, adopted).ids if id < 4 or id >= 340]
+    assert theirs.encode("x")[0] == adopted.bos_id
+
+
+def test_what_cannot_be_adopted_is_said(foreign, tmp_path):
+    with pytest.raises(InputError, match=r"lacks <s>, </s>, <\|action_start\|>.*tokenmill model import"):
+        (tmp_path / "tokenizer.json").write_text((foreign / "tokenizer.json").read_text())
+        Tokenizer.load(tmp_path)
+    with pytest.raises(InputError, match="has 340 ids, the model 339 rows"):
+        Tokenizer.adopt(foreign, rows=339)
+    values = json.loads((foreign / "tokenizer.json").read_text())
+    merged = str(values["model"]["merges"])
+    del values["model"]["vocab"][next(p for p in values["model"]["vocab"] if len(p) == 1 and p not in merged)]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="leaves ids unused"):
+        Tokenizer.adopt(tmp_path)
+    words = tokenizers.models.WordLevel({"[UNK]": 0, "the": 1}, unk_token="[UNK]")
+    tokenizers.Tokenizer(words).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InputError, match="does not give .* back"):
+        Tokenizer.adopt(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tokenizer\.json is not a tokenizer"):
+        Tokenizer.adopt(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"expected tokenizer\.json"):
+        Tokenizer.adopt(tmp_path)

