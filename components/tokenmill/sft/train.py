@@ -53,7 +53,13 @@ def build(
     samples = chat_samples(ctx.records(conversations), words, config.context)
     if tokens:
         samples += pretraining_samples(read_documents(ctx.files(tokens)), samples, config)
-    batches = PackedBatches(samples, config.context, config.packs_per_step, config.seed)
+    batches = PackedBatches(
+        samples,
+        config.context,
+        config.packs_per_step,
+        config.seed,
+        micro_batch_tokens=config.execution.micro_batch_tokens,
+    )
     kept_back = chat_samples(ctx.records(heldout), words, config.context) if heldout else []
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:

@@ -50,12 +50,21 @@ class PackedBatches:
         packs_per_step: packs an optimizer step, over all ranks.
         seed: of the order.
         steps: stop after so many; None = once through all samples.
+        micro_batch_tokens: what a rank computes on at once, at least a pack; the gradient is the same whatever it is.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], context: int, packs_per_step: int, seed: int, steps: int | None = None
+        self,
+        samples: Sequence[Sample],
+        context: int,
+        packs_per_step: int,
+        seed: int,
+        steps: int | None = None,
+        *,
+        micro_batch_tokens: int,
     ) -> None:
         self.samples, self.context, self.packs_per_step = samples, context, packs_per_step
+        self.packs_at_once = max(1, micro_batch_tokens // context)
         packs = best_fit_decreasing([len(sample) for sample in samples], context)
         self.packs = [packs[i] for i in numpy.random.default_rng(seed).permutation(len(packs))]
         once = -(-len(self.packs) // packs_per_step)
@@ -65,7 +74,7 @@ class PackedBatches:
         return self.steps
 
     def accumulation(self, world: int) -> int:
-        return 1
+        return -(-self.packs_per_step // (world * self.packs_at_once))
 
     def resumable(self, step: int) -> bool:
         return True
@@ -75,10 +84,15 @@ class PackedBatches:
         return [piece for pack in self._packs(step) for piece in pack]
 
     def at(self, step: int, rank: int, world: int) -> StepBatch:
-        mine = [piece for pack in self._packs(step)[rank::world] for piece in pack]
+        mine = self._packs(step)[rank::world]
+        at_once = [mine[i * self.packs_at_once :][: self.packs_at_once] for i in range(self.accumulation(world))]
         everything = self.pieces(step)
         trained = sum(self.samples[piece.document].trained(piece) for piece in everything)
-        return StepBatch([self.pack(mine)], float(max(trained, 1)), sum(piece.length for piece in everything))
+        return StepBatch(
+            [self.pack([piece for pack in packs for piece in pack]) for packs in at_once],
+            float(max(trained, 1)),
+            sum(piece.length for piece in everything),
+        )
 
     def pack(self, pieces: Sequence[Piece]) -> Pack:
         """Lay pieces end to end. A rank without any computes on one token that adds nothing to the loss."""

@@ -12,6 +12,12 @@ class TrainingExecution(Execution):
 
     ranks: int = Field(2, ge=1, description="processes; one GPU each where there are GPUs")
     checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints; not published")
+    micro_batch_tokens: int = Field(
+        4096,
+        ge=1,
+        description="tokens a rank computes on at once, at least one pack or pair of answers; what it has of a step beyond "
+        "that is computed in turn, for the same gradient with less memory. PPO's is rlhf.ppo.block",
+    )
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage (report §2.1 shards optimizer states)")
     scheduler: str = Field("local_cwd", description="torchx scheduler: local_cwd, kubernetes (Volcano)")
     log_every: int = Field(1, ge=1, description="optimizer steps between metric events")

@@ -36,7 +36,12 @@ def stage_run(
     samples = mixture(documents, config, list(read_documents(ctx.files(long))) if long else None)
     packs = max(1, config.batch_tokens // config.context)
     batches = PackedBatches(
-        samples, config.context, packs, config.seed, steps=max(1, config.tokens // config.batch_tokens)
+        samples,
+        config.context,
+        packs,
+        config.seed,
+        steps=max(1, config.tokens // config.batch_tokens),
+        micro_batch_tokens=config.execution.micro_batch_tokens,
     )
     marks = numpy.linspace(0, len(batches), config.evaluations).round().astype(int)
 
