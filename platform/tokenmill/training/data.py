@@ -29,7 +29,7 @@ class Sample:
 
     def part(self, piece: Piece) -> tuple[IntArray, IntArray]:
         """Ids and labels of one piece, as int64: shards hold narrower, unsigned integers."""
-        span = slice(piece.start, piece.start + piece.length)
+        span = slice(piece.start, piece.end)
         ids = numpy.asarray(self.ids[span], dtype=numpy.int64)
         return ids, ids if self.labels is None else numpy.asarray(self.labels[span], dtype=numpy.int64)
 
@@ -37,7 +37,7 @@ class Sample:
         """Tokens of a piece that are predicted: never its first."""
         if self.labels is None:
             return piece.length - 1
-        labels = numpy.asarray(self.labels[piece.start + 1 : piece.start + piece.length])
+        labels = numpy.asarray(self.labels[piece.start + 1 : piece.end])
         return int((labels != IGNORE).sum())
 
 
