@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.modeling import InternLM2ForCausalLM
-from tokenmill.training.data import PackedBatches, Sample, next_token_loss
+from tokenmill.training.data import PackedBatches, Sample, Samples, next_token_loss
 from tokenmill.training.engine import Engine
 from tokenmill.training.run import TrainingRun
 from tokenmill.training.settings import OptimConfig, TrainingConfig
@@ -22,7 +22,7 @@ def three_steps(rank, packs_at_once, sharers):
     """Loss and gradient norm of three steps, and the weights then; ranks from `sharers` on have nothing to compute."""
     draw = numpy.random.default_rng(0)
     samples = [Sample(draw.integers(3, 500, size=draw.integers(2, 33)).tolist()) for _ in range(40)]
-    batches = PackedBatches(samples, CONTEXT, PACKS, seed=1, micro_batch_tokens=packs_at_once * CONTEXT)
+    batches = PackedBatches(Samples.of(samples), CONTEXT, PACKS, seed=1, micro_batch_tokens=packs_at_once * CONTEXT)
     model = InternLM2ForCausalLM(InternLM2Config.preset("pico"), seed=1)
     # A clip and an epsilon that bite, so that a gradient scaled wrongly shows in the weights.
     optim = OptimConfig(lr=0.01, clip=0.5, eps=1e-3)

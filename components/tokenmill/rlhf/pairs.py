@@ -90,6 +90,9 @@ class PairBatches:
     def resumable(self, step: int) -> bool:
         return True
 
+    def first_sample(self, step: int) -> int:
+        return sum(map(len, self.bins[:step]))
+
     def at(self, step: int, rank: int, world: int) -> StepBatch:
         everything, at_once = self.bins[step], self._at_once(step, rank, world)
         groups = at_once + [[]] * (self.accumulation(world) - len(at_once))

@@ -1,25 +1,13 @@
 """Batches of packed samples: the same step whatever computes it."""
 
-import numpy
 import pytest
 import torch
+from token_documents import CONTEXT, batches
 
 from tokenmill.model import IGNORE
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.modeling import InternLM2ForCausalLM
-from tokenmill.training.data import PackedBatches, Sample, next_token_loss
-
-CONTEXT = 32
-
-
-def batches(micro_batch_tokens=4096, packs_per_step=8, samples=60):
-    """Samples of 1 to 40 tokens, some of them learned only in part."""
-    draw = numpy.random.default_rng(0)
-    rows = []
-    for i in range(samples):
-        ids = draw.integers(3, 500, size=draw.integers(2, 41)).tolist()
-        rows.append(Sample(ids, [IGNORE] * (len(ids) // 2) + ids[len(ids) // 2 :] if i % 3 == 0 else None, f"s{i % 2}"))
-    return PackedBatches(rows, CONTEXT, packs_per_step, seed=1, micro_batch_tokens=micro_batch_tokens)
+from tokenmill.training.data import next_token_loss
 
 
 def test_every_token_is_in_one_micro_batch_of_one_rank():
@@ -33,6 +21,17 @@ def test_every_token_is_in_one_micro_batch_of_one_rank():
             assert sum(len(pack.input_ids) for pack in trained) == shares[0].tokens
             assert sum(int((pack.labels != IGNORE).sum()) for pack in packs) == shares[0].weight
             assert all(len(pack.input_ids) <= max(CONTEXT, micro_batch_tokens) for pack in packs)
+
+
+def test_batches_that_grow_take_what_their_step_says_and_leave_nothing_out():
+    grown = batches(packs_per_step=lambda step: 2 if step < 3 else 8)
+    even = batches(packs_per_step=2)
+    assert [len(packs) for packs in map(grown._packs, range(len(grown)))] == [2, 2, 2, 8, 8, 8, 8, 8]
+    assert [grown.at(step, 0, 1).tokens for step in range(3)] == [even.at(step, 0, 1).tokens for step in range(3)]
+    assert sum(grown.at(step, 0, 1).tokens for step in range(len(grown))) == int(grown.samples.length.sum())
+    assert grown.accumulation(2) == even.accumulation(2) == 1 and batches(32, lambda step: 8).accumulation(2) == 4
+    for step in range(len(grown)):
+        assert grown.first_sample(step) == sum(map(len, map(grown.packing.rows, map(grown._packs, range(step)))))
 
 
 @pytest.fixture(scope="module")
