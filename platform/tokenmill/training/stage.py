@@ -11,6 +11,7 @@ from tokenmill.model.layouts import save_model
 from tokenmill.training.data import PackedBatches, Sample, Samples, next_token_loss, summed_loss
 from tokenmill.training.prefetch import Prefetched
 from tokenmill.training.run import TrainingRun
+from tokenmill.training.schedule import BatchRamp, batch_tokens, steps_of
 from tokenmill.training.settings import StageConfig
 from tokenmill.training.tokens import Documents, read_documents
 from tokenmill.training.tokens import IntArray as Column
@@ -33,13 +34,13 @@ def stage_run(
     documents = read_documents(ctx.store, tokens)
     heldout = _heldout(documents, config)
     samples = mixture(documents, config, read_documents(ctx.store, long) if long else None)
-    packs = max(1, config.batch_tokens // config.context)
+    ramp = BatchRamp(config.batch_tokens, config.ramp_tokens, config.ramp_steps)
     batches = PackedBatches(
         samples,
         config.context,
-        packs,
+        lambda step: max(1, batch_tokens(ramp, step) // config.context),
         config.seed,
-        steps=max(1, config.tokens // config.batch_tokens),
+        steps=steps_of(ramp, config.tokens),
         micro_batch_tokens=config.execution.micro_batch_tokens,
     )
     marks = numpy.linspace(0, len(batches), config.evaluations).round().astype(int)
