@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tokenmill.errors import ConfigError
 from tokenmill.manifest import Manifest
 from tokenmill.pretraining.config import LongStageConfig
 from tokenmill.steps import training_step
@@ -40,6 +41,11 @@ def train_long(
     from tokenmill.model.layout import load_model
     from tokenmill.training.stage import stage_run
 
+    if (before := config.optim.steps_before) not in (0, base.counts["steps"]):
+        raise ConfigError(
+            f"pretraining.train_long.optim.steps_before is {before}, but the base was trained for {base.counts['steps']} "
+            "steps: one schedule over both stages needs that number here, and this stage's steps in train_short's steps_after"
+        )
     model = load_model(ctx.files(base))
     model.config = model.model.config = model.config.with_rope_theta(config.rope_theta, config.context)
     return stage_run(config, tokens, model, ctx, tokens_before=base.counts["tokens_seen"], long=long)

@@ -14,7 +14,7 @@ from tokenmill.records import Record
 from tokenmill.rlhf.conditional import Query, answer_ids, reward_input
 from tokenmill.rlhf.config import RewardModelConfig
 from tokenmill.rlhf.reward import pair_loss
-from tokenmill.training.packing import Pack
+from tokenmill.training.packing import Pack, in_groups
 from tokenmill.training.run import LossOutput, StepBatch
 
 Pair = tuple[list[int], list[int]]
@@ -58,13 +58,17 @@ class PairPack:
 
 
 class PairBatches:
-    """The `Batches` of preference pairs: shuffled by the seed, cut where the next pair would exceed the budget."""
+    """The `Batches` of preference pairs: shuffled by the seed, cut where the next pair would exceed the budget.
 
-    def __init__(self, pairs: Sequence[Pair], batch_tokens: int, seed: int) -> None:
+    A rank computes on at most `micro_batch_tokens` of its pairs at once, at least on one; the gradient is the same.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], batch_tokens: int, seed: int, *, micro_batch_tokens: int) -> None:
         if not pairs:
             raise InputError("no preference pairs to train on")
-        self.pairs = pairs
+        self.pairs, self.micro_batch_tokens = pairs, micro_batch_tokens
         self.bins: list[list[int]] = []
+        self._accumulation: dict[int, int] = {}
         room = 0
         for index in numpy.random.default_rng(seed).permutation(len(pairs)).tolist():
             if self._tokens(index) > room:
@@ -77,19 +81,31 @@ class PairBatches:
         return len(self.bins)
 
     def accumulation(self, world: int) -> int:
-        return 1
+        """What the step and rank with most groups needs; the others compute on nothing in the rest."""
+        if world not in self._accumulation:
+            shares = [(step, rank, world) for step in range(len(self.bins)) for rank in range(world)]
+            self._accumulation[world] = max(len(self._at_once(*share)) for share in shares)
+        return self._accumulation[world]
 
     def resumable(self, step: int) -> bool:
         return True
 
+    def first_sample(self, step: int) -> int:
+        return sum(map(len, self.bins[:step]))
+
     def at(self, step: int, rank: int, world: int) -> StepBatch:
-        everything = self.bins[step]
-        mine = [self.pairs[index] for index in everything[rank::world]]
-        rows = [side for pair in mine for side in pair] or [
-            [0]
-        ]  # a rank without a pair computes one token, for nothing
+        everything, at_once = self.bins[step], self._at_once(step, rank, world)
+        groups = at_once + [[]] * (self.accumulation(world) - len(at_once))
         tokens = sum(map(self._tokens, everything))
-        return StepBatch([PairPack(Pack.of(rows), len(mine))], float(len(everything)), tokens)
+        return StepBatch([self._pack(group) for group in groups], float(len(everything)), tokens)
+
+    def _at_once(self, step: int, rank: int, world: int) -> list[list[int]]:
+        return list(in_groups(self.bins[step][rank::world], self.micro_batch_tokens, self._tokens))
+
+    def _pack(self, pairs: Sequence[int]) -> PairPack:
+        """Without a pair it is one token, which is computed on for nothing."""
+        rows = [side for index in pairs for side in self.pairs[index]] or [[0]]
+        return PairPack(Pack.of(rows), len(pairs))
 
     def _tokens(self, index: int) -> int:
         chosen, rejected = self.pairs[index]

@@ -53,7 +53,7 @@ def build(
         reward_model=load_model(judge, InternLM2ForRewardModel),
         tokenizer=Tokenizer.load(ctx.files(tokenizer)),
         queries=[Query.of(record) for record in ctx.records(queries)],
-        pretraining=PretrainingPieces(read_documents(ctx.files(tokens)), config.pretrain_context),
+        pretraining=PretrainingPieces(read_documents(ctx.store, tokens), config.pretrain_context),
         config=config,
     )
     return TrainingRun(

@@ -64,6 +64,10 @@ class Rollouts:
         """Where an iteration begins: within one, the answers would be drawn again, by another actor."""
         return step % self.config.passes == 0
 
+    def first_sample(self, step: int) -> int:
+        """Answers are samples, learned from in every pass of their iteration."""
+        return step // self.config.passes * self.config.answers
+
     def at(self, step: int, rank: int, world: int) -> StepBatch:
         mine = range(rank, self.accumulation(world) * world, world)
         iteration = step // self.config.passes

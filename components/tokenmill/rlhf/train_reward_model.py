@@ -40,9 +40,15 @@ def build(
         records = with_shuffled_labels(records, config.seed)
     model = load_model(ctx.files(sft), InternLM2ForRewardModel, fresh_head=config.seed)
     model.config = replace(model.config, reward_token_id=words.reward_id)
+    batches = PairBatches(
+        encode_pairs(records, words, config.max_length),
+        config.batch_tokens,
+        config.seed,
+        micro_batch_tokens=config.execution.micro_batch_tokens,
+    )
     return TrainingRun(
         model=model,
-        batches=PairBatches(encode_pairs(records, words, config.max_length), config.batch_tokens, config.seed),
+        batches=batches,
         loss=reward_loss(config),
         optim=config.optim,
         export=save_model,

@@ -12,7 +12,7 @@ from tokenmill.records import Record
 from tokenmill.sft.config import SFTTrainConfig
 from tokenmill.training.data import Sample
 from tokenmill.training.pieces import PretrainingPieces
-from tokenmill.training.tokens import Document
+from tokenmill.training.tokens import Documents
 
 
 def chat_samples(conversations: Iterable[Record], tokenizer: Tokenizer, max_length: int) -> list[Sample]:
@@ -27,12 +27,12 @@ def chat_samples(conversations: Iterable[Record], tokenizer: Tokenizer, max_leng
     return samples
 
 
-def pretraining_samples(tokens: Iterable[Document], chats: Sequence[Sample], config: SFTTrainConfig) -> list[Sample]:
+def pretraining_samples(tokens: Documents, chats: Sequence[Sample], config: SFTTrainConfig) -> list[Sample]:
     """Pieces of pretraining data, as many tokens as its share beside `chats` asks for: what Base knows is kept (§4.3)."""
     share = config.pretraining_share
     wanted = round(sum(map(len, chats)) * share / (1 - share))
     if not wanted:
         return []
-    pieces = PretrainingPieces((d for d in tokens if d.type in config.pretraining_types), config.context)
+    pieces = PretrainingPieces(tokens.of_types(config.pretraining_types), config.context)
     drawn = pieces.draw(wanted, numpy.random.default_rng(config.seed))
     return [Sample(ids, source="pretraining") for ids in drawn]

@@ -41,7 +41,8 @@ def build(
     from tokenmill.model.layout import load_model, save_model
     from tokenmill.model.tokenizer import Tokenizer
     from tokenmill.sft.samples import chat_samples, pretraining_samples
-    from tokenmill.training.data import PackedBatches, mean_loss, next_token_loss
+    from tokenmill.training.data import PackedBatches, Samples, mean_loss, next_token_loss
+    from tokenmill.training.prefetch import Prefetched
     from tokenmill.training.run import TrainingRun
     from tokenmill.training.tokens import read_documents
 
@@ -52,8 +53,14 @@ def build(
     words = Tokenizer.load(ctx.files(tokenizer))
     samples = chat_samples(ctx.records(conversations), words, config.context)
     if tokens:
-        samples += pretraining_samples(read_documents(ctx.files(tokens)), samples, config)
-    batches = PackedBatches(samples, config.context, config.packs_per_step, config.seed)
+        samples += pretraining_samples(read_documents(ctx.store, tokens), samples, config)
+    batches = PackedBatches(
+        Samples.of(samples),
+        config.context,
+        config.packs_per_step,
+        config.seed,
+        micro_batch_tokens=config.execution.micro_batch_tokens,
+    )
     kept_back = chat_samples(ctx.records(heldout), words, config.context) if heldout else []
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
@@ -61,7 +68,7 @@ def build(
 
     return TrainingRun(
         model=load_model(ctx.files(base)),
-        batches=batches,
+        batches=Prefetched(batches),
         loss=next_token_loss,
         optim=config.optim,
         export=save_model,

@@ -1,12 +1,13 @@
 """Artifacts over a backend: blobs, manifests, the action cache, pins."""
 
+import fcntl
 import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,13 @@ class ArtifactStore:
         if self._is_right(path, sha):
             return path
         if not isinstance(self.backend, LocalBackend):
-            self.backend.fetch(layout.blob_key(sha), path)
-            if self._is_right(path, sha):
-                return path
-            path.unlink(missing_ok=True)
+            with _alone(path):
+                if self._is_right(path, sha):  # another process of this machine has fetched it meanwhile
+                    return path
+                self.backend.fetch(layout.blob_key(sha), path)
+                if self._is_right(path, sha):
+                    return path
+                path.unlink(missing_ok=True)
         if not self.backend.exists(layout.blob_key(sha)):
             raise NotFoundError(f"blob {sha} is not in {self.uri}: rerun the step that makes it")
         raise self._corrupt(sha)
@@ -255,6 +259,15 @@ def _hash(data: bytes | Path) -> tuple[str, int, tuple[int, int]]:
         return hashlib.sha256(data).hexdigest(), len(data), stamp
     with data.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest(), stamp[0], stamp
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes of this machine from fetching a cached file: the ranks of a node want the same ones at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel gives it back with the process
+        yield
 
 
 def _stamp(data: bytes | Path) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from tokenmill.errors import Interrupted, StepFailed
 from tokenmill.training.checkpoint import Checkpoints
+from tokenmill.training.cursor import Cursor
 from tokenmill.training.engine import Engine
 from tokenmill.training.resume import Complete
 from tokenmill.training.run import TrainingRun
@@ -37,7 +38,11 @@ class Loop:
         self.report, self.check = report, check
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.log: list[dict[str, Any]] = []
-        self.tokens = run.tokens_before
+        self.cursor = Cursor(tokens=run.tokens_before)
+        self.facts = run.facts
+        """Of the weights; at the end with the ledger of the mixture."""
+        self.skipped: frozenset[int] = frozenset()
+        """Steps whose batches are not learned."""
         self.saved = 0
         """Step of the last checkpoint, which stays until the next one is complete."""
         self.stop = False
@@ -52,13 +57,23 @@ class Loop:
         for step in range(start, len(self.run.batches)):
             self.check()
             self._evaluate(engine, step)
-            self._step(engine, step)
+            if step in self.skipped:
+                self._skip(step)
+            else:
+                self._step(engine, step)
             if step + 1 < len(self.run.batches):
                 self._save_or_stop(engine, step + 1)
         self._evaluate(engine, len(self.run.batches))
         self.checkpoints.wait()
         engine.gather()
+        if self.run.plan:
+            self.facts = self.facts | {"ledger": self.run.plan.ledger(self.cursor)}
         return self.run.model
+
+    @property
+    def tokens(self) -> int:
+        """Tokens the model has seen."""
+        return self.cursor.tokens
 
     def _step(self, engine: Engine, step: int) -> None:
         started = time.monotonic()
@@ -74,7 +89,7 @@ class Loop:
                 f"loss is {values['loss']} at step {step}; lower optim.lr or look at the data of that step"
             )
         seconds = time.monotonic() - started
-        self.tokens += batch.tokens
+        self.cursor.take(batch)
         values |= {
             "lr": learning_rate(self.run.optim, step, len(self.run.batches)),
             "grad_norm": engine.grad_norm(),
@@ -85,6 +100,11 @@ class Loop:
         speed = {"perf/tokens_per_s": batch.tokens / seconds, "perf/data_wait_ratio": waited / seconds}
         if step % self.execution.log_every == 0:
             self.report(values | speed, self.tokens)
+
+    def _skip(self, step: int) -> None:
+        """Go past a step without its batch: rate and position move on, weights and tokens do not."""
+        self.cursor.skip(step, self.run.plan.of_step(step) if self.run.plan else {})
+        self.log.append({"step": step, "tokens": self.tokens, "skipped": True})
 
     def _evaluate(self, engine: Engine, step: int) -> None:
         if self.run.evaluate and step in self.run.evaluate_at:
@@ -100,7 +120,7 @@ class Loop:
         every = self.execution.checkpoint_every
         stopping = self._agree_to_stop(engine.device)
         if self.run.batches.resumable(step) and (stopping or step // every > self.saved // every):
-            state = {"step": step, "tokens": self.tokens, "log": self.log, "rng": _rng_state()}
+            state = {"cursor": self.cursor.saved(step, self.run.batches), "log": self.log, "rng": _rng_state()}
             self.checkpoints.save(engine.engine, step, state)
             self.checkpoints.prune(keep=self.saved)
             self.saved = step
@@ -113,9 +133,9 @@ class Loop:
         if not found:
             return 0
         state = self.checkpoints.load(engine.engine, found)
-        self.tokens, self.log = state["tokens"], state["log"]
+        self.cursor, self.log = Cursor.restored(state["cursor"], self.run.batches), state["log"]
         _restore_rng(state["rng"])
-        return int(state["step"])
+        return self.cursor.step
 
     def _on_sigterm(self, *_: Any) -> None:
         self.stop = True

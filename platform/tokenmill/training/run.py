@@ -4,14 +4,17 @@ Live objects never cross a process. A training step's `build` is called in every
 does the rest: engine, schedule, checkpoints, metrics, export.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from tokenmill.training.settings import OptimConfig
+
+if TYPE_CHECKING:
+    from tokenmill.training.cursor import Plan
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class StepBatch:
     """Total weight over *all* ranks: what the summed loss is divided by (trained tokens, pairs)."""
     tokens: int
     """Tokens seen in this step over all ranks."""
+    sources: Mapping[str, int] = field(default_factory=dict)
+    """Of these, tokens a source, where batches keep count."""
 
 
 class Batches(Protocol):
@@ -37,6 +42,9 @@ class Batches(Protocol):
 
     def resumable(self, step: int) -> bool:
         """Whether a training can go on at `step` as if it had never stopped: only there a checkpoint is taken."""
+
+    def first_sample(self, step: int) -> int:
+        """Samples in all steps before this one, over all ranks: the global id of its first."""
 
     def at(self, step: int, rank: int, world: int) -> StepBatch:
         """This rank's share of global step `step`. It may ask the model, which by then is where it trains."""
@@ -81,5 +89,7 @@ class TrainingRun:
     """Extra metrics after a step, from the phase itself."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Facts for the weights' manifest."""
+    plan: "Plan | None" = None
+    """Tokens that are to be taken of each source. At the end it must balance; facts get the ledger."""
     tokens_before: int = 0
     """Tokens the model saw before this run: the origin of the x axis."""

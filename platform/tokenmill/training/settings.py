@@ -1,8 +1,8 @@
 """Settings that every training step has. No torch here: resolving a config must stay fast."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tokenmill.config import Execution, Section, StepConfig
 
@@ -12,6 +12,12 @@ class TrainingExecution(Execution):
 
     ranks: int = Field(2, ge=1, description="processes; one GPU each where there are GPUs")
     checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints; not published")
+    micro_batch_tokens: int = Field(
+        4096,
+        ge=1,
+        description="tokens a rank computes on at once, at least one pack or pair of answers; what it has of a step beyond "
+        "that is computed in turn, for the same gradient with less memory. PPO's is rlhf.ppo.block",
+    )
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage (report §2.1 shards optimizer states)")
     scheduler: str = Field("local_cwd", description="torchx scheduler: local_cwd, kubernetes (Volcano)")
     log_every: int = Field(1, ge=1, description="optimizer steps between metric events")
@@ -23,6 +29,12 @@ class OptimConfig(Section):
     lr: float = Field(3e-4, gt=0, description="peak learning rate (report Table 3)")
     final_lr_ratio: float = Field(0.1, ge=0, le=1, description="last rate over peak (report §3.3)")
     warmup_ratio: float = Field(0.01, ge=0, lt=1, description="share of steps with linear warm-up; not published")
+    steps_before: int = Field(
+        0,
+        ge=0,
+        description="optimizer steps of this schedule in earlier stages, which have the same lr, warm-up and end",
+    )
+    steps_after: int = Field(0, ge=0, description="optimizer steps of this schedule in later stages")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW betas (report §3.3)")
     eps: float = Field(1e-8, description="AdamW epsilon")
     weight_decay: float = Field(0.1, ge=0, description="on matrices only")
@@ -49,6 +61,16 @@ class StageConfig(TrainingConfig):
     rope_theta: float = Field(50_000.0, description="RoPE base (report §3.3: 50k, then 1M)")
     tokens: int = Field(2_000_000_000_000, description="training tokens of the stage (report: 2.0–2.6T in all)")
     batch_tokens: int = Field(4_194_304, description="tokens an optimizer step (report Table 3: 4M, 5M for 20B)")
+    ramp_tokens: int = Field(
+        0, ge=0, description="tokens of the first step, where batches grow to batch_tokens; not published"
+    )
+    ramp_steps: int = Field(0, ge=0, description="optimizer steps over which they grow; 0: all are of one size")
     evaluations: int = Field(4, ge=1, description="times the held-out loss is measured, ends included")
     heldout_tokens: int = Field(8_192, description="held-out tokens a measurement; not published")
     optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="after")
+    def _batches_grow(self) -> Self:
+        if self.ramp_steps and not 0 < self.ramp_tokens <= self.batch_tokens:
+            raise ValueError(f"ramp_tokens must lie between 1 and batch_tokens, {self.batch_tokens}")
+        return self

@@ -1,9 +1,6 @@
 """A stage of language-model training: its samples and mixture, held-out loss, ledger and export."""
 
 import itertools
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy
 import torch
@@ -11,10 +8,13 @@ import torch
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
 from tokenmill.model.layout import save_model
-from tokenmill.training.data import PackedBatches, Sample, next_token_loss, summed_loss
+from tokenmill.training.data import PackedBatches, Sample, Samples, next_token_loss, summed_loss
+from tokenmill.training.prefetch import Prefetched
 from tokenmill.training.run import TrainingRun
+from tokenmill.training.schedule import BatchRamp, batch_tokens, steps_of
 from tokenmill.training.settings import StageConfig
-from tokenmill.training.tokens import Document, read_documents
+from tokenmill.training.tokens import Documents, read_documents
+from tokenmill.training.tokens import IntArray as Column
 from tokenmill.training.worker import WorkerContext
 
 
@@ -31,12 +31,17 @@ def stage_run(
 
     `long`: shards of the documents that count as long in phase 2.
     """
-    documents = list(read_documents(ctx.files(tokens)))
+    documents = read_documents(ctx.store, tokens)
     heldout = _heldout(documents, config)
-    samples = mixture(documents, config, list(read_documents(ctx.files(long))) if long else None)
-    packs = max(1, config.batch_tokens // config.context)
+    samples = mixture(documents, config, read_documents(ctx.store, long) if long else None)
+    ramp = BatchRamp(config.batch_tokens, config.ramp_tokens, config.ramp_steps)
     batches = PackedBatches(
-        samples, config.context, packs, config.seed, steps=max(1, config.tokens // config.batch_tokens)
+        samples,
+        config.context,
+        lambda step: max(1, batch_tokens(ramp, step) // config.context),
+        config.seed,
+        steps=steps_of(ramp, config.tokens),
+        micro_batch_tokens=config.execution.micro_batch_tokens,
     )
     marks = numpy.linspace(0, len(batches), config.evaluations).round().astype(int)
 
@@ -48,102 +53,107 @@ def stage_run(
 
     return TrainingRun(
         model=model,
-        batches=batches,
+        batches=Prefetched(batches),
         loss=next_token_loss,
         optim=config.optim,
         export=save_model,
         evaluate=evaluate,
         evaluate_at=frozenset(marks.tolist()),
-        facts={"ledger": ledger(batches)},
+        plan=batches.plan(),
         tokens_before=tokens_before,
     )
 
 
-def mixture(
-    documents: Sequence[Document], config: StageConfig, chosen: Sequence[Document] | None = None
-) -> list[Sample]:
+def mixture(documents: Documents, config: StageConfig, chosen: Documents | None = None) -> Samples:
     """The stage's samples, in an order that the seed fixes, repeated until the budget is met.
 
     Phase 1 draws documents as they come. Phase 2 takes half of its tokens from documents of at most `short_context` tokens
     and half from longer ones: the `chosen`, or without a choice all (the report says "50% of the data"; by tokens is our
     reading). What `documents` holds out is learned from neither.
     """
-    kept_back = {d.id for d in documents if d.heldout}
-    documents = [d for d in documents if d.id not in kept_back]
-    if not documents:
+    kept_back = documents.identity[documents.heldout]
+    documents = documents.where(~numpy.isin(documents.identity, kept_back))
+    if not len(documents):
         raise InputError("no training documents: the corpus is empty or held out whole")
     if not config.short_context:
         return _draw(documents, config.tokens, config)
-    short = [d for d in documents if len(d.tokens) <= config.short_context]
-    candidates = documents if chosen is None else [d for d in chosen if d.id not in kept_back]
-    long = [d for d in candidates if len(d.tokens) > config.short_context]
-    if not short or not long:
+    short = documents.where(documents.length <= config.short_context)
+    candidates = documents if chosen is None else chosen.where(~numpy.isin(chosen.identity, kept_back))
+    long = candidates.where(candidates.length > config.short_context)
+    if not len(short) or not len(long):
         raise InputError(
             f"phase 2 mixes documents below and above {config.short_context} tokens, but there are {len(short)} and "
             f"{len(long)}; change pretraining.train_long.short_context, curation.select_long or the corpus"
         )
     half = config.tokens // 2
-    return _draw(short, half, config) + _draw(long, half, config)
+    return _draw(short, half, config).followed_by(_draw(long, half, config))
 
 
-def _draw(documents: Sequence[Document], tokens: int, config: StageConfig) -> list[Sample]:
+def _draw(documents: Documents, tokens: int, config: StageConfig) -> Samples:
     """`tokens` tokens of documents, every domain's share as large as in `documents`: a part of an epoch has its mixture.
 
     What is longer than the context is split into pieces of it, which are drawn one by one: a novel is many samples. A
     document of several epochs is there as many times.
     """
-    pieces: dict[str, list[Sample]] = {}
-    for document in documents:
-        domain = f"{document.type}/{document.lang}"
-        pieces.setdefault(domain, []).extend(
-            Sample(document.tokens[start : start + config.context], source=domain)
-            for _ in range(document.epochs)
-            for start in range(0, len(document.tokens), config.context)
-        )
-    sizes = {domain: sum(map(len, samples)) for domain, samples in sorted(pieces.items())}
-    shares = {domain: round(tokens * size / sum(sizes.values())) for domain, size in sizes.items()}
-    return [
-        sample for domain, share in shares.items() for sample in _upto_in_epochs(pieces[domain], share, config.seed)
-    ]
+    domains = {f"{kind}/{lang}": number for number, (kind, lang) in enumerate(documents.kinds)}
+    sources = sorted(domains)
+    pieces = [_pieces(documents, documents.kind == domains[source], config.context) for source in sources]
+    whole = sum(int(length.sum()) for *_, length in pieces)
+    drawn = []
+    for number, (document, start, length) in enumerate(pieces):
+        share = round(tokens * int(length.sum()) / whole)
+        rows, taken = _upto_in_epochs(length, share, config.seed)
+        drawn.append((document[rows], start[rows], taken, numpy.full(len(rows), number, dtype=numpy.int16)))
+    document, start, length, source = (numpy.concatenate(columns) for columns in zip(*drawn, strict=True))
+    return Samples(
+        shards=documents.shards,
+        shard=documents.shard[document],
+        offset=documents.offset[document] + start,
+        length=length,
+        sources=tuple(sources),
+        source=source,
+    )
 
 
-def _upto_in_epochs(samples: Sequence[Sample], tokens: int, seed: int) -> Iterator[Sample]:
-    """Samples in seeded order, epoch after epoch, until `tokens` are drawn; the last one is cut to the budget."""
+def _pieces(documents: Documents, chosen: Column, context: int) -> tuple[Column, Column, Column]:
+    """Document, start and length of every piece of the chosen ones, in their order, epoch after epoch of each."""
+    rows = numpy.flatnonzero(chosen)
+    once = -(-documents.length[rows] // context)
+    times = once * documents.epochs[rows]
+    document, once = numpy.repeat(rows, times), numpy.repeat(once, times)
+    start = (numpy.arange(len(document)) - numpy.repeat(numpy.cumsum(times) - times, times)) % once * context
+    return document, start, numpy.minimum(documents.length[document] - start, context)
+
+
+def _upto_in_epochs(lengths: Column, tokens: int, seed: int) -> tuple[Column, Column]:
+    """Which pieces, in seeded order, epoch after epoch, until `tokens` are drawn, and their lengths: the last one's is cut."""
+    rows, taken = [numpy.zeros(0, dtype=numpy.int64)], [numpy.zeros(0, dtype=numpy.int64)]
     for epoch in itertools.count():
-        for i in numpy.random.default_rng([seed, epoch]).permutation(len(samples)):
-            if tokens <= 1:
-                return
-            yield Sample(samples[i].ids[:tokens], source=samples[i].source)
-            tokens -= len(samples[i])
-
-
-def ledger(batches: PackedBatches) -> dict[str, dict[str, int]]:
-    """Planned and seen tokens a source. They differ by the packs that the last whole step leaves out."""
-    planned, seen = Counter[str](), Counter[str]()
-    for sample in batches.samples:
-        planned[sample.source] += len(sample)
-    for step in range(len(batches)):
-        for piece in batches.pieces(step):
-            seen[batches.samples[piece.document].source] += piece.length
-    return {source: {"planned": planned[source], "seen": seen[source]} for source in sorted(planned)}
-
-
-def _heldout(documents: Sequence[Document], config: StageConfig) -> dict[str, list[Sample]]:
-    """Held-out samples a domain, cut to the context, an equal share of the budget each."""
-    by_domain: dict[str, list[Any]] = {}
-    for document in documents:
-        if document.heldout and len(document.tokens) > 1:
-            by_domain.setdefault(f"{document.type}-{document.lang}", []).append(document.tokens[: config.context])
-    if not by_domain:
-        raise InputError("no held-out documents: raise pretraining.tokenize.heldout_share")
-    share = config.heldout_tokens // len(by_domain)
-    return {domain: _upto(rows, share) for domain, rows in sorted(by_domain.items())}
-
-
-def _upto(rows: list[Any], tokens: int) -> list[Sample]:
-    taken: list[Sample] = []
-    for row in rows:
-        if taken and sum(map(len, taken)) + len(row) > tokens:
+        if tokens <= 1:
             break
-        taken.append(Sample(row))
-    return taken
+        order = numpy.random.default_rng([seed, epoch]).permutation(len(lengths))
+        left = tokens - (numpy.cumsum(lengths[order]) - lengths[order])  # before each
+        order, left = order[left > 1], left[left > 1]
+        rows.append(order)
+        taken.append(numpy.minimum(lengths[order], left))
+        tokens -= int(taken[-1].sum())
+    return numpy.concatenate(rows), numpy.concatenate(taken)
+
+
+def _heldout(documents: Documents, config: StageConfig) -> dict[str, list[Sample]]:
+    """Held-out samples a domain, cut to the context, an equal share of the budget each."""
+    measured = documents.heldout & (documents.length > 1)
+    domains = {f"{kind}-{lang}": measured & (documents.kind == n) for n, (kind, lang) in enumerate(documents.kinds)}
+    domains = {domain: chosen for domain, chosen in sorted(domains.items()) if chosen.any()}
+    if not domains:
+        raise InputError("no held-out documents: raise pretraining.tokenize.heldout_share")
+    share = config.heldout_tokens // len(domains)
+    return {domain: _upto(documents, chosen, share, config.context) for domain, chosen in domains.items()}
+
+
+def _upto(documents: Documents, chosen: Column, tokens: int, context: int) -> list[Sample]:
+    """The first of the chosen ones that fit into `tokens` together, at least one."""
+    rows = numpy.flatnonzero(chosen)
+    lengths = numpy.minimum(documents.length[rows], context)
+    fitting = max(1, int((numpy.cumsum(lengths) <= tokens).sum()))
+    return [Sample(documents.tokens(int(row))[:context]) for row in rows[:fitting]]

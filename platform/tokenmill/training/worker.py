@@ -128,7 +128,7 @@ def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Pat
         kind="weights",
         shards=tuple(shards),
         counts={"tokens_seen": loop.tokens, "steps": len(run.batches)},
-        facts=run.facts,
+        facts=loop.facts,
     )
     log = workdir / f"training-log{JSONL}"
     _, count = write_jsonl(log, loop.log)

@@ -5,6 +5,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import orjson
@@ -12,7 +13,7 @@ import pytest
 
 from tokenmill.errors import CorruptError, InputError, StoreError
 from tokenmill.manifest import Draft, Manifest, Shard, canonical
-from tokenmill.store import ArtifactStore, NotFoundError, open_store
+from tokenmill.store import ArtifactStore, Backend, NotFoundError, open_store
 from tokenmill.store.artifacts import FRESH_S
 from tokenmill.store.local import LocalBackend
 
@@ -73,6 +74,23 @@ def test_the_path_of_a_blob(store: ArtifactStore, tmp_path: Path) -> None:
     path.unlink(missing_ok=True)
     path.write_bytes(b"wrong")
     assert ArtifactStore(store.backend).blob_path(digest).read_bytes() == b"right"
+
+
+def test_those_who_share_a_cache_fetch_a_blob_once(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the ranks of a node do: each has its own store, and all want the same token shards at once."""
+    digest, _ = store.put_blob(b"wanted by all")
+    fetch, fetched = type(store.backend).fetch, []
+
+    def slow(backend: Backend, key: str, path: Path) -> None:
+        fetched.append(key)
+        time.sleep(0.1)
+        fetch(backend, key, path)
+
+    monkeypatch.setattr(type(store.backend), "fetch", slow)
+    with ThreadPoolExecutor(4) as ranks:
+        paths = list(ranks.map(lambda _: ArtifactStore(store.backend).blob_path(digest), range(4)))
+    assert len(set(paths)) == 1 and paths[0].read_bytes() == b"wanted by all"
+    assert len(fetched) == (0 if isinstance(store.backend, LocalBackend) else 1)
 
 
 def test_a_file_that_changes_while_it_is_stored_is_refused(

@@ -46,32 +46,38 @@ def test_the_reward_model_reads_condition_dialogue_answer_and_reward_token(recor
 def test_every_pair_once_and_no_batch_over_its_budget(records, tokenizer):
     pairs = encode_pairs(records, tokenizer, max_length=128)
     for budget in range(260, 460, 20):
-        batches = PairBatches(pairs, batch_tokens=budget, seed=5)
+        batches = PairBatches(pairs, batch_tokens=budget, seed=5, micro_batch_tokens=4096)
         assert sorted(index for step in batches.bins for index in step) == list(range(len(pairs)))
         assert all(batches.at(step, 0, 1).tokens <= budget for step in range(len(batches)))
-    assert len({tuple(step) for step in (batches.bins[0], PairBatches(pairs, 300, seed=6).bins[0])}) == 2
+    other = PairBatches(pairs, batch_tokens=440, seed=6, micro_batch_tokens=4096)
+    assert batches.bins[0] != other.bins[0]
 
 
-def test_the_mean_over_pairs_does_not_depend_on_the_ranks(records, tokenizer, judge):
+def test_the_mean_over_pairs_does_not_depend_on_ranks_or_micro_batches(records, tokenizer, judge):
     config = RewardModelConfig(batch_tokens=4096, max_length=128)
-    batches, loss = PairBatches(encode_pairs(records, tokenizer, 128), 700, seed=0), reward_loss(config)
+    pairs, loss = encode_pairs(records, tokenizer, 128), reward_loss(config)
 
-    def gradient(world):
+    def gradient(world, micro_batch_tokens=4096):
+        batches = PairBatches(pairs, 700, seed=0, micro_batch_tokens=micro_batch_tokens)
         judge.zero_grad()
         total = 0.0
         for rank in range(world):
             share = batches.at(0, rank, world)
+            assert len(share.micro_batches) == batches.accumulation(world)
             for micro_batch in share.micro_batches:
                 output = loss(judge, micro_batch)
                 (output.loss / share.weight).backward()
                 total += float(output.loss.detach()) / share.weight
         return total, judge.v_head.weight.grad.clone()
 
-    alone, together = gradient(1), gradient(5)
-    assert alone[0] == pytest.approx(together[0], abs=1e-6)
-    torch.testing.assert_close(alone[1], together[1], atol=1e-6, rtol=1e-4)
+    alone = gradient(1)
+    for other in (gradient(5), gradient(1, micro_batch_tokens=200), gradient(2, micro_batch_tokens=1)):
+        assert alone[0] == pytest.approx(other[0], abs=1e-6)
+        torch.testing.assert_close(alone[1], other[1], atol=1e-6, rtol=1e-4)
 
-    sides = [batches.pairs[index] for index in batches.bins[0]]
+    batches = PairBatches(pairs, 700, seed=0, micro_batch_tokens=200)
+    assert batches.accumulation(1) > 2
+    sides = [pairs[index] for index in batches.bins[0]]
     chosen, rejected = (reward_scores(judge, [pair[side] for pair in sides]) for side in (0, 1))
     assert alone[0] == pytest.approx(float(pair_loss(chosen, rejected).mean()), abs=1e-5)
 

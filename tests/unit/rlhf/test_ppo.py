@@ -6,6 +6,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from token_documents import Document, in_memory
 
 from tokenmill.errors import ConfigError
 from tokenmill.model import IGNORE
@@ -14,7 +15,6 @@ from tokenmill.rlhf.conditional import conditional_prompts
 from tokenmill.rlhf.config import PPOConfig, SamplingConfig
 from tokenmill.rlhf.rollouts import Rollouts
 from tokenmill.training.pieces import PretrainingPieces
-from tokenmill.training.tokens import Document
 
 CONFIG = PPOConfig(
     iterations=4, critic_warmup=1, answers=8, block=4, sampling=SamplingConfig(max_new_tokens=6), max_length=128
@@ -24,8 +24,8 @@ CONFIG = PPOConfig(
 @pytest.fixture
 def pieces():
     draw = np.random.default_rng(0)
-    documents = [Document(f"d{i}", "web", "en", "toy", draw.integers(3, 500, size=40), i == 0) for i in range(4)]
-    return PretrainingPieces(documents, context=24)
+    documents = [Document(f"d{i}", "web", draw.integers(3, 500, size=40), i == 0) for i in range(4)]
+    return PretrainingPieces(in_memory(*documents), context=24)
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from itertools import islice
 
-import numpy
 import pytest
+from token_documents import Document, in_memory
 
 from tokenmill.errors import InputError
 from tokenmill.model import IGNORE
@@ -14,7 +14,6 @@ from tokenmill.sft.dialogues import conversations, is_dialogue_file
 from tokenmill.sft.requests import STYLES, requests, wording
 from tokenmill.sft.samples import chat_samples, pretraining_samples
 from tokenmill.training.data import Sample
-from tokenmill.training.tokens import Document
 
 
 def dialogue(*turns: list[str]) -> dict:
@@ -87,13 +86,13 @@ def test_only_the_assistant_is_learned_and_what_cannot_be_learned_is_left_out():
 
 
 def test_pretraining_data_has_its_share_of_the_tokens_and_only_its_types():
-    def document(kind: str, token: int) -> Document:
-        return Document(kind, kind, "en", kind, numpy.full(5000, token, dtype="<u2"), heldout=False)
-
+    documents = in_memory(
+        *(Document(kind, kind, [token] * 5000) for kind, token in (("book", 7), ("code", 8), ("math", 9)))
+    )
     chats = [Sample([1, 2, 3] * 10, [1, 2, 3] * 10)] * 100
     config = SFTTrainConfig(context=64, pretraining_share=0.25, pretraining_types=("book", "code"))
-    samples = pretraining_samples([document("book", 7), document("code", 8), document("math", 9)], chats, config)
+    samples = pretraining_samples(documents, chats, config)
     assert sum(map(len, samples)) == pytest.approx(1000, abs=2)  # 1000 of 4000
     assert {int(token) for sample in samples for token in sample.ids} == {7, 8}
     assert all(sample.labels is None and len(sample) <= 64 for sample in samples)  # every token is learned
-    assert pretraining_samples([], chats, config.model_copy(update={"pretraining_share": 0.0})) == []
+    assert pretraining_samples(in_memory(), chats, config.model_copy(update={"pretraining_share": 0.0})) == []

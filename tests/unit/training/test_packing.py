@@ -9,7 +9,7 @@ from tokenmill.errors import InputError
 from tokenmill.model import IGNORE
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.modeling import InternLM2ForCausalLM
-from tokenmill.training.packing import Pack, Piece, best_fit_decreasing, in_groups
+from tokenmill.training.packing import Pack, Piece, best_fit_decreasing, in_groups, pack_columns
 
 SAMPLES = [[5, 9, 200, 31], [77, 3], [8, 8, 1, 250, 12, 40]]
 
@@ -47,14 +47,39 @@ def test_best_fit_by_hand():
     """7 opens a pack, 6 another, 4 fits beside 6 exactly, 3 beside 7 exactly; 23 leaves two whole contexts and a 3."""
     packs = best_fit_decreasing([3, 7, 4, 6], capacity=10)
     assert packs == [[Piece(1, 0, 7), Piece(0, 0, 3)], [Piece(3, 0, 6), Piece(2, 0, 4)]]
-    assert best_fit_decreasing([23], capacity=10) == [[Piece(0, 0, 10)], [Piece(0, 10, 10)], [Piece(0, 20, 3)]]
+    assert best_fit_decreasing([23], capacity=10) == [[Piece(0, 0, 10)], [Piece(0, 10, 20)], [Piece(0, 20, 23)]]
 
 
-def test_packs_of_many_documents_are_full():
+@pytest.mark.parametrize("capacity", [2048, 4096, 32_768])
+def test_packs_of_many_documents_are_full(capacity):
     generator = torch.Generator().manual_seed(0)
     lengths = torch.empty(30_000).log_normal_(6, 1, generator=generator).long().add(1).tolist()
-    packs = best_fit_decreasing(lengths, 2048)
-    assert sum(lengths) / (len(packs) * 2048) > 0.999
+    packs = best_fit_decreasing(lengths, capacity)
+    assert sum(lengths) / (len(packs) * capacity) > 0.999
+
+
+def test_many_short_documents_of_few_lengths_follow_best_fit_too():
+    """Then a pack takes many of one length in a row, and a stack of packs is worked off at once."""
+    generator = torch.Generator().manual_seed(0)
+    for capacity in (7, 16, 31):
+        for most in (2, 3, 8):
+            lengths = torch.randint(1, most, (400,), generator=generator).tolist()
+            packs = best_fit_decreasing(lengths, capacity)
+            assert sorted(piece.document for pack in packs for piece in pack) == list(range(400))
+            rooms = sorted(capacity - sum(piece.length for piece in pack) for pack in packs)
+            assert rooms == quadratic_best_fit(lengths, capacity)
+
+
+def test_columns_say_the_same_as_packs():
+    lengths = [3, 7, 4, 6, 23, 0, 10]
+    made, packs = pack_columns(lengths, 10), best_fit_decreasing(lengths, 10)
+    assert len(made) == len(packs)
+    for number, pack in enumerate(packs):
+        rows = made.rows([number])
+        ends = made.start[rows] + made.length[rows]
+        assert [*zip(made.document[rows], made.start[rows], ends, strict=True)] == pack
+    assert made.rows([2, 0]).tolist() == [*made.rows([2]), *made.rows([0])]
+    assert made.rows([]).tolist() == []
 
 
 def test_pack_by_hand():

@@ -1,0 +1,55 @@
+"""The engine: what a step does to the weights does not depend on how ranks and micro-batches compute it."""
+
+import os
+
+import numpy
+import pytest
+import torch
+import torch.distributed as dist
+
+from tokenmill.model.config import InternLM2Config
+from tokenmill.model.modeling import InternLM2ForCausalLM
+from tokenmill.training.data import PackedBatches, Sample, Samples, next_token_loss
+from tokenmill.training.engine import Engine
+from tokenmill.training.run import TrainingRun
+from tokenmill.training.settings import OptimConfig, TrainingConfig
+
+pytestmark = pytest.mark.integration
+CONTEXT, PACKS, RANKS = 32, 4, 2
+
+
+def three_steps(rank, packs_at_once, sharers):
+    """Loss and gradient norm of three steps, and the weights then; ranks from `sharers` on have nothing to compute."""
+    draw = numpy.random.default_rng(0)
+    samples = [Sample(draw.integers(3, 500, size=draw.integers(2, 33)).tolist()) for _ in range(40)]
+    batches = PackedBatches(Samples.of(samples), CONTEXT, PACKS, seed=1, micro_batch_tokens=packs_at_once * CONTEXT)
+    model = InternLM2ForCausalLM(InternLM2Config.preset("pico"), seed=1)
+    # A clip and an epsilon that bite, so that a gradient scaled wrongly shows in the weights.
+    optim = OptimConfig(lr=0.01, clip=0.5, eps=1e-3)
+    run = TrainingRun(model, batches, next_token_loss, optim, export=lambda model, folder: None)
+    engine = Engine(run, TrainingConfig(precision="fp32"), batches.accumulation(sharers), regrouped=False)
+    measured = []
+    for step in range(3):
+        share = batches.at(step, min(rank, sharers - 1), sharers)
+        mine = share.micro_batches if rank < sharers else [batches.pack([])] * len(share.micro_batches)
+        loss = torch.tensor(engine.step(step, mine, share.weight)["loss"], dtype=torch.float64)
+        dist.all_reduce(loss)
+        measured.append((float(loss) / share.weight, engine.grad_norm()))
+    return measured, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def compare(rank, root):
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
+    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=RANKS)
+    together, weights = three_steps(rank, packs_at_once=4, sharers=1)
+    for packs_at_once, sharers in ((1, 1), (1, 2), (2, 2)):
+        apart, moved = three_steps(rank, packs_at_once, sharers)
+        numpy.testing.assert_allclose(apart, together, rtol=2e-6)
+        assert float((moved - weights).norm() / weights.norm()) < 1e-6
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_one_rank_with_four_micro_batches_is_two_with_two_and_one_with_one(tmp_path):
+    torch.multiprocessing.spawn(compare, (tmp_path,), nprocs=RANKS)
