@@ -77,16 +77,21 @@ def launch_training(
     unused, said = outlook(ctx.store, ctx.key, Layout(config.execution.ranks, config.execution.zero_stage))
     if said:
         (ctx.log.warning if unused else ctx.log.info)(said)
-    ended = _run(spec.uri, config.execution)
-    ctx.lease.check()
-    sys.stderr.writelines(line for line in ended.said.splitlines(keepends=True) if line.startswith(LOG_LINE))
-    if ctx.store.backend.exists(f"{spec.folder}/result.json"):
-        return Result.model_validate_json(ctx.store.backend.get(f"{spec.folder}/result.json")).outputs
-    failure = None
-    if ctx.store.backend.exists(f"{spec.folder}/failure.json"):
-        failure = Failure.model_validate_json(ctx.store.backend.get(f"{spec.folder}/failure.json"))
-        if not failure.expected:
-            ctx.log.error("rank failed first", rank=failure.rank, traceback=failure.traceback)
+    while True:
+        ended = _run(spec.uri, config.execution)
+        ctx.lease.check()
+        sys.stderr.writelines(line for line in ended.said.splitlines(keepends=True) if line.startswith(LOG_LINE))
+        if ctx.store.backend.exists(f"{spec.folder}/result.json"):
+            return Result.model_validate_json(ctx.store.backend.get(f"{spec.folder}/result.json")).outputs
+        failure = None
+        if ctx.store.backend.exists(f"{spec.folder}/failure.json"):
+            failure = Failure.model_validate_json(ctx.store.backend.get(f"{spec.folder}/failure.json"))
+        if not failure or not failure.rollback or ended.stopped:
+            break
+        ctx.log.warning(failure.message)
+        ctx.store.backend.delete(f"{spec.folder}/failure.json")
+    if failure and not failure.expected:
+        ctx.log.error("rank failed first", rank=failure.rank, traceback=failure.traceback)
     raise _explained(definition.name, config.execution.ranks, failure, ended)
 
 
@@ -104,6 +109,8 @@ def _explained(name: str, ranks: int, failure: "Failure | None", ended: Ended) -
     """What to tell a person; a killed rank comes before the others, which only lost their connection to it."""
     if failure and failure.retry:
         return Interrupted(f"{name}: {failure.message}")
+    if failure and failure.expected and not ended.stopped:
+        return StepFailed(f"{name}: rank {failure.rank} of {ranks} failed first: {failure.message}")
     if signalled := _signalled(ended.said):
         rank, number = signalled
         told = f"{name}: rank {rank} of {ranks} was killed by signal {number} ({signal.Signals(number).name})"

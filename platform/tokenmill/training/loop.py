@@ -11,7 +11,8 @@ import numpy
 import torch
 import torch.distributed as dist
 
-from tokenmill.errors import Interrupted, StepFailed
+from tokenmill.errors import Interrupted, RolledBack, UserError
+from tokenmill.training.anomaly import Detector, Verdict, left_out, read_incidents, record
 from tokenmill.training.checkpoint import Checkpoints
 from tokenmill.training.engine import Engine
 from tokenmill.training.resume import Complete
@@ -41,6 +42,10 @@ class Loop:
         self.saved = 0
         """Step of the last checkpoint, which stays until the next one is complete."""
         self.stop = False
+        self.detector = Detector(config.anomaly)
+        self.incidents = read_incidents(checkpoints.store, checkpoints.key)
+        self.skipped = left_out(self.incidents)
+        """Steps whose batches are not learned: they spoiled an earlier attempt."""
 
     def train(self) -> torch.nn.Module:
         """Run all optimizer steps; returns the bare module, whose weights are whole on rank 0."""
@@ -52,15 +57,18 @@ class Loop:
         for step in range(start, len(self.run.batches)):
             self.check()
             self._evaluate(engine, step)
-            self._step(engine, step)
+            own = self._skip(step) if step in self.skipped else self._step(engine, step)
+            stopping, verdict = self._agree(engine.device, own)
+            if verdict == Verdict.ANOMALY:
+                self._roll_back()
             if step + 1 < len(self.run.batches):
-                self._save_or_stop(engine, step + 1)
+                self._save_or_stop(engine, step + 1, stopping, suspect=verdict == Verdict.SUSPECT)
         self._evaluate(engine, len(self.run.batches))
         self.checkpoints.wait()
         engine.gather()
         return self.run.model
 
-    def _step(self, engine: Engine, step: int) -> None:
+    def _step(self, engine: Engine, step: int) -> Verdict:
         started = time.monotonic()
         batch = self.run.batches.at(step, self.rank, self.world)
         waited = time.monotonic() - started
@@ -69,10 +77,6 @@ class Loop:
         totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=engine.device)
         dist.all_reduce(totals)
         values = {name: total / batch.weight for name, total in zip(names, totals.tolist(), strict=True)}
-        if not numpy.isfinite(values["loss"]):
-            raise StepFailed(
-                f"loss is {values['loss']} at step {step}; lower optim.lr or look at the data of that step"
-            )
         seconds = time.monotonic() - started
         self.tokens += batch.tokens
         values |= {
@@ -85,6 +89,29 @@ class Loop:
         speed = {"perf/tokens_per_s": batch.tokens / seconds, "perf/data_wait_ratio": waited / seconds}
         if step % self.execution.log_every == 0:
             self.report(values | speed, self.tokens)
+        return self.detector.look(step, values["loss"], values["grad_norm"])
+
+    def _skip(self, step: int) -> Verdict:
+        """Go past a step without its batch: rate and position move on, weights and tokens do not."""
+        self.log.append({"step": step, "tokens": self.tokens, "skipped": True})
+        seen = {"incidents/skipped_steps": float(sum(s <= step for s in self.skipped))}
+        self.report(seen | {"incidents/rollbacks": float(len(self.incidents))}, self.tokens)
+        return Verdict.FINE
+
+    def _roll_back(self) -> None:
+        """End this attempt on every rank alike; rank 0 keeps what the next one is to leave out."""
+        self.checkpoints.wait()
+        outcome: list[UserError | None] = [None]
+        if self.rank == 0:
+            assert self.detector.incident
+            try:
+                place, most = self.checkpoints, self.execution.max_rollbacks
+                outcome = [RolledBack(record(place.store, place.key, self.detector.incident, most))]
+            except UserError as failure:
+                outcome = [failure]
+        dist.broadcast_object_list(outcome, src=0)
+        assert outcome[0]
+        raise outcome[0]
 
     def _evaluate(self, engine: Engine, step: int) -> None:
         if self.run.evaluate and step in self.run.evaluate_at:
@@ -95,12 +122,20 @@ class Loop:
             self.log.append({"step": step, "tokens": self.tokens} | values)
             self.report(values, self.tokens)
 
-    def _save_or_stop(self, engine: Engine, step: int) -> None:
-        """Take the checkpoint that is due before `step`, at the next step that can be gone on from."""
+    def _save_or_stop(self, engine: Engine, step: int, stopping: bool, suspect: bool) -> None:
+        """Take the checkpoint that is due before `step`, at the next step that can be gone on from.
+
+        None is taken of what may have to be gone back before.
+        """
         every = self.execution.checkpoint_every
-        stopping = self._agree_to_stop(engine.device)
+        if suspect and stopping:
+            self.checkpoints.wait()
+            raise Interrupted(f"stopped by SIGTERM before step {step}; rerun to go on from the newest checkpoint")
+        if suspect:
+            return
         if self.run.batches.resumable(step) and (stopping or step // every > self.saved // every):
             state = {"step": step, "tokens": self.tokens, "log": self.log, "rng": _rng_state()}
+            state["losses"] = list(self.detector.losses)
             self.checkpoints.save(engine.engine, step, state)
             self.checkpoints.prune(keep=self.saved)
             self.saved = step
@@ -114,17 +149,19 @@ class Loop:
             return 0
         state = self.checkpoints.load(engine.engine, found)
         self.tokens, self.log = state["tokens"], state["log"]
+        self.detector = Detector(self.config.anomaly, state["losses"])
         _restore_rng(state["rng"])
         return int(state["step"])
 
     def _on_sigterm(self, *_: Any) -> None:
         self.stop = True
 
-    def _agree_to_stop(self, device: torch.device) -> bool:
-        """Every rank must stop after the same step."""
-        flag = torch.tensor([int(self.stop)], device=device)  # nccl takes no CPU tensor
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag.item())
+    def _agree(self, device: torch.device, own: Verdict) -> tuple[bool, Verdict]:
+        """Whether a rank was told to stop, and rank 0's verdict: every rank must do the same after the same step."""
+        flags = torch.tensor([int(self.stop), own if self.rank == 0 else 0], device=device)  # nccl takes no CPU tensor
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        stop, verdict = flags.tolist()
+        return bool(stop), Verdict(verdict)
 
 
 def seed_everything(seed: int) -> None:

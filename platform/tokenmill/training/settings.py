@@ -15,6 +15,7 @@ class TrainingExecution(Execution):
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage (report §2.1 shards optimizer states)")
     scheduler: str = Field("local_cwd", description="torchx scheduler: local_cwd, kubernetes (Volcano)")
     log_every: int = Field(1, ge=1, description="optimizer steps between metric events")
+    max_rollbacks: int = Field(3, ge=0, description="times that steps are left out before it fails; not published")
 
 
 class OptimConfig(Section):
@@ -29,6 +30,18 @@ class OptimConfig(Section):
     clip: float = Field(1.0, gt=0, description="global gradient norm")
 
 
+class AnomalyConfig(Section):
+    """Which steps a training goes back before and leaves out; one that is not finite always is."""
+
+    window: int = Field(128, ge=4, description="losses that a step is measured by; not published")
+    spike_mads: float = Field(
+        6.0,
+        ge=0,
+        description="median absolute deviations above the window's median that are a spike; 0 = never; not published",
+    )
+    spike_steps: int = Field(3, ge=1, description="steps in a row that are a spike together; not published")
+
+
 class TrainingConfig(StepConfig):
     """Fields that every training step has."""
 
@@ -37,6 +50,7 @@ class TrainingConfig(StepConfig):
         "bf16", description="of weights and activations, on any device; the optimizer's are fp32 (InternEvo's configs)"
     )
     optim: OptimConfig = OptimConfig()
+    anomaly: AnomalyConfig = AnomalyConfig()
     execution: TrainingExecution = TrainingExecution()
 
 

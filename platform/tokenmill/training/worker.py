@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, UserError
+from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, RolledBack, UserError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import materialise, scratch, store_file
@@ -69,6 +69,7 @@ def main(uri: str) -> int:
             message=str(failure) or type(failure).__name__,
             expected=retry or isinstance(failure, UserError),
             retry=retry,
+            rollback=isinstance(failure, RolledBack),
             traceback=traceback.format_exc(),
         )
         store.backend.create(f"{spec.folder}/failure.json", report.model_dump_json().encode())
@@ -128,7 +129,7 @@ def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Pat
         kind="weights",
         shards=tuple(shards),
         counts={"tokens_seen": loop.tokens, "steps": len(run.batches)},
-        facts=run.facts,
+        facts=run.facts | ({"skipped_steps": sorted(loop.skipped)} if loop.skipped else {}),
     )
     log = workdir / f"training-log{JSONL}"
     _, count = write_jsonl(log, loop.log)
