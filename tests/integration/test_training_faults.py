@@ -1,13 +1,11 @@
 """A killed training loses nothing: rerun, and it ends with the digests of an undisturbed run."""
 
 import os
-import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy
 import orjson
@@ -73,29 +71,6 @@ def test_kill_before_any_checkpoint_starts_anew_to_the_same_digests(prepared, tm
     assert resumed_from == 0
 
 
-def random_kill(prepared, tmp_path, seed):
-    print(f"seed {seed}")
-    delay = random.Random(seed).uniform(0.0, 2.0)
-
-    def when(folder, process):
-        wait_for(lambda: len(ranks_of(folder)) >= 2, "two ranks")
-        time.sleep(delay)
-
-    kill_and_rerun(prepared, tmp_path, when)
-
-
-@pytest.mark.parametrize("number", range(2))
-def test_random_kill_ends_with_the_same_digests(prepared, tmp_path, number):
-    random_kill(prepared, tmp_path, int(time.time()) + number)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("number", range(20))
-def test_soak_of_random_kills(prepared, tmp_path, number):
-    random_kill(prepared, tmp_path, int(time.time()) + number)
-
-
 def test_a_checkpoint_without_every_marker_is_not_taken_for_whole(prepared, tmp_path):
     root, inputs, expected = prepared
     folder = tmp_path / "store"
@@ -139,8 +114,8 @@ def test_a_killed_rank_is_named_and_a_rerun_goes_on(prepared, tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err[-1500:]
     assert lines(err)[-1] == (
-        "tokenmill: pretraining.train_short: rank 1 of 2 was killed by signal 9 (SIGKILL): out of memory? "
-        "Rerun to go on from the newest checkpoint"
+        "tokenmill: pretraining.train_short: rank 1 of 2 was killed by signal 9 (SIGKILL): out of memory on the host?: "
+        "rerun to go on from the newest checkpoint, with fewer ranks a node or more memory"
     )
     assert finish(start(folder, prepared[1])) == prepared[2]
 
@@ -170,9 +145,9 @@ def stop_after_a_checkpoint(folder, inputs, ranks):
     return max(complete_checkpoints(folder, ranks))
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, (1, 1)), (1, (2, 1)), (2, (2, 2))])
+@pytest.mark.parametrize(("before", "after"), [(2, (1, 1)), (1, (2, 1)), (2, (2, 2)), (2, (4, 1))])
 def test_another_layout_of_ranks_goes_on_from_the_checkpoint(prepared, tmp_path, before, after):
-    """The steps after it are those of an undisturbed run, but for the order of sums over ranks (1e-7, measured)."""
+    """The 20 steps and more after it are those of an undisturbed run, but for the order of sums over ranks."""
     root, inputs, expected = prepared
     folder = tmp_path / "store"
     shutil.copytree(root / "store", folder)

@@ -1,13 +1,11 @@
 """The one training loop: pretraining, enhancement, SFT, reward model and PPO differ in batches and loss alone."""
 
-import random
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 import torch.distributed as dist
 
@@ -15,10 +13,13 @@ from tokenmill.errors import Interrupted, RolledBack, UserError
 from tokenmill.training.anomaly import Detector, Verdict, left_out, read_incidents, record
 from tokenmill.training.checkpoint import Checkpoints
 from tokenmill.training.engine import Engine
+from tokenmill.training.history import History
 from tokenmill.training.resume import Complete
+from tokenmill.training.rng import seed_everything
 from tokenmill.training.run import TrainingRun
 from tokenmill.training.schedule import learning_rate
 from tokenmill.training.settings import TrainingConfig
+from tokenmill.training.watchdog import Heart
 
 Report = Callable[[dict[str, float], int], None]
 
@@ -33,14 +34,15 @@ class Loop:
         checkpoints: Checkpoints,
         report: Report,
         check: Callable[[], None],
+        heart: Heart,
     ) -> None:
         self.run, self.config, self.execution, self.checkpoints = run, config, config.execution, checkpoints
-        self.report, self.check = report, check
+        self.report, self.check, self.heart = report, check, heart
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.log: list[dict[str, Any]] = []
+        self.log = History(checkpoints.store, checkpoints.key)
         self.tokens = run.tokens_before
         self.saved = 0
-        """Step of the last checkpoint, which stays until the next one is complete."""
+        """Step of the last checkpoint."""
         self.stop = False
         self.detector = Detector(config.anomaly)
         self.incidents = read_incidents(checkpoints.store, checkpoints.key)
@@ -50,29 +52,35 @@ class Loop:
     def train(self) -> torch.nn.Module:
         """Run all optimizer steps; returns the bare module, whose weights are whole on rank 0."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
+        self.heart.begin("load")
         found = self.checkpoints.newest()
         regrouped = found is not None and found.layout != self.checkpoints.layout
         engine = Engine(self.run, self.config, self.run.batches.accumulation(self.world), regrouped=regrouped)
+        engine.begin = self.heart.begin
         self.saved = start = self._resume(engine, found)
         for step in range(start, len(self.run.batches)):
             self.check()
             self._evaluate(engine, step)
             own = self._skip(step) if step in self.skipped else self._step(engine, step)
             stopping, verdict = self._agree(engine.device, own)
+            self.heart.end_step(step)
             if verdict == Verdict.ANOMALY:
                 self._roll_back()
             if step + 1 < len(self.run.batches):
                 self._save_or_stop(engine, step + 1, stopping, suspect=verdict == Verdict.SUSPECT)
         self._evaluate(engine, len(self.run.batches))
+        self.heart.begin("end")
         self.checkpoints.wait()
         engine.gather()
         return self.run.model
 
     def _step(self, engine: Engine, step: int) -> Verdict:
+        self.heart.begin("data")
         started = time.monotonic()
         batch = self.run.batches.at(step, self.rank, self.world)
         waited = time.monotonic() - started
         sums = engine.step(step, batch.micro_batches, batch.weight)
+        self.heart.begin("metrics")
         names = sorted(sums)
         totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=engine.device)
         dist.all_reduce(totals)
@@ -115,6 +123,7 @@ class Loop:
 
     def _evaluate(self, engine: Engine, step: int) -> None:
         if self.run.evaluate and step in self.run.evaluate_at:
+            self.heart.begin("evaluation")
             self.run.model.eval()
             with torch.no_grad():
                 values = self.run.evaluate(self.run.model)
@@ -134,10 +143,10 @@ class Loop:
         if suspect:
             return
         if self.run.batches.resumable(step) and (stopping or step // every > self.saved // every):
-            state = {"step": step, "tokens": self.tokens, "log": self.log, "rng": _rng_state()}
-            state["losses"] = list(self.detector.losses)
-            self.checkpoints.save(engine.engine, step, state)
-            self.checkpoints.prune(keep=self.saved)
+            self.heart.begin("checkpoint")
+            piece, rows = self.log.seal()
+            state = {"step": step, "tokens": self.tokens, "log": self.log.last, "losses": list(self.detector.losses)}
+            self.checkpoints.save(engine.engine, step, state, before={piece: rows} if self.rank == 0 else {})
             self.saved = step
             if stopping:
                 self.checkpoints.wait()
@@ -148,9 +157,9 @@ class Loop:
         if not found:
             return 0
         state = self.checkpoints.load(engine.engine, found)
-        self.tokens, self.log = state["tokens"], state["log"]
+        self.tokens = state["tokens"]
+        self.log = History(self.checkpoints.store, self.checkpoints.key, state["log"])
         self.detector = Detector(self.config.anomaly, state["losses"])
-        _restore_rng(state["rng"])
         return int(state["step"])
 
     def _on_sigterm(self, *_: Any) -> None:
@@ -162,22 +171,6 @@ class Loop:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         stop, verdict = flags.tolist()
         return bool(stop), Verdict(verdict)
-
-
-def seed_everything(seed: int) -> None:
-    random.seed(seed)
-    numpy.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _rng_state() -> dict[str, Any]:
-    return {"python": random.getstate(), "numpy": numpy.random.get_state(), "torch": torch.get_rng_state()}
-
-
-def _restore_rng(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    numpy.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
 
 
 def export(run: TrainingRun, folder: Path) -> None:

@@ -12,9 +12,15 @@ class TrainingExecution(Execution):
 
     ranks: int = Field(2, ge=1, description="processes; one GPU each where there are GPUs")
     checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints; not published")
+    keep_last: int = Field(2, ge=1, description="complete checkpoints that are kept; not published")
+    keep_every: int = Field(0, ge=0, description="> 0: also the first checkpoint of every so many steps, until the end")
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage (report §2.1 shards optimizer states)")
     scheduler: str = Field("local_cwd", description="torchx scheduler: local_cwd, kubernetes (Volcano)")
     log_every: int = Field(1, ge=1, description="optimizer steps between metric events")
+    stuck_after_s: float = Field(60, gt=0, description="seconds without a sign of life or progress that end the ranks")
+    health_port: int | None = Field(
+        None, ge=0, le=65535, description="of /healthz on every node; 0 = any; none by default"
+    )
     max_rollbacks: int = Field(3, ge=0, description="times that steps are left out before it fails; not published")
 
 
