@@ -52,8 +52,8 @@ test-e2e: install serve ## the nano lifecycle, once
 test-containers: install ## images and kfp.local's DockerRunner; needs Docker's engine
 	$(BIN)/python -m pytest -m containers tests/containers
 
-soak: install ## twenty random kills
-	$(BIN)/python -m pytest -m soak tests
+soak: install ## twenty random kills of one training, which ends with the digests of an undisturbed one
+	$(BIN)/python -m pytest -s -m soak tests
 
 benchmark-curation: install ## curation beside datatrove and rensa: rules, duplicates, code order, decontamination
 	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark]'

@@ -47,6 +47,7 @@ def _task(spec: Spec, task: Spec) -> Spec:
         container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
         found["image"] = container["image"].partition(":")[0]
         found["resources"] = _resources(container.get("resources", {}))
+        found["retries"] = task.get("retryPolicy", {}).get("maxRetryCount")
     return {name: value for name, value in found.items() if value}
 
 

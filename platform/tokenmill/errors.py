@@ -45,6 +45,10 @@ class Interrupted(UserError):
     """The work was told to stop, saved where it was, and goes on when it is run again (exit code 75, EX_TEMPFAIL)."""
 
 
+class RolledBack(UserError):
+    """Training goes on from its newest checkpoint without the steps that spoiled it: start its ranks again."""
+
+
 class LeaseLost(Exception):
     """Another attempt took the work over: stop at once and publish nothing."""
 

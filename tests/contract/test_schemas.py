@@ -117,7 +117,7 @@ def test_what_launcher_and_ranks_tell_each_other_is_valid(tmp_path):
             task="sft.train",
         ),
         "result": Result(outputs={"weights": Draft.model_validate(corpus.body())}),
-        "failure": Failure(rank=1, message="loss is nan", expected=True, retry=False, traceback=""),
+        "failure": Failure(rank=1, message="loss is nan", expected=True, retry=False, rollback=True, traceback=""),
     }
     for name, message in told.items():
         value = orjson.loads(message.model_dump_json())

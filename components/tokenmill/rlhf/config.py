@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tokenmill.config import Section, StepConfig
-from tokenmill.training.settings import OptimConfig, TrainingConfig
+from tokenmill.training.settings import AnomalyConfig, OptimConfig, TrainingConfig
 
 
 class CollectPreferencesConfig(StepConfig):
@@ -34,6 +34,10 @@ class RewardModelConfig(TrainingConfig):
     bound: float = Field(5.0, gt=0, description="scores stay in (-bound, bound) (§4.2.1)")
     max_pairs: int | None = Field(None, ge=2, description="train on so many pairs only (the negative control)")
     shuffle_labels: bool = Field(False, description="swap half of the pairs: a control that must learn nothing")
+    anomaly: AnomalyConfig = Field(
+        AnomalyConfig(spike_mads=0),
+        description="a ranking loss comes close to 0, and any hard batch stands far above that",
+    )
     optim: OptimConfig = Field(
         OptimConfig(lr=1e-5, final_lr_ratio=0.5, warmup_ratio=0.03, weight_decay=0.01),
         description="AdamW, decay 0.01, cosine 1e-5 → 5e-6 (§4.2.1); warm-up is XTuner's",
@@ -82,6 +86,7 @@ class PPOConfig(TrainingConfig):
     pretrain_context: int = Field(4096, ge=2, description="tokens a piece of pretraining data at most; not published")
     critic_lr: float = Field(5e-6, gt=0, description="the critic's rate (§4.2.3); optim.lr is the actor's")
     max_length: int = Field(8192, ge=16, description="tokens the reward model reads at most (§4.2.1)")
+    anomaly: AnomalyConfig = Field(AnomalyConfig(spike_mads=0), description="PPO's loss is no measure of how it goes")
     optim: OptimConfig = Field(
         OptimConfig(lr=1e-6, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0),
         description="the actor's rate (§4.2.3), constant; schedule and decay are not published",

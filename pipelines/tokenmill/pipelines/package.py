@@ -64,37 +64,39 @@ def load_profile(name: str) -> dict[str, Any]:
 
 
 def apply_profile(documents: list[Any], settings: dict[str, Any], registry: str | None) -> list[Any]:
-    """Put resources, Secrets, tolerations and images on the executors of a compiled package, and KFP's cache off.
+    """Put resources, Secrets, tolerations, images and retries on what a compiled package starts, and KFP's cache off.
 
     A profile speaks of images (`trainer`, `curation`…), because what a task needs follows from what runs in it. Its
-    `kubernetes` parts are kfp-kubernetes' own executor config, and checked as such.
+    `kubernetes` parts are kfp-kubernetes' own executor config, and checked as such; its `retry` is a task's `retryPolicy`.
+    It is no part of the pipeline, so a run on a laptop fails at once.
     """
     from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
     from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 
     spec = documents[0]
     on_kubernetes: dict[str, Any] = {}
+    retries: dict[str, dict[str, Any]] = {}
     for name, executor in spec["deploymentSpec"]["executors"].items():
         container = executor["container"]
         kind = container["image"].partition(":")[0].rpartition("/")[2]
         own = merge(settings.get("all", {}), settings.get("images", {}).get(kind, {}))
         if own.get("resources"):
             container["resources"] = own["resources"]
+        if own.get("retry"):
+            retries[name] = own["retry"]
         if registry:
             container["image"] = f"{registry.rstrip('/')}/{container['image']}"
         try:
             on_kubernetes[name] = MessageToDict(ParseDict(own.get("kubernetes", {}), KubernetesExecutorConfig()))
         except ParseError as wrong:
             raise ConfigError(f"profile, image {kind!r}: {wrong}") from None
-    _disable_caching(spec["root"])
-    for component in spec["components"].values():
-        _disable_caching(component)
+    for component in (spec["root"], *spec["components"].values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task["cachingOptions"] = {}
+            executor = spec["components"][task["componentRef"]["name"]].get("executorLabel")
+            if executor in retries:
+                task["retryPolicy"] = retries[executor]
     return [spec, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": on_kubernetes}}}}]
-
-
-def _disable_caching(component: dict[str, Any]) -> None:
-    for task in component.get("dag", {}).get("tasks", {}).values():
-        task["cachingOptions"] = {}
 
 
 def submit_package(

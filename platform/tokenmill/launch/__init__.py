@@ -1,4 +1,4 @@
-"""Launching training workers through torchx: local processes, Volcano; adopted where a live job with the key is found."""
+"""Launching training workers through torchx, watching them, and starting them again where steps are to be left out."""
 
 from tokenmill.launch.training import launch_training
 

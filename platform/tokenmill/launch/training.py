@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,12 +20,14 @@ from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import StepContext
 from tokenmill.steps.registry import Definition
 from tokenmill.tether import tethered
+from tokenmill.training.diagnosis import diagnose, diagnose_signal, last_lines
 from tokenmill.training.settings import TrainingExecution
 
 if TYPE_CHECKING:
     from torchx.specs import AppDef
 
     from tokenmill.training.messages import Failure
+    from tokenmill.training.watchdog import Watchdog
 
 PASSED_ON = (
     "TOKENMILL_",
@@ -60,6 +63,7 @@ def launch_training(
     """
     from tokenmill.training.messages import Failure, Result, Spec
     from tokenmill.training.resume import Layout, outlook
+    from tokenmill.training.watchdog import Watchdog
 
     assert ctx.lease, "training runs under a lease"
     spec = Spec(
@@ -77,16 +81,25 @@ def launch_training(
     unused, said = outlook(ctx.store, ctx.key, Layout(config.execution.ranks, config.execution.zero_stage))
     if said:
         (ctx.log.warning if unused else ctx.log.info)(said)
-    ended = _run(spec.uri, config.execution)
-    ctx.lease.check()
-    sys.stderr.writelines(line for line in ended.said.splitlines(keepends=True) if line.startswith(LOG_LINE))
-    if ctx.store.backend.exists(f"{spec.folder}/result.json"):
-        return Result.model_validate_json(ctx.store.backend.get(f"{spec.folder}/result.json")).outputs
-    failure = None
-    if ctx.store.backend.exists(f"{spec.folder}/failure.json"):
-        failure = Failure.model_validate_json(ctx.store.backend.get(f"{spec.folder}/failure.json"))
-        if not failure.expected:
-            ctx.log.error("rank failed first", rank=failure.rank, traceback=failure.traceback)
+    while True:
+        ended = _run(
+            spec.uri,
+            config.execution,
+            Watchdog(ctx.store, spec.folder, config.execution.ranks, config.execution.stuck_after_s),
+        )
+        ctx.lease.check()
+        sys.stderr.writelines(line for line in ended.said.splitlines(keepends=True) if line.startswith(LOG_LINE))
+        if ctx.store.backend.exists(f"{spec.folder}/result.json"):
+            return Result.model_validate_json(ctx.store.backend.get(f"{spec.folder}/result.json")).outputs
+        failure = None
+        if ctx.store.backend.exists(f"{spec.folder}/failure.json"):
+            failure = Failure.model_validate_json(ctx.store.backend.get(f"{spec.folder}/failure.json"))
+        if not failure or not failure.rollback or ended.stopped:
+            break
+        ctx.log.warning(failure.message)
+        ctx.store.backend.delete(f"{spec.folder}/failure.json")
+    if failure and not failure.expected:
+        ctx.log.error("rank failed first", rank=failure.rank, traceback=failure.traceback)
     raise _explained(definition.name, config.execution.ranks, failure, ended)
 
 
@@ -98,23 +111,33 @@ class Ended(NamedTuple):
     """What torchrun and the ranks wrote."""
     stopped: bool
     """SIGTERM was passed on to them."""
+    stuck: str = ""
+    """Which rank held the others up, if they were ended for that."""
 
 
 def _explained(name: str, ranks: int, failure: "Failure | None", ended: Ended) -> UserError:
     """What to tell a person; a killed rank comes before the others, which only lost their connection to it."""
+    if ended.stuck:
+        return StepFailed(f"{name}: {ended.stuck}. All ranks were ended: rerun to go on from the newest checkpoint")
     if failure and failure.retry:
         return Interrupted(f"{name}: {failure.message}")
+    if failure and failure.expected and not ended.stopped:
+        return StepFailed(f"{name}: rank {failure.rank} of {ranks} failed first: {failure.message}")
     if signalled := _signalled(ended.said):
         rank, number = signalled
         told = f"{name}: rank {rank} of {ranks} was killed by signal {number} ({signal.Signals(number).name})"
         if number == signal.SIGKILL:
-            return Interrupted(f"{told}: out of memory? Rerun to go on from the newest checkpoint")
-        return StepFailed(f"{told}; last lines:\n{_tail(ended.said)}")
+            return Interrupted(f"{told}: {diagnose_signal(number)}")
+        return StepFailed(f"{told}: {diagnose_signal(number)}; last lines:\n{_tail(ended.said)}")
     if ended.stopped:
         return Interrupted(f"{name}: stopped by SIGTERM; rerun to go on from the newest checkpoint")
     if failure:
-        return StepFailed(f"{name}: rank {failure.rank} of {ranks} failed first: {failure.message}")
-    return StepFailed(f"{name}: the ranks ended ({ended.state}) without a word; last lines:\n{_tail(ended.said)}")
+        told = f"{name}: rank {failure.rank} of {ranks} failed first: {_first_line(failure.message)}"
+        known = diagnose(failure.traceback)
+        return StepFailed(f"{told}{f' ({known})' if known else ''}; last lines:\n{last_lines(failure.traceback)}")
+    told = f"{name}: the ranks ended ({ended.state}) without a word"
+    known = diagnose(ended.said)
+    return StepFailed(f"{told}{f': {known}' if known else ''}; last lines:\n{_tail(ended.said)}")
 
 
 def _signalled(said: str) -> tuple[int, int] | None:
@@ -123,8 +146,8 @@ def _signalled(said: str) -> tuple[int, int] | None:
     return min(seen, key=lambda one: one[1] != signal.SIGKILL, default=None)
 
 
-def _run(uri: str, execution: TrainingExecution) -> Ended:
-    """Run torchrun under a torchx AppDef until it ends."""
+def _run(uri: str, execution: TrainingExecution, watchdog: "Watchdog") -> Ended:
+    """Run torchrun under a torchx AppDef until it ends, or until one of its ranks holds the others up."""
     from torchx.runner import get_runner
 
     _quiet_torchx()
@@ -136,12 +159,19 @@ def _run(uri: str, execution: TrainingExecution) -> Ended:
         stop.listen()  # torchx has put its own handlers in place
         handle = runner.schedule(info)
         stop.pass_on()
+        stuck = ""
         try:
-            status = runner.wait(handle, wait_interval=0.2)
+            while (status := runner.status(handle)) and not status.is_terminal() and not stuck:
+                time.sleep(0.2)
+                stuck = watchdog.look()
         except BaseException:
             runner.cancel(handle)
             raise
-        return Ended(str(status.state if status else "unknown"), _read_logs(Path(scratch) / "logs"), stop.told)
+        if stuck:
+            stop.kill()
+            runner.cancel(handle)  # where they are not our processes
+        said = _read_logs(Path(scratch) / "logs")
+        return Ended(str(status.state if status else "unknown"), said, stop.told, stuck)
 
 
 def _app(uri: str, execution: TrainingExecution, scratch: str) -> "AppDef":
@@ -196,10 +226,19 @@ class _Stop:
 
     def pass_on(self) -> None:
         """To torchrun, if it runs and there is something to pass on."""
-        for child in psutil.Process().children() if self.told else ():
+        for torchrun in self._torchrun() if self.told else ():
+            torchrun.terminate()
+
+    def kill(self) -> None:
+        """End torchrun, and with it the ranks, which the kernel kills then: one that is stopped heeds nothing else."""
+        for torchrun in self._torchrun():
+            torchrun.kill()
+
+    def _torchrun(self) -> Iterator[psutil.Process]:
+        for child in psutil.Process().children():
             with suppress(psutil.NoSuchProcess):
                 if self.uri in child.cmdline():
-                    child.terminate()
+                    yield child
 
 
 def _quiet_torchx() -> None:
@@ -210,6 +249,10 @@ def _quiet_torchx() -> None:
 
 def _read_logs(logs: Path) -> str:
     return "".join(p.read_text(errors="replace") for p in sorted(logs.rglob("std*.log")) if p.is_file())
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].rstrip(".")
 
 
 def _tail(text: str, lines: int = 15) -> str:

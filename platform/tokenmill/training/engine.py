@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ class Engine:
             eps=run.optim.eps,
         )
         self.micro_batches = micro_batches
+        self.begin: Callable[[str], None] = lambda phase: None
+        """Told of each phase of a step."""
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=run.model,
             optimizer=optimizer,
@@ -64,11 +67,14 @@ class Engine:
             parameters["lr"] = 0.0 if step < group.frozen_steps else rate * group.lr_scale
         sums: dict[str, float] = {}
         for micro_batch in micro_batches:
+            self.begin("forward")
             output = self.run.loss(self.engine, micro_batch)
+            self.begin("backward")
             # DeepSpeed averages over ranks and accumulated micro-batches; a sum over the global weight is wanted.
             self.engine.backward(output.loss * (dist.get_world_size() * self.micro_batches / weight))
             for name, value in {"loss": float(output.loss.detach()), **output.metrics}.items():
                 sums[name] = sums.get(name, 0.0) + value
+            self.begin("optimizer")
             self.engine.step()
         return sums
 

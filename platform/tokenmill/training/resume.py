@@ -6,6 +6,7 @@ layout that wrote them. It is complete when the marker of every rank is there.
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from tokenmill.store import ArtifactStore
@@ -42,12 +43,37 @@ class Complete(NamedTuple):
 
 def complete_checkpoints(store: ArtifactStore, key: str) -> list[Complete]:
     """Every checkpoint of an action key that all its ranks finished, the oldest first."""
+    return complete_among(entry.key for entry in store.backend.list(f"work/{key}/checkpoints/"))
+
+
+def complete_among(keys: Iterable[str]) -> list[Complete]:
+    """The checkpoints that all their ranks finished, of objects under a key's `checkpoints/`; the oldest first."""
     seen: defaultdict[Complete, set[int]] = defaultdict(set)
-    for entry in store.backend.list(f"work/{key}/checkpoints/"):
-        if found := _MARKER.search(entry.key):
+    for key in keys:
+        if found := _MARKER.search(key):
             step, ranks, stage, rank = map(int, found.groups())
             seen[Complete(step, Layout(ranks, stage))].add(rank)
     return sorted(checkpoint for checkpoint, ranks in seen.items() if len(ranks) == checkpoint.layout.ranks)
+
+
+def surplus(keys: Iterable[str], keep_last: int, keep_every: int) -> list[str]:
+    """The objects of checkpoints that retention gives up: all but the last complete ones and one every so many steps.
+
+    What is not complete stays while it may still become so: as long as nothing newer is.
+    """
+    keys = list(keys)
+    complete = sorted({checkpoint.step for checkpoint in complete_among(keys)})
+    if not complete:
+        return []
+    kept = set(complete[-keep_last:])
+    for before, step in zip([0, *complete], complete, strict=False):
+        if keep_every and step // keep_every > before // keep_every:
+            kept.add(step)
+    return [
+        key
+        for key in keys
+        if (step := int(key.split("/checkpoints/")[1].split("/")[0])) < complete[-1] and step not in kept
+    ]
 
 
 def usable_checkpoints(store: ArtifactStore, key: str, layout: Layout) -> list[Complete]:

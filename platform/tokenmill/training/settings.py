@@ -18,9 +18,16 @@ class TrainingExecution(Execution):
         description="tokens a rank computes on at once, at least one pack or pair of answers; what it has of a step beyond "
         "that is computed in turn, for the same gradient with less memory. PPO's is rlhf.ppo.block",
     )
+    keep_last: int = Field(2, ge=1, description="complete checkpoints that are kept; not published")
+    keep_every: int = Field(0, ge=0, description="> 0: also the first checkpoint of every so many steps, until the end")
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage (report §2.1 shards optimizer states)")
     scheduler: str = Field("local_cwd", description="torchx scheduler: local_cwd, kubernetes (Volcano)")
     log_every: int = Field(1, ge=1, description="optimizer steps between metric events")
+    stuck_after_s: float = Field(60, gt=0, description="seconds without a sign of life or progress that end the ranks")
+    health_port: int | None = Field(
+        None, ge=0, le=65535, description="of /healthz on every node; 0 = any; none by default"
+    )
+    max_rollbacks: int = Field(3, ge=0, description="times that steps are left out before it fails; not published")
 
 
 class OptimConfig(Section):
@@ -41,6 +48,18 @@ class OptimConfig(Section):
     clip: float = Field(1.0, gt=0, description="global gradient norm")
 
 
+class AnomalyConfig(Section):
+    """Which steps a training goes back before and leaves out; one that is not finite always is."""
+
+    window: int = Field(128, ge=4, description="losses that a step is measured by; not published")
+    spike_mads: float = Field(
+        6.0,
+        ge=0,
+        description="median absolute deviations above the window's median that are a spike; 0 = never; not published",
+    )
+    spike_steps: int = Field(3, ge=1, description="steps in a row that are a spike together; not published")
+
+
 class TrainingConfig(StepConfig):
     """Fields that every training step has."""
 
@@ -49,6 +68,7 @@ class TrainingConfig(StepConfig):
         "bf16", description="of weights and activations, on any device; the optimizer's are fp32 (InternEvo's configs)"
     )
     optim: OptimConfig = OptimConfig()
+    anomaly: AnomalyConfig = AnomalyConfig()
     execution: TrainingExecution = TrainingExecution()
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, UserError
+from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, RolledBack, UserError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import materialise, scratch, store_file
@@ -69,6 +69,7 @@ def main(uri: str) -> int:
             message=str(failure) or type(failure).__name__,
             expected=retry or isinstance(failure, UserError),
             retry=retry,
+            rollback=isinstance(failure, RolledBack),
             traceback=traceback.format_exc(),
         )
         store.backend.create(f"{spec.folder}/failure.json", report.model_dump_json().encode())
@@ -81,39 +82,45 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
     import torch.distributed as dist
 
     from tokenmill.training.checkpoint import Checkpoints
-    from tokenmill.training.loop import Loop, export, seed_everything
+    from tokenmill.training.loop import Loop, export
+    from tokenmill.training.rng import seed_everything
     from tokenmill.training.settings import TrainingConfig
+    from tokenmill.training.watchdog import Heart, serve_health
 
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     else:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    dist.init_process_group("nccl" if cuda else "gloo")
     definition = find(spec.step)
     config = definition.config.at(spec.step, spec.config)
+    assert isinstance(config, TrainingConfig), "a training step is configured as one"
+    execution, log = config.execution, Log({"run": spec.run.key, "step": spec.step, "rank": rank})
+    heart = Heart(store, spec.folder, rank, execution.stuck_after_s)
+    heart.start()
+    if execution.health_port is not None and os.environ.get("LOCAL_RANK", "0") == "0":
+        log.info("healthz", port=serve_health(heart, execution.health_port).server_port)
+    dist.init_process_group("nccl" if cuda else "gloo")
     inputs = {role: [store.get_manifest(d) for d in digests] for role, digests in spec.inputs.items()}
     events = EventLog(store, spec.run, spec.task) if rank == 0 else None
     with scratch() as workdir:
         seed_everything(0)
         from tokenmill.steps.runner import arguments
 
-        assert isinstance(config, TrainingConfig), "a training step is configured as one"
-        execution = config.execution
         ctx = WorkerContext(store, workdir, rank, world, execution)
         run = definition.function(config, *arguments(definition, inputs), ctx)
         shared = [str(workdir)]
         dist.broadcast_object_list(shared, src=0)
-        log = Log({"run": spec.run.key, "step": spec.step, "rank": rank})
-        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints", execution.zero_stage, log)
+        checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints", execution, log)
         report = events.metrics if events else lambda values, step: None
-        loop = Loop(run, config, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check)
+        loop = Loop(run, config, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check, heart)
         loop.train()
         if rank == 0:
             _publish(store, spec, run, loop, workdir, export)
         if events:
             events.close()
         dist.barrier()
+    heart.stop()
     dist.destroy_process_group()
 
 
@@ -128,10 +135,10 @@ def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Pat
         kind="weights",
         shards=tuple(shards),
         counts={"tokens_seen": loop.tokens, "steps": len(run.batches)},
-        facts=loop.facts,
+        facts=loop.facts | ({"skipped_steps": sorted(loop.skipped)} if loop.skipped else {}),
     )
     log = workdir / f"training-log{JSONL}"
-    _, count = write_jsonl(log, loop.log)
+    _, count = write_jsonl(log, loop.log.rows())
     training_log = Draft(
         kind="training_log", shards=(store_file(store, log, log.name, count),), counts={"records": count}
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from tokenmill.store import open_store
-from tokenmill.training.resume import Layout, newest_checkpoint, outlook
+from tokenmill.training.resume import Complete, Layout, newest_checkpoint, outlook, surplus
 
 TWO, ONE, FOUR_SHARDED = Layout(2, 1), Layout(1, 1), Layout(4, 3)
 
@@ -52,3 +52,31 @@ def test_what_cannot_be_regrouped_is_left_and_said_in_one_line(saved):
     saved(8, ONE)
     assert "starting from the checkpoint of step 8 by 1 rank at ZeRO stage 1" in outlook(store, "key", TWO)[1]
     assert newest_checkpoint(store, "key", FOUR_SHARDED) == (12, FOUR_SHARDED)
+
+
+def objects(*steps, markers=2):
+    """Keys of checkpoints by two ranks."""
+    names = ["0.pt", "1.pt", *(f"rank-{rank}.json" for rank in range(markers))]
+    return [f"{Complete(step, TWO).folder('key')}/{name}" for step in steps for name in names]
+
+
+@pytest.mark.parametrize(
+    ("complete", "last", "every", "kept"),
+    [
+        ([], 2, 0, []),
+        ([4], 2, 0, [4]),
+        ([4, 8, 12], 2, 0, [8, 12]),
+        ([4, 8, 12], 1, 0, [12]),
+        ([4, 8, 12, 16, 20, 24], 2, 10, [12, 20, 24]),
+        ([12, 20, 24, 28, 32], 2, 10, [12, 20, 28, 32]),
+    ],
+)
+def test_retention_keeps_the_last_and_one_every_so_many_steps(complete, last, every, kept):
+    keys = objects(*complete)
+    assert set(keys) - set(surplus(keys, last, every)) == set(objects(*kept))
+
+
+def test_what_is_not_complete_goes_once_something_newer_is():
+    torn, newest = objects(6, markers=1), objects(12, markers=1)
+    assert surplus([*torn, *newest], 2, 0) == []
+    assert set(surplus([*torn, *objects(8), *newest], 2, 0)) == set(torn)
