@@ -199,7 +199,13 @@ def test_what_does_not_fit_is_one_line(lab: Lab, source: Path, tmp_path: Path) -
     from tokenmill.model.modeling import InternLM2ForCausalLM
 
     save_model(InternLM2ForCausalLM(InternLM2Config.preset("pico"), seed=1), tmp_path / "alone")
+    damaged = foreign_llama(tmp_path / "damaged")
+    index = json.loads((damaged / "model.safetensors.index.json").read_text())
+    del index["weight_map"]["model.norm.weight"]
+    (damaged / "model.safetensors.index.json").write_text(json.dumps(index))
     cases = {
+        ("import", damaged): "does not hold the model asked for: model.norm.weight is missing",
+        ("reshard", damaged, tmp_path / "two", "--tp", 2): "model.norm.weight is missing",
         ("import", tmp_path / "alone"): "no tokenizer in",
         ("reshard", source, tmp_path / "three", "--tp", 3): "degree of 3 does not divide 2 KV heads",
         ("export", source, tmp_path / "out"): "bring it in with `tokenmill model import`",

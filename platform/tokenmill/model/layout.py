@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tokenmill.errors import ConfigError, CorruptError, InputError, StepFailed
 from tokenmill.model.config import MODEL_TYPE, InternLM2Config
-from tokenmill.model.modeling import InternLM2, InternLM2ForCausalLM, initialize
+from tokenmill.model.modeling import InternLM2, InternLM2ForCausalLM, InternLM2ForRewardModel, initialize
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5 * 10**9
@@ -140,15 +140,19 @@ def read_checkpoint(folder: Path | str) -> tuple[InternLM2Config, State]:
     Raises:
         InputError: there is no model, or a file of it is missing.
         ConfigError: it is a LLaMA with biases, RoPE scaling or another activation, or another kind of model.
-        CorruptError: a file is damaged.
+        CorruptError: a file is damaged, or the tensors are not those that the config asks for.
     """
     values = config_values(folder)
     config = _as_internlm2(values, folder)
     if ranks := tensor_parallel_folders(folder):
-        return config, unshard([read_state(rank) for rank in ranks], config)
-    state = read_state(folder)
+        state = unshard([read_state(rank) for rank in ranks], config)
+    else:
+        state = read_state(folder)
     if values.get("model_type") == "llama":
         state = internlm2_state(config, state, tied=bool(values.get("tie_word_embeddings")))
+    _require(
+        state, _shapes(InternLM2ForRewardModel if "v_head.weight" in state else InternLM2ForCausalLM, config), folder
+    )
     return config, state
 
 
@@ -405,6 +409,11 @@ def _opened(file: Path, names: Sequence[str]) -> Iterator[Any]:
             yield opened
     except SafetensorError as error:
         raise CorruptError(f"{file} is not a whole safetensors file ({error}): fetch or write it again") from error
+
+
+def _shapes(cls: type[InternLM2], config: InternLM2Config) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: parameter.shape for name, parameter in cls(config, seed=None).named_parameters()}
 
 
 def _require(state: State, shapes: dict[str, torch.Size], folder: Path | str) -> None:
