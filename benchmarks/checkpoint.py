@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from tokenmill.logs import Log
 from tokenmill.model.config import InternLM2Config
@@ -72,6 +72,7 @@ def main() -> None:
     parse.add_argument("--hidden", type=int, default=512)
     parse.add_argument("--layers", type=int, default=6)
     options = parse.parse_args()
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed asks for them
     logging.disable(logging.WARNING)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     root = Path(tempfile.mkdtemp(prefix="neverlose-checkpoint-"))
@@ -81,7 +82,9 @@ def main() -> None:
     checkpoints = Checkpoints(open_store(f"file://{root}/store"), "key", root / "local", execution, Log())
     state = collect(engine.engine)
     flat = tensors(state)
-    cached = BlockingAsyncStager(cache_staged_state_dict=True)
+    cached = DefaultStager(
+        StagingOptions(False, False, False, False)
+    )  # nothing of it without a GPU but the kept memory
     steps = iter(range(1, 1_000_000))
 
     def ours() -> Callable[[], object]:
