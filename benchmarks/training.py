@@ -33,6 +33,7 @@ from tokenmill.training.packing import best_fit_decreasing, pack_columns
 from tokenmill.training.prefetch import Prefetched
 from tokenmill.training.run import TrainingRun
 from tokenmill.training.settings import OptimConfig, TrainingConfig, TrainingExecution
+from tokenmill.training.watchdog import Heart
 
 Row = Callable[[int], dict[str, Any]]
 ROWS: dict[str, Row] = {}
@@ -158,7 +159,9 @@ def _ours(folder: Path, zero_stage: int) -> tuple[float, list[float], float, flo
     execution = TrainingExecution(ranks=1, checkpoint_every=STEPS // 2 + 1, zero_stage=zero_stage)
     config = TrainingConfig(precision="fp32", execution=execution)
     store = open_store((folder / "store").as_uri())
-    checkpoints = _Timed(store, "key", folder / "local", execution.zero_stage, Log())
+    checkpoints = _Timed(store, "key", folder / "local", execution, Log())
+    heart = Heart(store, "work/key/attempt", rank=0, limit_s=execution.stuck_after_s)
+    heart.start()
     reported, waited, started = [], [], []
 
     def report(values: dict[str, float], step: int) -> None:
@@ -166,8 +169,10 @@ def _ours(folder: Path, zero_stage: int) -> tuple[float, list[float], float, flo
         waited.append(values["perf/data_wait_ratio"])
         store.backend.put(f"events/{step}", json.dumps(values).encode())
 
-    Loop(run, config, checkpoints, report, lambda: started.append(time.perf_counter())).train()
-    return time.perf_counter() - started[0], reported, checkpoints.stall, statistics.median(waited)
+    Loop(run, config, checkpoints, report, lambda: started.append(time.perf_counter()), heart).train()
+    seconds = time.perf_counter() - started[0]
+    heart.stop()
+    return seconds, reported, checkpoints.stall, statistics.median(waited)
 
 
 def _bare() -> tuple[float, list[float]]:

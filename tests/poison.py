@@ -9,9 +9,10 @@ if "RANK" in os.environ and os.environ.get("TOKENMILL_TEST_POISON"):
     import json
 
     import tokenmill.training.data as data
+    import tokenmill.training.prefetch as prefetch
 
     steps = {int(step): float(by) for step, by in json.loads(os.environ["TOKENMILL_TEST_POISON"]).items()}
-    at, loss, now = data.PackedBatches.at, data.next_token_loss, {}
+    at, loss, now = prefetch.Prefetched.at, data.next_token_loss, {}
 
     def noted(self, step, rank, world):
         now["by"] = steps.get(step, 1.0) if rank == world - 1 else 1.0  # one rank's data is bad
@@ -21,7 +22,7 @@ if "RANK" in os.environ and os.environ.get("TOKENMILL_TEST_POISON"):
         out = loss(model, pack)
         return data.LossOutput(out.loss * now["by"], out.metrics) if model.training else out
 
-    data.PackedBatches.at, data.next_token_loss = noted, poisoned
+    prefetch.Prefetched.at, data.next_token_loss = noted, poisoned
 """
 
 

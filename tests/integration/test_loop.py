@@ -17,6 +17,7 @@ from tokenmill.training.loop import Loop
 from tokenmill.training.prefetch import Prefetched
 from tokenmill.training.run import TrainingRun
 from tokenmill.training.settings import OptimConfig, TrainingConfig, TrainingExecution
+from tokenmill.training.watchdog import Heart
 
 pytestmark = pytest.mark.integration
 STEPS, SKIPPED, BEFORE = 5, 2, 1000
@@ -34,7 +35,7 @@ def loop_over(root, made, plan, stop_at=None):
     )
     execution = TrainingExecution(ranks=1, checkpoint_every=2, zero_stage=1)
     config = TrainingConfig(precision="fp32", execution=execution)
-    checkpoints = Checkpoints(open_store(f"file://{root}/store"), "key", root / "local", 1, Log())
+    checkpoints = Checkpoints(open_store(f"file://{root}/store"), "key", root / "local", execution, Log())
     started = []
 
     def check():
@@ -43,7 +44,8 @@ def loop_over(root, made, plan, stop_at=None):
             checkpoints.wait()
             raise Stopped
 
-    loop = Loop(run, config, checkpoints, lambda values, step: None, check)
+    heart = Heart(checkpoints.store, "work/key/attempt", rank=0, limit_s=60)  # nobody listens: it is not started
+    loop = Loop(run, config, checkpoints, lambda values, step: None, check, heart)
     loop.skipped = frozenset({SKIPPED})
     return loop, started
 
@@ -60,8 +62,8 @@ def stop_and_go_on(rank, root):
     loop, started = loop_over(root, made, plan)
     loop.train()
     assert len(started) == STEPS - 4  # it went on from step 4
-    assert [row["step"] for row in loop.log] == list(range(STEPS))
-    assert [row["step"] for row in loop.log if row.get("skipped")] == [SKIPPED] == loop.cursor.skipped
+    assert [row["step"] for row in loop.log.rows()] == list(range(STEPS))
+    assert [row["step"] for row in loop.log.rows() if row.get("skipped")] == [SKIPPED] == loop.cursor.skipped
     learned = sum(made.at(step, 0, 1).tokens for step in range(STEPS) if step != SKIPPED)
     assert loop.tokens == BEFORE + learned
     left_out = plan.of_step(SKIPPED)
