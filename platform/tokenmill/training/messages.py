@@ -43,7 +43,5 @@ class Failure(Frozen):
     message: str = Field(description="what a person is told")
     expected: bool = Field(description="whether the message says it all; else the traceback goes to the log")
     retry: bool = Field(description="a checkpoint is written: run again to go on from there")
-    rollback: bool = Field(
-        False, description="steps are to be left out: start the ranks again, they go on before these"
-    )
+    rollback: bool = Field(description="steps are to be left out: start the ranks again, they go on before these")
     traceback: str
