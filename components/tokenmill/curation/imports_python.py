@@ -12,9 +12,8 @@ from functools import lru_cache
 Import = tuple[str, str]
 """(module, names as they are listed); no names for `import module`. Most are repeated, and parsed but once: see `names`."""
 
-_LISTED = (
-    r"\([^)#]*(?:#[^\n]*\n[^)#]*)*\)|[^\n#;]+"  # in brackets up to the one that closes, which none in a comment does
-)
+# in brackets up to the one that closes, which none in a comment does; never taken back, or unclosed ones cost a square
+_LISTED = r"\([^()#]*+(?:#[^\n]*+\n[^()#]*+)*+\)|[^\n#;]+"
 _STATEMENT = re.compile(rf"[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+({_LISTED})|import[ \t]+([^\n#;]+))")
 _COMMENT = re.compile(r"#[^\n]*")
 

@@ -151,6 +151,8 @@ def test_rust_use_trees(tree, expected):
         # a statement of several lines, and what stands behind it on the last of them
         ({"a.py": "from p import (\n  # both (b) and (c)\n  b,\n  c as d,\n); import e\nimport f", "p/b.py": "", "p/c.py": "",
           "e.py": "", "f.py": ""}, "a.py", {"p/b.py", "p/c.py", "f.py"}),
+        # a bracket that nothing closes ends with its line
+        ({"a.py": "from p import (b\nfrom q import (c)", "p/b.py": "", "q/c.py": ""}, "a.py", {"p/b.py", "q/c.py"}),
         ({"a.py": "if x:\n\tfrom\tp import\tb; import c\n\timport c", "p/b.py": "", "c.py": ""},
          "a.py", {"p/b.py", "c.py"}),
         ({"A.java": "import static p.B.*;", "p/B.java": ""}, "A.java", {"p/B.java"}),
