@@ -122,7 +122,7 @@ class Checkpoints:
             dist.barrier()
         engine.load_checkpoint(str(folder), tag=tag)
         of = self.rank % found.layout.ranks  # ranks that it did not have go on as those that it had
-        restore_rng(torch.load(folder / AS_SAVED / f"rng-{of}.pt", map_location="cpu", weights_only=False))
+        restore_rng(torch.load(folder / AS_SAVED / f"rng-{of}.pt", map_location="cpu", weights_only=True))
         return dict(orjson.loads((folder / AS_SAVED / STATE).read_bytes()))
 
     def _fetch(self, found: Complete, target: Path) -> None:
