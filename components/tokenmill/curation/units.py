@@ -4,7 +4,6 @@ Words and characters are lower-cased and know no punctuation. Lexemes know no in
 four or a tab are one file (report §3.1.2).
 """
 
-import re
 from functools import cache
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 WORDS, CHARACTERS, LEXEMES = "words", "characters", "lexemes"
 TABLE_SIZE = 0x40000
 """Code points from here on are no letter and no digit in Unicode (private use, tags)."""
-_CONTEXTUAL = re.compile("[\u0130\u03a3]")
+_CONTEXTUAL = "\u0130", "\u03a3"
 """The two characters whose lower case hangs on more than themselves: İ becomes two, Σ has two forms."""
 
 
@@ -25,7 +24,7 @@ def unit_kind(record_type: str, lang: str) -> str:
 
 def encoded(text: str, kind: str) -> bytes:
     """UTF-8 for the kernels, whose table lower-cases one character at a time."""
-    if kind != LEXEMES and not text.isascii() and _CONTEXTUAL.search(text):
+    if kind != LEXEMES and not text.isascii() and any(map(text.__contains__, _CONTEXTUAL)):
         text = text.lower()
     return text.encode("utf-8", "surrogatepass")
 
