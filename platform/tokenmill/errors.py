@@ -49,6 +49,10 @@ class RolledBack(UserError):
     """Training goes on from its newest checkpoint without the steps that spoiled it: start its ranks again."""
 
 
+class BudgetSpent(UserError):
+    """A training's budget of money or patience is used up; it saved where it was."""
+
+
 class LeaseLost(Exception):
     """Another attempt took the work over: stop at once and publish nothing."""
 

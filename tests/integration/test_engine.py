@@ -12,13 +12,19 @@ from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.training.data import PackedBatches, Sample, Samples, next_token_loss
 from tokenmill.training.engine import Engine
 from tokenmill.training.run import TrainingRun
-from tokenmill.training.settings import OptimConfig, TrainingConfig
+from tokenmill.training.settings import OptimConfig, TrainingConfig, TrainingExecution
 
 pytestmark = pytest.mark.integration
 CONTEXT, PACKS, RANKS = 32, 4, 2
+LAID_OUT = (
+    {"recompute": "selective"},
+    {"zero_stage": 3, "recompute": "full"},
+    {"zero_stage": 2, "offload_optimizer": True},
+)
+"""Ways to lay a training out that must not change it."""
 
 
-def three_steps(rank, packs_at_once, sharers):
+def three_steps(rank, packs_at_once, sharers, **execution):
     """Loss and gradient norm of three steps, and the weights then; ranks from `sharers` on have nothing to compute."""
     draw = numpy.random.default_rng(0)
     samples = [Sample(draw.integers(3, 500, size=draw.integers(2, 33)).tolist()) for _ in range(40)]
@@ -27,14 +33,16 @@ def three_steps(rank, packs_at_once, sharers):
     # A clip and an epsilon that bite, so that a gradient scaled wrongly shows in the weights.
     optim = OptimConfig(lr=0.01, clip=0.5, eps=1e-3)
     run = TrainingRun(model, batches, next_token_loss, optim, export=lambda model, folder: None)
-    engine = Engine(run, TrainingConfig(precision="fp32"), batches.accumulation(sharers), regrouped=False)
+    config = TrainingConfig(precision="fp32", execution=TrainingExecution(**execution))
+    engine = Engine(run, config, batches.accumulation(sharers), regrouped=False)
     measured = []
     for step in range(3):
         share = batches.at(step, min(rank, sharers - 1), sharers)
         mine = share.micro_batches if rank < sharers else [batches.pack([])] * len(share.micro_batches)
-        loss = torch.tensor(engine.step(step, mine, share.weight)["loss"], dtype=torch.float64)
+        loss = engine.step(step, mine, share.weight)["loss"]
         dist.all_reduce(loss)
         measured.append((float(loss) / share.weight, engine.grad_norm()))
+    engine.gather()
     return measured, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
@@ -47,6 +55,10 @@ def compare(rank, root):
         apart, moved = three_steps(rank, packs_at_once, sharers)
         numpy.testing.assert_allclose(apart, together, rtol=2e-6)
         assert float((moved - weights).norm() / weights.norm()) < 1e-6
+    for execution in LAID_OUT:
+        otherwise, moved = three_steps(rank, packs_at_once=4, sharers=1, **execution)
+        numpy.testing.assert_allclose(otherwise, together, rtol=2e-6, err_msg=str(execution))
+        assert rank > 0 or float((moved - weights).norm() / weights.norm()) < 1e-6, execution
     dist.barrier()
     dist.destroy_process_group()
 

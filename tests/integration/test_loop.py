@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from token_documents import batches
 
+from tokenmill.errors import BudgetSpent
 from tokenmill.logs import Log
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.modeling import InternLM2ForCausalLM
@@ -17,6 +18,7 @@ from tokenmill.training.loop import Loop
 from tokenmill.training.prefetch import Prefetched
 from tokenmill.training.run import TrainingRun
 from tokenmill.training.settings import OptimConfig, TrainingConfig, TrainingExecution
+from tokenmill.training.timing import STEP_PHASES
 from tokenmill.training.watchdog import Heart
 
 pytestmark = pytest.mark.integration
@@ -27,15 +29,15 @@ class Stopped(Exception):
     pass
 
 
-def loop_over(root, made, plan, stop_at=None):
+def loop_over(root, made, plan, stop_at=None, report=lambda values, step: None, **execution):
     """A loop that fails at the start of a step, if it is told to."""
     model = InternLM2ForCausalLM(InternLM2Config.preset("pico"), seed=1)
     run = TrainingRun(
         model, Prefetched(made), next_token_loss, OptimConfig(), lambda *_: None, plan=plan, tokens_before=BEFORE
     )
-    execution = TrainingExecution(ranks=1, checkpoint_every=2, zero_stage=1)
-    config = TrainingConfig(precision="fp32", execution=execution)
-    checkpoints = Checkpoints(open_store(f"file://{root}/store"), "key", root / "local", execution, Log())
+    laid_out = TrainingExecution(ranks=1, checkpoint_every=2, zero_stage=1, **execution)
+    config = TrainingConfig(precision="fp32", execution=laid_out)
+    checkpoints = Checkpoints(open_store(f"file://{root}/store"), "key", root / "local", laid_out, Log())
     started = []
 
     def check():
@@ -45,15 +47,19 @@ def loop_over(root, made, plan, stop_at=None):
             raise Stopped
 
     heart = Heart(checkpoints.store, "work/key/attempt", rank=0, limit_s=60)  # nobody listens: it is not started
-    loop = Loop(run, config, checkpoints, lambda values, step: None, check, heart)
+    loop = Loop(run, config, checkpoints, report, check, heart)
     loop.skipped = frozenset({SKIPPED})
     return loop, started
 
 
-def stop_and_go_on(rank, root):
+def one_rank(rank, root):
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = "0"
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=1)
+
+
+def stop_and_go_on(rank, root):
+    one_rank(rank, root)
     made = batches(steps=STEPS)
     plan = made.plan()
     loop, _ = loop_over(root, made, plan, stop_at=4)
@@ -77,6 +83,40 @@ def stop_and_go_on(rank, root):
     }
     dist.barrier()
     dist.destroy_process_group()
+
+
+def spend_and_go_on(rank, root):
+    one_rank(rank, root)
+    made, reported = batches(steps=STEPS), []
+    price = {"price_per_hour": 3600.0}  # a second costs 1
+    loop, _ = loop_over(root, made, made.plan(), budget={**price, "cost": 1e-6}, accelerator="h100")
+    with pytest.raises(BudgetSpent, match="after step 1, which is saved: its budget of 1e-06 is spent"):
+        loop.train()
+    loop, started = loop_over(root, made, made.plan(), budget={**price, "cost": 1e-6})
+    with pytest.raises(BudgetSpent, match="at step 1: its budget"):
+        loop.train()
+    assert not started
+    report = lambda values, step: reported.append(values)  # noqa: E731
+    loop, _ = loop_over(root, made, made.plan(), report=report, budget=price, accelerator="h100")
+    loop.train()
+    assert [row["step"] for row in loop.log.rows()] == list(range(STEPS))
+    costs = [values["spent/cost"] for values in reported if "loss" in values]
+    assert 1e-6 < costs[0] < costs[-1] == pytest.approx(loop.meter.device_s)
+    for values in reported:
+        if "loss" not in values:
+            continue
+        split = {name: value for name, value in values.items() if name.startswith("perf/step/")}
+        assert {f"perf/step/{phase}_s" for phase in STEP_PHASES} <= split.keys()
+        assert values["perf/hfu"] == values["perf/mfu"] > 0
+        assert values["perf/memory_gib"] > 0.1
+        means = [values["loss/s0"], values["loss/s1"]]
+        assert min(means) <= values["loss"] <= max(means)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_a_budget_ends_a_training_at_a_checkpoint_and_a_higher_one_goes_on(tmp_path):
+    torch.multiprocessing.spawn(spend_and_go_on, (tmp_path,), nprocs=1)
 
 
 def test_a_restart_and_a_skipped_step_are_in_the_ledger(tmp_path):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @training_step(
     "enhancement.train",
-    version=4,
+    version=5,
     kinds={"tokens": "tokens", "base": "weights", "decontamination": "decontamination"},
 )
 def train(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokenmill.training.worker import WorkerContext
 
 
-@training_step("pretraining.train_short", version=5, kinds={"tokens": "tokens", "tokenizer": "tokenizer"})
+@training_step("pretraining.train_short", version=6, kinds={"tokens": "tokens", "tokenizer": "tokenizer"})
 def train_short(config: StageConfig, tokens: Manifest, tokenizer: Manifest, ctx: WorkerContext) -> TrainingRun:
     """Phase 1: from random weights; documents longer than the context are split, the remainder is trained on too."""
     from tokenmill.model.config import InternLM2Config
@@ -30,7 +30,7 @@ def train_short(config: StageConfig, tokens: Manifest, tokenizer: Manifest, ctx:
     return stage_run(config, tokens, model, ctx, tokens_before=0)
 
 
-@training_step("pretraining.train_long", version=5, kinds={"tokens": "tokens", "long": "tokens", "base": "weights"})
+@training_step("pretraining.train_long", version=6, kinds={"tokens": "tokens", "long": "tokens", "base": "weights"})
 def train_long(
     config: LongStageConfig, tokens: Manifest, long: Manifest | None, base: Manifest, ctx: WorkerContext
 ) -> TrainingRun:

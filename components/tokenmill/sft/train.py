@@ -24,7 +24,7 @@ KINDS = {
 }
 
 
-@training_step("sft.train", version=4, kinds=KINDS)
+@training_step("sft.train", version=5, kinds=KINDS)
 def build(
     config: SFTTrainConfig,
     conversations: Manifest,

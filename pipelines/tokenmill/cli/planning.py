@@ -1,7 +1,7 @@
 """`tokenmill plan`: what a preset's training stages need, before anything is launched."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -9,6 +9,7 @@ from tokenmill.cli.inspecting import show
 from tokenmill.cli.main import AsJson, Assignments, Preset, app
 from tokenmill.errors import ConfigError
 
+Recompute = Literal["none", "selective", "full"]
 Stages = dict[str, dict[str, Any]]
 
 
@@ -24,7 +25,9 @@ def plan_stages(
     micro_batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="tokens of a forward pass on one device [one sequence]")
     ] = None,
-    recompute: Annotated[bool, typer.Option(help="do every layer's forward pass again for the backward one")] = False,
+    recompute: Annotated[
+        Recompute | None, typer.Option(help="none, selective or full [the preset's execution.recompute]")
+    ] = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
@@ -39,7 +42,7 @@ def plan_stages(
             ranks=gpus,
             zero_stage=stage.execution.zero_stage,
             micro_batch_tokens=max(micro_batch_tokens or 0, stage.context),
-            recompute=recompute,
+            recompute=recompute or stage.execution.recompute,
             precision=stage.precision,
         )
         told[name] = asdict(plan(config, stage.context, stage.tokens, layout, device, mfu=mfu, price=price)) | {
@@ -91,7 +94,7 @@ def _draw(preset: str, gpus: int, gpu: str, mfu: float, stages: Stages) -> None:
     for name, stage in stages.items():
         if not stage["fits"]:
             console.print(
-                f"{name} does not fit {gpu}: more GPUs, a higher execution.zero_stage, or --recompute takes less memory"
+                f"{name} does not fit {gpu}: more GPUs, a higher execution.zero_stage, or --recompute full takes less memory"
             )
 
 

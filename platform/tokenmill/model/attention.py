@@ -6,9 +6,13 @@ another sequence. Query head h reads KV head h // (heads / kv_heads).
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tokenmill.errors import ConfigError
 
 try:
     from flash_attn import flash_attn_varlen_func  # an optional extra: no wheel for every CUDA and torch
@@ -16,13 +20,27 @@ except ImportError:
     flash_attn_varlen_func = None
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-    """Attend within each sequence of the pack; q is (tokens, heads, head_dim), k and v (tokens, kv_heads, head_dim)."""
-    if not q.is_cuda or q.dtype == torch.float32:  # the variable-length kernels know half precision only
+Kernel = Literal["auto", "flash", "varlen", "sdpa"]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, kernel: Kernel = "auto") -> Tensor:
+    """Attend within each sequence of the pack; q is (tokens, heads, head_dim), k and v (tokens, kv_heads, head_dim).
+
+    Raises:
+        ConfigError: the kernel is not for these tensors, or not installed.
+    """
+    half = q.is_cuda and q.dtype != torch.float32  # what the variable-length kernels know
+    if kernel == "auto":
+        kernel = "sdpa" if not half else "varlen" if flash_attn_varlen_func is None else "flash"
+    if kernel == "sdpa":
         return _sdpa(q, k, v, cu_seqlens)
-    if flash_attn_varlen_func is not None:
-        return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, causal=True)
-    return _torch_varlen(q, k, v, cu_seqlens, max_seqlen)
+    if not half:
+        raise ConfigError(f"attention {kernel!r} is for half precision on a GPU: choose 'auto' or 'sdpa' here")
+    if kernel == "varlen":
+        return _torch_varlen(q, k, v, cu_seqlens, max_seqlen)
+    if flash_attn_varlen_func is None:
+        raise ConfigError("attention 'flash' needs flash-attn: install the extra 'flash', or choose 'varlen'")
+    return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, causal=True)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from tokenmill.model.attention import attention
+from tokenmill.model.attention import Kernel, attention
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.losses import token_losses
+from tokenmill.model.recompute import Recompute, layer_by
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every token's rotation, each (tokens, 1, 1, head_dim/2) in fp32."""
@@ -118,12 +118,16 @@ class Block(nn.Module):
 
 
 class InternLM2Model(nn.Module):
-    """The body, from tokens to hidden states. `recompute` trades a second forward pass for the activations' memory."""
+    """The body, from tokens to hidden states.
+
+    `recompute` trades operations for the activations' memory; `kernel` is attention's. Neither changes what comes out.
+    """
 
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__()
         self.config = config
-        self.recompute = False
+        self.recompute: Recompute = "none"
+        self.kernel: Kernel = "auto"
         self.tok_embeddings = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -133,10 +137,7 @@ class InternLM2Model(nn.Module):
         rope = rotation(positions, self.config.rope_theta_at(length), self.config.head_dim)
         x = self.tok_embeddings(input_ids)
         for layer in self.layers:
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(layer, x, rope, attend, use_reentrant=False)
-            else:
-                x = layer(x, rope, attend)
+            x = layer_by(self.recompute, layer, x, rope, attend)
         return self.norm(x)
 
     def packed(self, input_ids: Tensor, cu_seqlens: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
@@ -148,7 +149,7 @@ class InternLM2Model(nn.Module):
         longest = int(cu_seqlens.diff().max())
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attention(q, k, v, cu_seqlens, longest)
+            return attention(q, k, v, cu_seqlens, longest, self.kernel)
 
         return self(input_ids, positions, attend, longest)
 

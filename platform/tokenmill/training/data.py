@@ -11,6 +11,7 @@ from typing import Protocol, overload
 
 import numpy
 import torch
+from torch.nn.functional import one_hot
 
 from tokenmill.model.losses import IGNORE
 from tokenmill.training.cursor import Plan
@@ -183,13 +184,19 @@ class PackedBatches:
         mine = self._packs(step)[rank::world]
         at_once = [mine[i * self.packs_at_once :][: self.packs_at_once] for i in range(self.accumulation(world))]
         rows = self.packing.rows(self._packs(step))
-        tokens = int(self.packing.length[rows].sum())
-        if self.samples.labels is None:
-            trained = tokens - len(rows)
-        else:
-            trained = sum(self.samples.trained(*self._piece(row)) for row in rows)
-        micro_batches = [self.pack(self.packing.rows(packs)) for packs in at_once]
-        return StepBatch(micro_batches, float(max(trained, 1)), tokens, self._by_source(rows))
+        lengths = self.packing.length[rows]
+        tokens = int(lengths.sum())
+        trained = lengths - 1
+        if self.samples.labels is not None:
+            trained = numpy.array([self.samples.trained(*self._piece(row)) for row in rows], dtype=numpy.int64)
+        return StepBatch(
+            micro_batches=[self.pack(self.packing.rows(packs)) for packs in at_once],
+            weight=float(max(trained.sum(), 1)),
+            tokens=tokens,
+            sources=self._by_source(rows),
+            weights={loss_of(source): float(n) for source, n in self._sums(rows, trained).items()},
+            attended=float((lengths**2).sum() / max(tokens, 1)),
+        )
 
     def plan(self) -> Plan:
         """What the samples hold of each source, and what of that the steps do not reach."""
@@ -203,27 +210,40 @@ class PackedBatches:
         return self.order[self.bounds[step] : self.bounds[step + 1]]
 
     def _by_source(self, rows: Column) -> dict[str, int]:
-        counted = self.samples.by_source(self.packing.document[rows], self.packing.length[rows])
-        return {source: tokens for source, tokens in counted.items() if tokens}
+        return {source: tokens for source, tokens in self._sums(rows, self.packing.length[rows]).items() if tokens}
+
+    def _sums(self, rows: Column, of: Column) -> dict[str, int]:
+        return self.samples.by_source(self.packing.document[rows], of)
 
     def pack(self, rows: Iterable[int]) -> Pack:
         """Lay pieces end to end. Without any it is one token, which adds nothing to the loss."""
+        rows = list(rows)
         parts = [self.samples.part(*self._piece(row)) for row in rows]
+        names = self.samples.sources
         if not parts:
-            return Pack.of([[0]], [[IGNORE]])
-        return Pack.of([ids for ids, _ in parts], [labels for _, labels in parts])
+            return Pack.of([[0]], [[IGNORE]], [0], names)
+        sources = self.samples.source[self.packing.document[rows]]
+        return Pack.of([ids for ids, _ in parts], [labels for _, labels in parts], sources, names)
 
     def _piece(self, row: int) -> tuple[int, int, int]:
         return int(self.packing.document[row]), int(self.packing.start[row]), int(self.packing.length[row])
 
 
 def next_token_loss(model: torch.nn.Module, pack: Pack) -> LossOutput:
-    """Cross-entropy summed over the trained tokens of a pack."""
+    """Cross-entropy summed over the trained tokens of a pack, and over those of each source where there are several."""
     device = next(model.parameters()).device
-    losses = model(
-        pack.input_ids.to(device), pack.cu_seqlens.to(device), pack.positions.to(device), labels=pack.labels.to(device)
-    )
-    return LossOutput(losses.sum())
+    ends = pack.cu_seqlens.to(device)
+    losses = model(pack.input_ids.to(device), ends, pack.positions.to(device), labels=pack.labels.to(device))
+    if pack.sources is None or len(pack.names) < 2:
+        return LossOutput(losses.sum())
+    source = pack.sources.to(device).repeat_interleave(ends.diff(), output_size=len(losses))
+    sums = losses.detach().double() @ one_hot(source, len(pack.names)).double()
+    return LossOutput(losses.sum(), {loss_of(name): total for name, total in zip(pack.names, sums, strict=True)})
+
+
+def loss_of(source: str) -> str:
+    """The metric of a source's mean loss."""
+    return f"loss/{source}"
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tokenmill.model.modeling import InternLM2Model
 from tokenmill.training.run import ParameterGroup, TrainingRun
 from tokenmill.training.schedule import learning_rate
 from tokenmill.training.settings import OptimConfig, TrainingConfig
@@ -30,6 +31,9 @@ class Engine:
     def __init__(self, run: TrainingRun, config: TrainingConfig, micro_batches: int, *, regrouped: bool) -> None:
         deepspeed = _import_deepspeed()
         run.model.to(DTYPES[config.precision])  # whatever the precision of the weights it starts from
+        for body in run.model.modules():
+            if isinstance(body, InternLM2Model):
+                body.recompute, body.kernel = config.execution.recompute, config.execution.attention
         self.run, self.groups = run, run.groups or default_groups(run.model)
         optimizer = torch.optim.AdamW(
             [
@@ -56,8 +60,8 @@ class Engine:
     def device(self) -> torch.device:
         return torch.device(self.engine.device)
 
-    def step(self, step: int, micro_batches: list[Any], weight: float) -> dict[str, float]:
-        """One optimizer step; returns this rank's metric sums, `loss` among them."""
+    def step(self, step: int, micro_batches: list[Any], weight: float) -> dict[str, torch.Tensor]:
+        """One optimizer step; returns this rank's metric sums, `loss` among them, in fp64 where they were computed."""
         if len(micro_batches) != self.micro_batches:
             raise AssertionError(
                 f"expected {self.micro_batches} micro-batches a rank and step, got {len(micro_batches)}"
@@ -65,15 +69,17 @@ class Engine:
         for group, parameters in zip(self.groups, self.optimizer.param_groups, strict=True):
             rate = learning_rate(self.run.optim, step, len(self.run.batches))
             parameters["lr"] = 0.0 if step < group.frozen_steps else rate * group.lr_scale
-        sums: dict[str, float] = {}
+        sums: dict[str, torch.Tensor] = {}
         for micro_batch in micro_batches:
             self.begin("forward")
             output = self.run.loss(self.engine, micro_batch)
             self.begin("backward")
             # DeepSpeed averages over ranks and accumulated micro-batches; a sum over the global weight is wanted.
             self.engine.backward(output.loss * (dist.get_world_size() * self.micro_batches / weight))
-            for name, value in {"loss": float(output.loss.detach()), **output.metrics}.items():
-                sums[name] = sums.get(name, 0.0) + value
+            for name, value in {"loss": output.loss.detach(), **output.metrics}.items():
+                # no float(): it would make Python wait for the GPU after every micro-batch
+                value = torch.as_tensor(value, dtype=torch.float64, device=self.device)
+                sums[name] = sums[name] + value if name in sums else value
             self.begin("optimizer")
             self.engine.step()
         return sums
@@ -123,12 +129,15 @@ def _import_deepspeed() -> Any:
 
 
 def _deepspeed_config(optim: OptimConfig, config: TrainingConfig, micro_batches: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.execution.zero_stage}
+    if config.execution.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": optim.clip,
         "steps_per_print": 1_000_000_000,
-        "zero_optimization": {"stage": config.execution.zero_stage},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": config.precision == "bf16"},

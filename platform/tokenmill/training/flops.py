@@ -43,17 +43,22 @@ def accelerator(name: str) -> Accelerator:
     return ACCELERATORS[name]
 
 
+def named(device: str) -> Accelerator | None:
+    """The accelerator that CUDA calls so (`NVIDIA H100 80GB HBM3`), if it is known."""
+    return next((one for one in ACCELERATORS.values() if one.name in device.lower().split()), None)
+
+
 def multiplied_weights(config: InternLM2Config) -> int:
     """Weights that every token is multiplied with: all but the input embedding."""
     return config.parameter_count() - config.vocab_size * config.hidden_size
 
 
-def flops_per_token(config: InternLM2Config, context: int) -> float:
+def flops_per_token(config: InternLM2Config, context: float) -> float:
     """Operations to train on one token of a sequence of `context` tokens, forward and backward."""
     return 6.0 * multiplied_weights(config) + 6.0 * config.num_hidden_layers * config.hidden_size * context
 
 
-def recomputed_flops_per_token(config: InternLM2Config, context: int) -> float:
+def recomputed_flops_per_token(config: InternLM2Config, context: float) -> float:
     """Operations a token when every layer's forward pass is done twice: what the hardware does, not the model."""
     layers = multiplied_weights(config) - config.vocab_size * config.hidden_size
     again = 2.0 * layers + 2.0 * config.num_hidden_layers * config.hidden_size * context

@@ -1,7 +1,6 @@
 """The one training loop: pretraining, enhancement, SFT, reward model and PPO differ in batches and loss alone."""
 
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,17 +8,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tokenmill.errors import Interrupted, RolledBack, UserError
+from tokenmill.errors import BudgetSpent, Interrupted, RolledBack, UserError
 from tokenmill.training.anomaly import Detector, Verdict, left_out, read_incidents, record
+from tokenmill.training.budget import Meter, Stop
 from tokenmill.training.checkpoint import Checkpoints
 from tokenmill.training.cursor import Cursor
 from tokenmill.training.engine import Engine
 from tokenmill.training.history import History
 from tokenmill.training.resume import Complete
 from tokenmill.training.rng import seed_everything
-from tokenmill.training.run import TrainingRun
+from tokenmill.training.run import StepBatch, TrainingRun
 from tokenmill.training.schedule import learning_rate
 from tokenmill.training.settings import TrainingConfig
+from tokenmill.training.timing import STEP_PHASES, Stopwatch, peak_memory
+from tokenmill.training.utilization import device_of, used
 from tokenmill.training.watchdog import Heart
 
 Report = Callable[[dict[str, float], int], None]
@@ -40,13 +42,19 @@ class Loop:
         self.run, self.config, self.execution, self.checkpoints = run, config, config.execution, checkpoints
         self.report, self.check, self.heart = report, check, heart
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.watch = Stopwatch()
+        self.accelerator = device_of(self.execution)
+        self.meter = Meter(self.execution.budget, self.world, self.accelerator)
         self.log = History(checkpoints.store, checkpoints.key)
         self.cursor = Cursor(tokens=run.tokens_before)
         self.facts = run.facts
         """Of the weights; at the end with the ledger of the mixture."""
         self.saved = 0
         """Step of the last checkpoint."""
-        self.stop = False
+        self.memory = float(peak_memory())
+        """Bytes, of the rank that has most."""
+        self.stop = self.spent = Stop.NONE
+        """What a signal asks for, and what a budget does."""
         self.detector = Detector(config.anomaly)
         self.incidents = read_incidents(checkpoints.store, checkpoints.key)
         self.skipped = left_out(self.incidents)
@@ -55,24 +63,26 @@ class Loop:
     def train(self) -> torch.nn.Module:
         """Run all optimizer steps; returns the bare module, whose weights are whole on rank 0."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        self.heart.begin("load")
+        self._begin("load")
         found = self.checkpoints.newest()
         regrouped = found is not None and found.layout != self.checkpoints.layout
         engine = Engine(self.run, self.config, self.run.batches.accumulation(self.world), regrouped=regrouped)
-        engine.begin = self.heart.begin
+        engine.begin = self._begin
         self.saved = start = self._resume(engine, found)
+        if spent := self.meter.judge():
+            raise BudgetSpent(f"at step {start}: {self.meter.why(spent)}")
         for step in range(start, len(self.run.batches)):
             self.check()
             self._evaluate(engine, step)
             own = self._skip(step) if step in self.skipped else self._step(engine, step)
-            stopping, verdict = self._agree(engine.device, own)
+            stop, verdict = self._agree(engine.device, own)
             self.heart.end_step(step)
             if verdict == Verdict.ANOMALY:
                 self._roll_back()
             if step + 1 < len(self.run.batches):
-                self._save_or_stop(engine, step + 1, stopping, suspect=verdict == Verdict.SUSPECT)
+                self._save_or_stop(engine, step + 1, stop, suspect=verdict == Verdict.SUSPECT)
         self._evaluate(engine, len(self.run.batches))
-        self.heart.begin("end")
+        self._begin("end")
         self.checkpoints.wait()
         engine.gather()
         if self.run.plan:
@@ -84,18 +94,21 @@ class Loop:
         """Tokens the model has seen."""
         return self.cursor.tokens
 
+    def _begin(self, phase: str) -> None:
+        self.heart.begin(phase)
+        self.watch.begin(phase)
+
     def _step(self, engine: Engine, step: int) -> Verdict:
-        self.heart.begin("data")
-        started = time.monotonic()
+        self._begin("data")
         batch = self.run.batches.at(step, self.rank, self.world)
-        waited = time.monotonic() - started
         sums = engine.step(step, batch.micro_batches, batch.weight)
-        self.heart.begin("metrics")
+        self._begin("metrics")
         names = sorted(sums)
-        totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=engine.device)
+        totals = torch.stack([sums[name] for name in names])
         dist.all_reduce(totals)
-        values = {name: total / batch.weight for name, total in zip(names, totals.tolist(), strict=True)}
-        seconds = time.monotonic() - started
+        weights = [batch.weights.get(name, batch.weight) for name in names]
+        reduced = zip(names, totals.tolist(), weights, strict=True)
+        values = {name: total / weight for name, total, weight in reduced if weight}
         self.cursor.take(batch)
         values |= {
             "lr": learning_rate(self.run.optim, step, len(self.run.batches)),
@@ -104,10 +117,30 @@ class Loop:
         if self.run.on_step:
             values |= self.run.on_step(step)
         self.log.append({"step": step, "tokens": self.tokens} | values)
-        speed = {"perf/tokens_per_s": batch.tokens / seconds, "perf/data_wait_ratio": waited / seconds}
+        speed = self._measure(batch)
         if step % self.execution.log_every == 0:
             self.report(values | speed, self.tokens)
         return self.detector.look(step, values["loss"], values["grad_norm"])
+
+    def _measure(self, batch: StepBatch) -> dict[str, float]:
+        """Speed, split time, use of the device and spending since the end of the step before.
+
+        A checkpoint or evaluation that lies between is in the split and the spending; speed is that of the step itself.
+        """
+        spent = self.watch.lap()
+        seconds = sum(spent.get(phase, 0.0) for phase in STEP_PHASES)
+        per_device = batch.tokens / seconds / self.world
+        use = used(self.run.model, self.accelerator, batch.attended, per_device, self.execution.recompute)
+        self.spent = self.meter.count(sum(spent.values()), use.get("perf/mfu"))
+        return {
+            "perf/tokens_per_s": per_device * self.world,
+            "perf/tokens_per_s_per_device": per_device,
+            "perf/data_wait_ratio": spent.get("data", 0.0) / seconds,
+            "perf/memory_gib": self.memory / 2**30,
+            **{f"perf/step/{phase}_s": value for phase, value in spent.items()},
+            **use,
+            **self.meter.values(),
+        }
 
     def _skip(self, step: int) -> Verdict:
         """Go past a step without its batch: rate and position move on, weights and tokens do not."""
@@ -134,7 +167,7 @@ class Loop:
 
     def _evaluate(self, engine: Engine, step: int) -> None:
         if self.run.evaluate and step in self.run.evaluate_at:
-            self.heart.begin("evaluation")
+            self._begin("evaluation")
             self.run.model.eval()
             with torch.no_grad():
                 values = self.run.evaluate(self.run.model)
@@ -142,30 +175,36 @@ class Loop:
             self.log.append({"step": step, "tokens": self.tokens} | values)
             self.report(values, self.tokens)
 
-    def _save_or_stop(self, engine: Engine, step: int, stopping: bool, suspect: bool) -> None:
+    def _save_or_stop(self, engine: Engine, step: int, stop: Stop, suspect: bool) -> None:
         """Take the checkpoint that is due before `step`, at the next step that can be gone on from.
 
         None is taken of what may have to be gone back before.
         """
         every = self.execution.checkpoint_every
-        if suspect and stopping:
-            self.checkpoints.wait()
-            raise Interrupted(f"stopped by SIGTERM before step {step}; rerun to go on from the newest checkpoint")
         if suspect:
+            if stop == Stop.SIGTERM:
+                self.checkpoints.wait()
+                raise Interrupted(f"stopped by SIGTERM before step {step}; rerun to go on from the newest checkpoint")
             return
-        if self.run.batches.resumable(step) and (stopping or step // every > self.saved // every):
-            self.heart.begin("checkpoint")
+        if self.run.batches.resumable(step) and (stop or step // every > self.saved // every):
+            self._begin("checkpoint")
             piece, rows = self.log.seal()
             state = {
                 "cursor": self.cursor.saved(step, self.run.batches),
                 "log": self.log.last,
                 "losses": list(self.detector.losses),
+                "device_s": self.meter.device_s,
             }
             self.checkpoints.save(engine.engine, step, state, before={piece: rows} if self.rank == 0 else {})
             self.saved = step
-            if stopping:
+            if stop:
                 self.checkpoints.wait()
-                raise Interrupted(f"stopped by SIGTERM after step {step}; rerun to go on from there")
+                raise self._stopped(stop, step)
+
+    def _stopped(self, stop: Stop, step: int) -> UserError:
+        if stop == Stop.SIGTERM:
+            return Interrupted(f"stopped by SIGTERM after step {step}; rerun to go on from there")
+        return BudgetSpent(f"stopped after step {step}, which is saved: {self.meter.why(stop)}, and rerun to go on")
 
     def _resume(self, engine: Engine, found: Complete | None) -> int:
         seed_everything(0)
@@ -175,17 +214,24 @@ class Loop:
         self.cursor = Cursor.restored(state["cursor"], self.run.batches)
         self.log = History(self.checkpoints.store, self.checkpoints.key, state["log"])
         self.detector = Detector(self.config.anomaly, state["losses"])
+        self.meter.device_s = state["device_s"]
         return self.cursor.step
 
     def _on_sigterm(self, *_: Any) -> None:
-        self.stop = True
+        self.stop = Stop.SIGTERM
 
-    def _agree(self, device: torch.device, own: Verdict) -> tuple[bool, Verdict]:
-        """Whether a rank was told to stop, and rank 0's verdict: every rank must do the same after the same step."""
-        flags = torch.tensor([int(self.stop), own if self.rank == 0 else 0], device=device)  # nccl takes no CPU tensor
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        stop, verdict = flags.tolist()
-        return bool(stop), Verdict(verdict)
+    def _agree(self, device: torch.device, own: Verdict) -> tuple[Stop, Verdict]:
+        """Whether to stop, and rank 0's verdict: every rank must do the same after the same step. And memory's maximum.
+
+        A signal may come to any rank; losses, money and speed are rank 0's to judge.
+        """
+        first = self.rank == 0
+        stop = max(self.stop, self.spent if first else Stop.NONE)
+        flags = [float(stop), float(own if first else 0), float(peak_memory())]
+        agreed = torch.tensor(flags, dtype=torch.float64, device=device)  # nccl takes no CPU tensor
+        dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+        self.memory = agreed[2].item()
+        return Stop(int(agreed[0])), Verdict(int(agreed[1]))
 
 
 def export(run: TrainingRun, folder: Path) -> None:

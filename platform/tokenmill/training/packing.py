@@ -154,9 +154,18 @@ class Pack:
     labels: Tensor
     positions: Tensor
     cu_seqlens: Tensor
+    sources: Tensor | None = None
+    """Which of `names` each sequence is of, where losses are told apart."""
+    names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, samples: Sequence[IntArray], labels: Sequence[IntArray] | None = None) -> Pack:
+    def of(
+        cls,
+        samples: Sequence[IntArray],
+        labels: Sequence[IntArray] | None = None,
+        sources: IntArray | None = None,
+        names: tuple[str, ...] = (),
+    ) -> Pack:
         """Join samples. `labels` stand at their tokens' places, IGNORE where nothing is learned; default: all."""
         lengths = [len(sample) for sample in samples]
         if not all(lengths):
@@ -170,4 +179,6 @@ class Pack:
             labels=torch.from_numpy(targets.astype(np.int64)),
             positions=torch.from_numpy(np.arange(ends[-1]) - starts),
             cu_seqlens=torch.from_numpy(np.concatenate(([0], ends)).astype(np.int32)),
+            sources=None if sources is None else torch.from_numpy(np.asarray(sources, dtype=np.int64)),
+            names=names,
         )

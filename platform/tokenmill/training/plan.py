@@ -5,9 +5,11 @@ whole on every rank or a share of it by the ZeRO stage. Activations are not a fo
 meta device, where tensors have shapes and no memory, and what autograd keeps of it is counted.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenmill.errors import ConfigError
 from tokenmill.model.config import InternLM2Config
@@ -17,6 +19,9 @@ from tokenmill.training.flops import (
     recomputed_flops_per_token,
     utilization,
 )
+
+if TYPE_CHECKING:
+    from tokenmill.model.recompute import Recompute
 
 MFU = 0.5
 """Assumed where no measurement is given: the report has 0.64 on 8 GPUs and 0.53 on 1,024 (§2.1)."""
@@ -31,7 +36,7 @@ class Layout:
     ranks: int
     zero_stage: int
     micro_batch_tokens: int
-    recompute: bool
+    recompute: Recompute
     precision: str = "bf16"
 
 
@@ -90,7 +95,7 @@ def plan(
         raise ConfigError(f"a micro-batch of {layout.micro_batch_tokens} tokens holds no sequence of {context}")
     needed = memory(config, layout)
     useful = flops_per_token(config, context)
-    done = recomputed_flops_per_token(config, context) if layout.recompute else useful
+    done = recomputed_flops_per_token(config, context) if layout.recompute == "full" else useful
     per_device = mfu * device.bf16_flops / useful
     seconds = tokens / (per_device * layout.ranks)
     return Plan(
@@ -128,17 +133,27 @@ def logits(config: InternLM2Config, tokens: int) -> float:
 
 
 def activations(config: InternLM2Config, layout: Layout, *, fused: bool = True) -> float:
-    """What autograd keeps of a micro-batch: of every layer, or with recomputation its input and one layer whole.
+    """What autograd keeps of a micro-batch: of every layer, or with recomputation a part of each and one layer whole.
 
     Args:
         fused: norms keep no more than their input, as on a GPU; on a CPU they are several operations.
     """
     dtype_size = 2 if layout.precision == "bf16" else 4
     probe = 1024
-    per_token = _kept_by_a_layer(config, layout.precision, probe, fused) / probe
+    whole = _kept_by_a_layer(config, layout.precision, probe, fused) / probe
     inputs = dtype_size * config.hidden_size
-    layers = per_token + inputs * config.num_hidden_layers if layout.recompute else per_token * config.num_hidden_layers
+    layers = whole * config.num_hidden_layers
+    if layout.recompute != "none":
+        dear = _dear_of_a_layer(config, dtype_size) if layout.recompute == "selective" else 0
+        layers = whole + (inputs + dear) * config.num_hidden_layers
     return layout.micro_batch_tokens * (layers + 2 * inputs)  # and the last norm's input and output
+
+
+def _dear_of_a_layer(config: InternLM2Config, dtype_size: int) -> float:
+    """Bytes a token that selective recomputation keeps beside a layer's input: what products and attention gave."""
+    d, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
+    products = (d + 2 * kv) + d + 2 * config.intermediate_size + d  # wqkv, wo, w1 and w3, w2
+    return dtype_size * (products + d) + 4.0 * config.num_attention_heads
 
 
 def _kept_by_a_layer(config: InternLM2Config, precision: str, tokens: int, fused: bool) -> float:

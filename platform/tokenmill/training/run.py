@@ -29,6 +29,10 @@ class StepBatch:
     """Tokens seen in this step over all ranks."""
     sources: Mapping[str, int] = field(default_factory=dict)
     """Of these, tokens a source, where batches keep count."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Metric → what its sum over all ranks is divided by, where that is not `weight`."""
+    attended: float = 0.0
+    """Length of the sequence that a token is in, on average: what attention costs. 0: not known."""
 
 
 class Batches(Protocol):
@@ -55,8 +59,9 @@ class LossOutput:
     """The loss of one micro-batch, summed (the loop divides by the global weight)."""
 
     loss: torch.Tensor
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Sums over the micro-batch; the loop divides them by the global weight too."""
+    metrics: Mapping[str, float | torch.Tensor] = field(default_factory=dict)
+    """Sums over the micro-batch, of the same names on every rank; the loop divides them by the global weight too, or
+    by the batch's weight of that name."""
 
 
 @dataclass(frozen=True)

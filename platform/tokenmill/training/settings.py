@@ -7,6 +7,22 @@ from pydantic import Field, model_validator
 from tokenmill.config import Execution, Section, StepConfig
 
 
+class BudgetConfig(Section):
+    """What a training may spend. One that is used up ends it after a checkpoint; a rerun with a higher one goes on."""
+
+    price_per_hour: float | None = Field(None, ge=0, description="of one device, in your currency; for cost")
+    cost: float | None = Field(None, gt=0, description="stop when the training has cost so much; needs a price")
+    watts: float | None = Field(None, gt=0, description="of one device, for energy; by default its data sheet's")
+    mfu_below: float = Field(0.0, ge=0, le=1, description="stop when the MFU stays below it; 0 = never")
+    mfu_minutes: float = Field(10.0, ge=0, description="minutes that it may stay below")
+
+    @model_validator(mode="after")
+    def _cost_has_a_price(self) -> Self:
+        if self.cost is not None and self.price_per_hour is None:
+            raise ValueError("cost needs price_per_hour")
+        return self
+
+
 class TrainingExecution(Execution):
     """How training is laid out; never part of what comes out of it."""
 
@@ -28,6 +44,35 @@ class TrainingExecution(Execution):
         None, ge=0, le=65535, description="of /healthz on every node; 0 = any; none by default"
     )
     max_rollbacks: int = Field(3, ge=0, description="times that steps are left out before it fails; not published")
+    recompute: Literal["none", "selective", "full"] = Field(
+        "none",
+        description="what the backward pass computes again instead of keeping: selective, all but matrix products and "
+        "attention; full, every layer from its input",
+    )
+    attention: Literal["auto", "flash", "varlen", "sdpa"] = Field(
+        "auto", description="kernel: flash-attn's, PyTorch's variable-length one, or its scaled dot product a sequence"
+    )
+    offload_optimizer: bool = Field(
+        False, description="keep optimizer states and their update on the CPU (ZeRO 1 to 3)"
+    )
+    shard_group: int = Field(
+        0,
+        ge=0,
+        description="ranks that share what ZeRO shards, as within a node (report §2.1); 0 = all. Others are not there yet",
+    )
+    sequence_parallel: int = Field(
+        1, ge=1, description="ranks that share one sequence (DeepSpeed Ulysses). More than 1 is not there yet"
+    )
+    accelerator: str = Field("", description="whose peak MFU is a share of: a100, h100, …; by default what CUDA names")
+    budget: BudgetConfig = BudgetConfig()
+
+    @model_validator(mode="after")
+    def _is_there(self) -> Self:
+        if self.shard_group or self.sequence_parallel > 1:
+            raise ValueError("shard_group and sequence_parallel are not there yet: leave them at 0 and 1")
+        if self.offload_optimizer and not self.zero_stage:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        return self
 
 
 class OptimConfig(Section):

@@ -1,10 +1,12 @@
 """The architecture against spec tables, small hand-made cases and independent formulas."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tokenmill.errors import InputError
 from tokenmill.model import IGNORE, losses
@@ -199,14 +201,39 @@ def test_forward_with_labels_is_the_loss_of_its_logits(model):
     torch.testing.assert_close(model(IDS, BORDERS, labels=labels), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_recompute_changes_no_gradient(grouped):
-    def gradients(recompute):
-        model = InternLM2ForCausalLM(grouped)
-        model.model.recompute = recompute
-        model(IDS, BORDERS, labels=IDS.roll(-1)).sum().backward()
-        return [parameter.grad for parameter in model.parameters()]
+class Counted(TorchDispatchMode):
+    """Counts operations by name."""
 
-    assert all(torch.equal(a, b) for a, b in zip(gradients(False), gradients(True), strict=True))
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func.name()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def backward_of(grouped, recompute):
+    """Gradients, operations of the backward pass."""
+    model = InternLM2ForCausalLM(grouped)
+    model.model.recompute = recompute
+    loss = model(IDS, BORDERS, labels=IDS.roll(-1)).sum()
+    with Counted() as counted:
+        loss.backward()
+    return [parameter.grad for parameter in model.parameters()], counted.counts
+
+
+def test_recompute_changes_no_gradient_and_repeats_what_it_says(grouped):
+    (kept, without), *others = (backward_of(grouped, how) for how in ("none", "selective", "full"))
+    for gradients, _ in others:
+        assert all(torch.equal(a, b) for a, b in zip(kept, gradients, strict=True))
+    (_, selective), (_, full) = others
+    layers = grouped.num_hidden_layers
+    assert selective["aten::mm"] == without["aten::mm"]
+    assert full["aten::mm"] == without["aten::mm"] + 4 * layers  # wqkv, wo, w1, w3; nobody needs what w2 gave
+    assert without["aten::silu"] == 0 < layers == selective["aten::silu"] == full["aten::silu"]
+    attention = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    assert selective[attention] == 0 < full[attention] == layers * (len(BORDERS) - 1)
 
 
 def test_reward_is_read_where_asked(grouped):

@@ -8,6 +8,7 @@ from tokenmill.model import IGNORE
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.training.data import next_token_loss
+from tokenmill.training.packing import Pack
 
 
 def test_every_token_is_in_one_micro_batch_of_one_rank():
@@ -58,3 +59,30 @@ def test_gradients_do_not_depend_on_micro_batches_or_ranks(model, step):
         assert batches(packs_at_once * CONTEXT).accumulation(world) == micro_batches
         apart = gradients(model, world, packs_at_once * CONTEXT, step)
         assert float((apart - whole).norm() / whole.norm()) < 1e-6
+
+
+def test_losses_a_source_are_those_of_its_samples_alone(model):
+    made = batches(micro_batch_tokens=2 * CONTEXT)
+    share = made.at(0, 0, 1)
+    outputs = [next_token_loss(model, pack) for pack in share.micro_batches]
+    totals = {name: sum(float(output.metrics[name]) for output in outputs) for name in ("loss/s0", "loss/s1")}
+    assert sum(totals.values()) == pytest.approx(sum(float(output.loss.detach()) for output in outputs), rel=1e-6)
+    alone = dict.fromkeys(totals, 0.0)
+    trained = dict.fromkeys(totals, 0)
+    for row in made.packing.rows(made._packs(0)):
+        ids, labels = made.samples.part(*made._piece(row))
+        pack = Pack.of([ids], [labels])
+        name = f"loss/s{made.samples.source[made.packing.document[row]]}"
+        alone[name] += float(next_token_loss(model, pack).loss.detach())
+        trained[name] += int((pack.labels != IGNORE).sum())
+    assert totals == pytest.approx(alone, rel=1e-5)
+    assert share.weights == trained and sum(trained.values()) == share.weight
+    empty = next_token_loss(model, made.pack([]))  # a rank without packs names the same metrics
+    assert {name: float(value) for name, value in empty.metrics.items()} == dict.fromkeys(totals, 0.0)
+
+
+def test_a_token_attends_as_far_as_its_own_sequence():
+    made = batches()
+    lengths = made.packing.length[made.packing.rows(made._packs(0))].tolist()
+    by_token = [length for length in lengths for _ in range(length)]
+    assert made.at(0, 0, 1).attended == pytest.approx(sum(by_token) / len(by_token))
