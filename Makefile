@@ -10,7 +10,7 @@ PRESET ?= nano
 TEST_WORKERS ?= 2
 IN_PARALLEL := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak benchmark-curation lint format hooks compile golden clean
+.PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak benchmark-curation benchmark-training lint format hooks compile golden clean
 
 help: ## what each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +61,11 @@ benchmark-curation: install ## curation beside datatrove and rensa: rules, dupli
 	$(BIN)/python benchmarks/curation_deduplicate.py --megabytes 20 --slow-megabytes 2
 	$(BIN)/python benchmarks/curation_code.py
 	$(BIN)/python benchmarks/curation_decontaminate.py
+
+benchmark-training: install ## training beside a bare loop, Hugging Face's Trainer, torch.save and DCP
+	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark]'
+	$(BIN)/python benchmarks/training.py all
+	$(BIN)/python benchmarks/checkpoint.py --rounds 5
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy platform components pipelines

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from rows import machine
+
 from tokenmill.curation.order_code import order_repository
 
 SUFFIXES = (".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".js", ".ts", ".java", ".go", ".rs", ".md", ".rst")
@@ -78,6 +80,8 @@ def main() -> None:
         "# Dependency order of code",
         "",
         f"`python benchmarks/curation_code.py --repeats {asked.repeats}`: processor time, median, one process.",
+        "",
+        f"{machine()}.",
         "",
         "| repository | files | MB | seconds | files/s | MB/s |",
         "|---|---|---|---|---|---|",

@@ -18,6 +18,8 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
+from rows import machine
+
 from tokenmill.overlap import OverlapConfig, OverlapIndex
 
 NGRAM, QUESTIONS, PLANTED, DOCUMENT = 13, 2_000, 200, 4_000
@@ -105,6 +107,8 @@ def main() -> None:
         "",
         f"`python benchmarks/curation_decontaminate.py --megabytes {asked.megabytes:g} --repeats {asked.repeats}`: "
         f"{QUESTIONS:,} questions, {NGRAM}-grams, median of {asked.repeats}, one process, processor time.",
+        "",
+        f"{machine()}.",
         "",
         "| | MB/s | contaminated documents |",
         "|---|---|---|",

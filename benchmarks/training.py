@@ -1,18 +1,17 @@
-"""Training measured: packing alone, and our loop beside a bare PyTorch loop on the same module.
+"""Training measured: packing, our loop beside a bare one and Hugging Face's Trainer, a restart, the merged Wqkv.
 
-`python benchmarks/training.py packing|loop|loop_zero1|all [--json] [--rounds N]`; one process, one thread. The contestants of
-`loop` take turns, round after round, each with `STEPS` steps on the same batches; what each needs to start is not timed.
+`python benchmarks/training.py packing|loop|loop_zero1|trainer|restart|wqkv|all [--json] [--rounds N]`; one thread. take turns, round after round, each with `STEPS` steps on the same batches; what each needs to start is not timed.
 """
 
-import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 import numpy
 import torch
 import torch.distributed as dist
+from rows import Table, seconds
 
 from tokenmill.logs import Log
 from tokenmill.model.config import InternLM2Config
@@ -35,8 +35,7 @@ from tokenmill.training.run import TrainingRun
 from tokenmill.training.settings import OptimConfig, TrainingConfig, TrainingExecution
 from tokenmill.training.watchdog import Heart
 
-Row = Callable[[int], dict[str, Any]]
-ROWS: dict[str, Row] = {}
+TABLE = Table(__doc__, "rounds", 5, "the median of so many is said")
 SHAPE = InternLM2Config(
     vocab_size=8192,
     hidden_size=384,
@@ -47,17 +46,11 @@ SHAPE = InternLM2Config(
     intermediate_size=1152,
     max_position_embeddings=512,
 )
-CONTEXT, PACKS, STEPS = 256, 2, 12
+CONTEXT, PACKS, STEPS = 512, 4, 6
 OPTIM = OptimConfig()
 
 
-def row(function: Row) -> Row:
-    """Register a row of the table under its name. It takes the number of rounds."""
-    ROWS[function.__name__] = function
-    return function
-
-
-@row
+@TABLE.row
 def packing(rounds: int) -> dict[str, Any]:
     """Documents a second of processor time, and the share of slots used, on lengths as documents have them (lognormal)."""
     found: dict[str, Any] = {}
@@ -78,66 +71,134 @@ def packing(rounds: int) -> dict[str, Any]:
     return found
 
 
-@row
+@TABLE.row
 def loop(rounds: int) -> dict[str, Any]:
     """Tokens a second of our loop over those of a bare one: engine, cursor, ledger, metrics and one checkpoint a round on.
 
     At ZeRO stage 0: one rank has nobody to share its optimizer states with.
     """
-    return _compare(rounds, zero_stage=0)
+    return _compare(rounds, _documents(), zero_stage=0)
 
 
-@row
+@TABLE.row
 def loop_zero1(rounds: int) -> dict[str, Any]:
     """The same at ZeRO stage 1, the default, which on one rank costs its copies and saves nothing."""
-    return _compare(rounds, zero_stage=1)
+    return _compare(rounds, _documents(), zero_stage=1)
 
 
-def _compare(rounds: int, zero_stage: int) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    ours, bare, stalls, waits = [], [], [], []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"LOCAL_RANK": "0"}  # DeepSpeed asks for it
-        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
+@TABLE.row
+def trainer(rounds: int) -> dict[str, Any]:
+    """Our loop over Hugging Face's Trainer on its Llama of the same shape, on sequences of the whole context."""
+    from training_peer import trainer_seconds
+
+    return _compare(
+        rounds, _whole_contexts(), zero_stage=0, peer=lambda made: (trainer_seconds(SHAPE, OPTIM, made), None)
+    )
+
+
+@TABLE.row
+def restart(rounds: int) -> dict[str, Any]:
+    """Seconds from a built nano model to the end of its first step, from a checkpoint and from nothing, without imports."""
+    shape = InternLM2Config.preset("nano")
+    spent: dict[str, list[float]] = {"from nothing": [], "from a checkpoint": []}
+    with tempfile.TemporaryDirectory() as folder, _one_rank(folder):
         for number in range(rounds + 1):
-            in_ours, losses, stall, waited = _ours(Path(folder) / str(number), zero_stage)
-            in_bare, expected = _bare()
-            numpy.testing.assert_allclose(losses, expected, rtol=1e-3)  # the same training
-            if number:  # the first is for warming up
-                ours.append(in_ours)
-                bare.append(in_bare)
-                stalls.append(stall)
-                waits.append(waited)
-        dist.destroy_process_group()
-    tokens = sum(_batches().at(step, 0, 1).tokens for step in range(STEPS))
-    ratios = [theirs / mine for mine, theirs in zip(ours, bare, strict=True)]
-    unstalled = [theirs / (mine - stall) for mine, theirs, stall in zip(ours, bare, stalls, strict=True)]
-    return {
-        "parameters": SHAPE.parameter_count(),
-        "tokens a step": round(tokens / STEPS),
-        "ours, tokens/s": tokens / statistics.median(ours),
-        "bare loop, tokens/s": tokens / statistics.median(bare),
-        "ratio": statistics.median(ratios),
-        "ratio, each round": [round(ratio, 4) for ratio in ratios],
-        "ratio, without the checkpoint's stall": statistics.median(unstalled),
-        "stall of the round's checkpoint, s": statistics.median(stalls),
-        "waited for batches, share of the steps": statistics.median(waits),
+            place = Path(folder) / str(number)
+            for times in spent.values():  # the second finds what the first left
+                measured = _ours(
+                    place, _documents(steps=3), zero_stage=1, shape=shape, checkpoint_every=1, stop_after=1
+                )
+                times.append(measured.first_step)
+    return {f"{name}, s": statistics.median(times[1:]) for name, times in spent.items()} | {
+        "parameters": shape.parameter_count()
     }
 
 
-def _batches() -> PackedBatches:
+@TABLE.row
+def wqkv(rounds: int) -> dict[str, Any]:
+    """One merged projection over three for queries, keys and values: forward and backward, in the shapes of two models."""
+    found: dict[str, Any] = {}
+    for name, shape, tokens in (
+        ("of the loop's model", SHAPE, 2048),
+        ("1.8B", InternLM2Config.preset("internlm2-1.8b"), 512),
+    ):
+        width = shape.num_key_value_heads * shape.head_dim
+        rows = (shape.hidden_size, width, width)
+        x = torch.randn(tokens, shape.hidden_size)
+        merged = torch.nn.Linear(shape.hidden_size, sum(rows), bias=False)
+        apart = [torch.nn.Linear(shape.hidden_size, size, bias=False) for size in rows]
+
+        def one(x: torch.Tensor = x, merged: Any = merged) -> None:
+            merged(x.requires_grad_()).sum().backward()
+
+        def three(x: torch.Tensor = x, apart: Any = apart) -> None:
+            x.requires_grad_()
+            sum(projection(x).sum() for projection in apart).backward()
+
+        one(), three()
+        in_one, in_three = seconds(one, three, rounds=10 * rounds)
+        found[f"{name}: three projections over one, seconds"] = in_three / in_one
+    return found
+
+
+def _compare(rounds: int, made: PackedBatches, zero_stage: int, peer: Any = None) -> dict[str, Any]:
+    ours: list[Measured] = []
+    theirs: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, _one_rank(folder):
+        for number in range(rounds + 1):
+            mine = _ours(Path(folder) / str(number), made, zero_stage)
+            in_theirs, expected = (peer or _bare)(made)
+            if expected:
+                numpy.testing.assert_allclose(mine.losses, expected, rtol=1e-3)  # the same training
+            if number:  # the first is for warming up
+                ours.append(mine)
+                theirs.append(in_theirs)
+    tokens = sum(made.at(step, 0, 1).tokens for step in range(STEPS))
+    every = TrainingExecution().checkpoint_every
+    usual = [one.seconds - one.stall * (1 - STEPS / every) for one in ours]
+    ratios = [other / mine for mine, other in zip(usual, theirs, strict=True)]
+    median = statistics.median
+    return {
+        "parameters": SHAPE.parameter_count(),
+        "tokens a step": round(tokens / STEPS),
+        "ours, tokens/s": tokens / median(usual),
+        "theirs, tokens/s": tokens / median(theirs),
+        f"ratio, a checkpoint every {every} steps": median(ratios),
+        "ratio, each round": [round(ratio, 3) for ratio in ratios],
+        f"ratio, a checkpoint every {STEPS} steps": median(b / a.seconds for a, b in zip(ours, theirs, strict=True)),
+        "wait for a checkpoint, s": median(one.stall for one in ours),
+        "waited for batches, share of the steps": median(one.waited for one in ours),
+    }
+
+
+@contextmanager
+def _one_rank(folder: str) -> Iterator[None]:
+    torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": "0"}  # DeepSpeed asks for it
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def _documents(steps: int = STEPS) -> PackedBatches:
     """Documents as a corpus has them, the last pack of each step full to a few tokens."""
-    draw = numpy.random.default_rng(0)
-    length = draw.lognormal(4.5, 1.0, 400).astype(numpy.int64) + 2
+    return _batches(numpy.random.default_rng(0).lognormal(4.5, 1.0, 1000).astype(numpy.int64) + 2, steps)
+
+
+def _whole_contexts() -> PackedBatches:
+    return _batches(numpy.full(PACKS * STEPS, CONTEXT), STEPS)
+
+
+def _batches(length: Any, steps: int) -> PackedBatches:
     samples = Samples(
-        shards=[draw.integers(3, SHAPE.vocab_size, int(length.sum()), dtype=numpy.uint16)],
+        shards=[numpy.random.default_rng(1).integers(3, 4096, int(length.sum()), dtype=numpy.uint16)],
         shard=numpy.zeros(len(length), numpy.int32),
         offset=numpy.cumsum(length) - length,
         length=length,
         sources=("a", "b"),
         source=(numpy.arange(len(length)) % 2).astype(numpy.int16),
     )
-    return PackedBatches(samples, CONTEXT, PACKS, seed=1, steps=STEPS, micro_batch_tokens=CONTEXT * PACKS)
+    return PackedBatches(samples, CONTEXT, PACKS, seed=1, steps=steps, micro_batch_tokens=CONTEXT * PACKS)
 
 
 class _Timed(Checkpoints):
@@ -151,33 +212,71 @@ class _Timed(Checkpoints):
         self.stall += time.perf_counter() - start
 
 
-def _ours(folder: Path, zero_stage: int) -> tuple[float, list[float], float, float]:
-    """Seconds from the first step to the end of the last, losses, seconds a checkpoint took, share that batches took."""
-    batches = _batches()
-    model = InternLM2ForCausalLM(SHAPE, seed=0)
-    run = TrainingRun(model, Prefetched(batches), next_token_loss, OPTIM, lambda *_: None, plan=batches.plan())
-    execution = TrainingExecution(ranks=1, checkpoint_every=STEPS // 2 + 1, zero_stage=zero_stage)
+@dataclass
+class Measured:
+    """One training of ours."""
+
+    seconds: float
+    """From the first step to the end of the last."""
+    first_step: float
+    """From the loop's start to the end of the first step."""
+    losses: list[float]
+    stall: float
+    """Seconds that checkpoints made it wait."""
+    waited: float
+    """Share of a step that batches took."""
+
+
+class _Enough(Exception):
+    pass
+
+
+def _ours(
+    folder: Path,
+    made: PackedBatches,
+    zero_stage: int,
+    shape: InternLM2Config = SHAPE,
+    checkpoint_every: int = STEPS // 2 + 1,
+    stop_after: int = STEPS + 1,
+) -> Measured:
+    model = InternLM2ForCausalLM(shape, seed=0)
+    run = TrainingRun(model, Prefetched(made), next_token_loss, OPTIM, lambda *_: None, plan=made.plan())
+    execution = TrainingExecution(ranks=1, checkpoint_every=checkpoint_every, zero_stage=zero_stage)
     config = TrainingConfig(precision="fp32", execution=execution)
     store = open_store((folder / "store").as_uri())
     checkpoints = _Timed(store, "key", folder / "local", execution, Log())
     heart = Heart(store, "work/key/attempt", rank=0, limit_s=execution.stuck_after_s)
     heart.start()
-    reported, waited, started = [], [], []
+    reported: list[dict[str, float]] = []
+    started: list[float] = []
 
     def report(values: dict[str, float], step: int) -> None:
-        reported.append(values["loss"])
-        waited.append(values["perf/data_wait_ratio"])
+        reported.append(values)
         store.backend.put(f"events/{step}", json.dumps(values).encode())
 
-    Loop(run, config, checkpoints, report, lambda: started.append(time.perf_counter()), heart).train()
-    seconds = time.perf_counter() - started[0]
+    def check() -> None:
+        started.append(time.perf_counter())
+        if len(started) > stop_after:
+            checkpoints.wait()
+            raise _Enough
+
+    begun = time.perf_counter()
+    with suppress(_Enough):
+        Loop(run, config, checkpoints, report, check, heart).train()
+    ended = time.perf_counter()
     heart.stop()
-    return seconds, reported, checkpoints.stall, statistics.median(waited)
+    return Measured(
+        seconds=ended - started[0],
+        first_step=(started[1] if len(started) > 1 else ended) - begun,
+        losses=[values["loss"] for values in reported],
+        stall=checkpoints.stall,
+        waited=statistics.median(values["perf/data_wait_ratio"] for values in reported),
+    )
 
 
-def _bare() -> tuple[float, list[float]]:
+def _bare(made: PackedBatches) -> tuple[float, list[float]]:
     """What one writes in an afternoon: batches made beforehand, AdamW with two groups, clipping, a cosine."""
-    batches = [_batches().at(step, 0, 1) for step in range(STEPS)]
+    batches = [made.at(step, 0, 1) for step in range(STEPS)]
     model = InternLM2ForCausalLM(SHAPE, seed=0)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -198,24 +297,5 @@ def _bare() -> tuple[float, list[float]]:
     return time.perf_counter() - start, losses
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("row", choices=[*ROWS, "all"])
-    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
-    parser.add_argument("--rounds", type=int, default=5, help="the median of so many is said")
-    wanted = parser.parse_args()
-    names = list(ROWS) if wanted.row == "all" else [wanted.row]
-    found = {"machine": f"{platform.machine()}, Python {platform.python_version()}"} | {
-        name: ROWS[name](wanted.rounds) for name in names
-    }
-    if wanted.json:
-        print(json.dumps(found, indent=2))
-        return
-    for name in names:
-        print(name)
-        for what, value in found[name].items():
-            print(f"  {what:<45}{value:,.4f}" if isinstance(value, float) else f"  {what:<45}{value}")
-
-
 if __name__ == "__main__":
-    main()
+    TABLE.main()

@@ -1,0 +1,69 @@
+"""The peer of the row `trainer`: Hugging Face's Trainer on its own Llama of the same shape."""
+
+import os
+import tempfile
+import time
+from typing import Any
+
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from tokenmill.model.config import InternLM2Config
+from tokenmill.training.data import PackedBatches
+from tokenmill.training.settings import OptimConfig
+
+
+class _Clock(TrainerCallback):
+    """When the first step began and the last one ended."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended = 0.0, 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.begun = self.begun or time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ended = time.perf_counter()
+
+
+def trainer_seconds(shape: InternLM2Config, optim: OptimConfig, made: PackedBatches) -> float:
+    """Seconds of all steps on batches whose packs are one whole sequence each; no checkpoints, a log line a step."""
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=shape.vocab_size,
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            num_hidden_layers=shape.num_hidden_layers,
+            num_attention_heads=shape.num_attention_heads,
+            num_key_value_heads=shape.num_key_value_heads,
+            head_dim=shape.head_dim,
+            rms_norm_eps=shape.rms_norm_eps,
+            tie_word_embeddings=False,
+            attn_implementation="sdpa",
+        )
+    )
+    assert sum(p.numel() for p in model.parameters()) == shape.parameter_count()
+    rows = [sample.ids.tolist() for sample in made.samples[:]]
+    clock = _Clock()
+    rank = os.environ.pop("LOCAL_RANK", None)  # with it, Trainer would wrap the model for other ranks
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=len(rows) // len(made),
+            max_steps=len(made),
+            learning_rate=optim.lr,
+            lr_scheduler_type="cosine",
+            weight_decay=optim.weight_decay,
+            adam_beta1=optim.betas[0],
+            adam_beta2=optim.betas[1],
+            max_grad_norm=optim.clip,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        data: Any = [{"input_ids": row, "labels": row} for row in rows]
+        Trainer(model, arguments, train_dataset=data, callbacks=[clock]).train()
+    if rank is not None:
+        os.environ["LOCAL_RANK"] = rank
+    return clock.ended - clock.begun
