@@ -1,6 +1,7 @@
 """Training measured: packing, our loop beside a bare one and Hugging Face's Trainer, a restart, the merged Wqkv.
 
-`python benchmarks/training.py packing|loop|loop_zero1|trainer|restart|wqkv|all [--json] [--rounds N]`; one thread. take turns, round after round, each with `STEPS` steps on the same batches; what each needs to start is not timed.
+`python benchmarks/training.py packing|loop|loop_zero1|trainer|restart|wqkv|all [--json] [--rounds N]`; one thread.
+Contestants take turns, round after round, each with `STEPS` steps on the same batches; what each needs to start is no part.
 """
 
 import json
