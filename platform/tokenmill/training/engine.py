@@ -43,7 +43,7 @@ class Engine:
                 }
                 for group in self.groups
             ],
-            lr=run.optim.lr,
+            lr=0.0,  # set before every step; DeepSpeed takes one of zero gradients itself, which must not decay weights
             betas=run.optim.betas,
             eps=run.optim.eps,
         )
@@ -55,6 +55,9 @@ class Engine:
             optimizer=optimizer,
             config=_deepspeed_config(run.optim, config, micro_batches) | {"checkpoint": {"load_universal": regrouped}},
         )
+
+        for state in adam_of(self.engine).state.values():
+            state["step"] = torch.zeros_like(state["step"])  # that one does not count
 
     @property
     def device(self) -> torch.device:
@@ -102,6 +105,14 @@ class Engine:
     def grad_norm(self) -> float:
         norm = self.engine.get_global_grad_norm()
         return 0.0 if norm is None else float(norm)
+
+
+def adam_of(engine: Any) -> torch.optim.Optimizer:
+    """AdamW itself, under whatever DeepSpeed put around it."""
+    optimizer = engine.optimizer
+    while not isinstance(optimizer, torch.optim.Optimizer):
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 def _import_deepspeed() -> Any:
