@@ -252,7 +252,7 @@ def has_tokenizer(folder: Path) -> bool:
 def _file(folder: Path | str) -> Path:
     file = Path(folder) / FILE
     if not file.is_file():
-        raise InputError(f"no tokenizer in {folder}: expected {file.name}")
+        raise InputError(f"no tokenizer in {folder}: expected {FILE} or {SENTENCEPIECE}")
     return file
 
 
