@@ -1,5 +1,7 @@
 """What people say never becomes a special token, whichever kind of tokenizer reads it (spec §2.3)."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +38,20 @@ def specials(ids: list[int], tokenizer: Tokenizer) -> list[int]:
 def test_no_text_becomes_a_special_token(tokenizer, text):
     assert specials(tokenizer.encode(text), tokenizer) == []
     assert specials([id for ids in tokenizer.encode_batch([text, text]) for id in ids], tokenizer) == []
+
+
+def test_ten_thousand_random_strings_come_back_without_a_special_id(tokenizer):
+    """Of any code points but surrogates and SentencePiece's own ▁."""
+    draw = random.Random(7)
+    planes = [range(0x20, 0x7F), range(0x4E00, 0xA000), range(0xD800), range(0xE000, 0x110000)]
+
+    def string() -> str:
+        return "".join(chr(draw.choice(draw.choice(planes))) for _ in range(draw.randrange(24))).replace("▁", "")
+
+    texts = [string() for _ in range(10_000)]
+    encoded = tokenizer.encode_batch(texts)
+    assert [tokenizer.decode(ids) for ids in encoded] == texts
+    assert specials([id for ids in encoded for id in ids], tokenizer) == []
 
 
 @settings(max_examples=300)
