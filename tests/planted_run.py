@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from tokenmill.manifest import Draft, Manifest, Shard
+from tokenmill.model.fertility import Fertility
 from tokenmill.records import write_jsonl
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking import EventLog, RunRef
@@ -90,6 +91,15 @@ class PlantedRun:
         return self.draft("training_log", {"training-log.jsonl.zst": rows}, counts={"records": len(rows)})
 
 
+FERTILITY = [
+    Fertility(40, 81_000, 80_000, 15_000, tokens=20_000, fallbacks=20).to_json()
+    | {"type": "book", "lang": "en", "held_back": True},
+    Fertility(1, 9_000, 3_000, None, tokens=2_400, fallbacks=300).to_json()
+    | {"type": "web", "lang": "zh", "held_back": False},
+]
+"""Of the planted tokenizer: 4 characters a token of English, 1.25 of Chinese, an eighth of whose tokens are single bytes."""
+
+
 def plant(store: ArtifactStore, folder: Path) -> RunRef:
     """A nano lifecycle with two rounds of RLHF that passes its gate."""
     run = RunRef(key="20260314T091500-0a1b2c3d", name="lifecycle", preset="nano", tags={"kfp.run_id": "5f2e"})
@@ -149,7 +159,7 @@ def plant(store: ArtifactStore, folder: Path) -> RunRef:
     )["output"]
     tokenizer = p.step(
         "pretraining.train_tokenizer",
-        {"output": p.draft("tokenizer", counts={"vocabulary": 4096})},
+        {"output": p.draft("tokenizer", {"fertility.json": {"domains": FERTILITY}}, counts={"vocabulary": 4096})},
         seconds=5.0,
         corpus=good,
     )["output"]

@@ -10,8 +10,10 @@ from typing import Any
 
 import orjson
 import pytest
+import sentencepiece
 import torch
 from foreign import IDS, ROWS, foreign_llama
+from made_tokenizers import CHAPTERS, SPARES, write_sentencepiece
 from pico import Lab, documents
 
 from tokenmill.enhancement.config import EnhanceConfig
@@ -218,3 +220,23 @@ def test_what_does_not_fit_is_one_line(lab: Lab, source: Path, tmp_path: Path) -
         done = subprocess.run(command, capture_output=True, env=environment, text=True, timeout=120)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert done.stderr.startswith("tokenmill: ") and done.stderr.count("\n") == 1 and told in done.stderr
+
+
+def test_a_folder_with_a_bare_sentencepiece_file_is_imported(
+    lab: Lab, tokenmill: Callable[..., Any], tmp_path: Path
+) -> None:
+    """As InternLM2 was released: tokenizer.model and no tokenizer.json. Its ids stay, its spares are the chat's tokens."""
+    folder = foreign_llama(tmp_path / "released", vocab_size=1408, tie_word_embeddings=False)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    write_sentencepiece(folder, vocab_size=1408 - SPARES)
+    seen = tokenmill("inspect", folder)
+    assert (seen["vocabulary"], seen["special_tokens"]["<|im_start|>"]) == (1408, 1407)
+    made = tokenmill("import", folder, "--licence", "Apache-2.0")
+    assert made["new_tokens"] == 0
+    words = Tokenizer.load(materialise(lab.store, lab.store.get_manifest(made["tokenizer"]), tmp_path / "t"))
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    assert words.encode(CHAPTERS[50]) == theirs.encode(CHAPTERS[50])
+    assert (words.im_start_id, words.reward_id) == (1407, 1408 - 17)
+    source = lab.store.get_manifest(made["sources"])
+    assert "tokenizer.model" in source.facts["sources"]["released"]["files"]

@@ -78,9 +78,12 @@ def tokenmill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         ("model inspect 0000", "0000 fits 0 manifests"),
         ("model export 0000 out --layout gpt2", "'gpt2' is not one of 'internlm2', 'llama'"),
         ("model export 0000 out --max-shard-size 5XB", "'5XB' is no size: write it as 5GB, 300MB or 20KB"),
-        ("model export . out", "there is no tokenizer.json in .: give --tokenizer"),
+        ("model export . out", "there is no tokenizer in .: give --tokenizer"),
         ("model reshard . out --tp two", "should be a valid integer"),
         ("model reshard . tests --tp 2", "tests is there and not an empty folder"),
+        ("tokenizer fertility nosuch pyproject.toml", "'nosuch' is no artifact"),
+        ("tokenizer fertility docs pyproject.toml", "no tokenizer in docs: expected tokenizer.json or tokenizer.model"),
+        ("tokenizer fertility . pyproject.toml --sample-mb 0", "greater than or equal to 0.001"),
         ("doctor extra", "unexpected extra argument"),
         ("run smoke --preset nanoo", "Did you mean 'nano'?"),
         ("run smoke --preset pico --set curation.filter.ruls=1", "Did you mean 'curation.filter.rules'?"),
@@ -136,3 +139,36 @@ def test_scripts_get_json_and_pipes_whole_lines(weights: Manifest, tokenmill: Ca
     assert orjson.loads(tokenmill("doctor", "--json").out)[0]["name"] == "python"
     tree = tokenmill("lineage", "poem", "--down").out
     assert all(part in tree for part in ("part-00000.jsonl.zst record 0", "reached 1 models"))
+
+
+def test_fertility_of_two_tokenizers_side_by_side(
+    store: ArtifactStore, tmp_path: Path, tokenmill: Callable[..., Said]
+) -> None:
+    """Bytes alone, and one that learned the words: four words in 19 bytes, four tokens."""
+    from pico import Lab
+
+    from tokenmill.model.tokenizer import Tokenizer
+
+    Tokenizer.train([], vocab_size=384).save(tmp_path / "bytes")
+    lab = Lab(tmp_path)
+    Tokenizer.train(["hills and ships, corn"] * 9, vocab_size=384).save(tmp_path / "words")
+    words = lab.issue_folder("tokenizer", tmp_path / "words")
+    rows = [{"id": "a", "type": "web", "lang": "en", "text": "hills and ships corn"}]
+    corpus = lab.issue("corpus", {"type=web/lang=en/part-00000.jsonl.zst": rows})
+    arguments = ("tokenizer", "fertility", str(tmp_path / "bytes"), corpus.digest[:12], "--beside", words.digest[:12])
+    said = tokenmill(*arguments, "--json")
+    told = {row["tokenizer"]: (row["tokens"], row["tokens_per_word"]) for row in orjson.loads(said.out)}
+    assert told == {str(tmp_path / "bytes"): (20, 5.0), words.digest[:12]: (4, 1.0)}
+    table = [line.split() for line in tokenmill(*arguments).out.splitlines()]
+    assert [line[2:] for line in table[1:]] == [
+        ["1.000", "1.000", "5.000", "0.00%"],
+        ["5.000", "5.000", "1.000", "0.00%"],
+    ]
+    (tmp_path / "text.txt").write_text("语言")
+    (one,) = orjson.loads(
+        tokenmill("tokenizer", "fertility", str(tmp_path / "bytes"), str(tmp_path / "text.txt"), "--json").out
+    )
+    assert (one["type"], one["fallback_share"], one["tokens"]) == ("text.txt", 1.0, 6)
+    assert (
+        "give a corpus, or a text file" in tokenmill("tokenizer", "fertility", words.digest[:12], words.digest[:12]).err
+    )

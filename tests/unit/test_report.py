@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_run import ANSWER, PlantedRun, plant
+from planted_run import ANSWER, FERTILITY, PlantedRun, plant
 
 from tokenmill.report import collect, render
 from tokenmill.report.charts import Series, element, line_chart, number, thin, ticks
@@ -90,7 +90,7 @@ def test_collect_finds_what_was_planted(planted: dict[str, Any]) -> None:
 
 def test_page_tells_what_was_planted(planted: dict[str, Any]) -> None:
     page = Reader(render(planted))
-    everything = {"funnel", "training", "rounds", "evaluation", "served", "lineage", "steps"}
+    everything = {"funnel", "tokenizer", "training", "rounds", "evaluation", "served", "lineage", "steps"}
     assert page.sections() == everything
     for words in (
         "Passed the gate all 4 checks passed",
@@ -99,6 +99,8 @@ def test_page_tells_what_was_planted(planted: dict[str, Any]) -> None:
         "7,446 documents kept of 12.5K read",
         "public domain",
         "Certainly! Certainly!",
+        "book en 4.00 4.05 1.33 0.1% 80,000",
+        "web zh 1.25 3.75 – 12.5% 3,000 learned from",
         "10 s over",  # deduplicate took 11.4 s
         "At what temperature does water boil?",
     ):
@@ -125,6 +127,7 @@ def test_hostile_text_stays_text_everywhere() -> None:
         "run": NOTHING["run"] | {"name": bad, "preset": bad, "store": bad, "message": bad, "status": "failed"},
         "steps": [step | {"cache": "", "seconds": 1.0, "budget_s": None, "attempts": 1, "outputs": {}}],
         "funnel": [{"step": f"curation.{bad}", "in": 2, "kept": 1, "dropped": {bad: 1}, "cached": False}],
+        "fertility": [row | {"type": bad, "lang": bad} for row in FERTILITY],
         "training": [
             {
                 "step": bad,

@@ -6,11 +6,25 @@ from tokenmill import images
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def train_tokenizer(run: str, corpus: dsl.Input[dsl.Dataset], tokenizer: dsl.Output[dsl.Artifact]) -> None:
-    """Learn a byte-level BPE from a sample of the corpus."""
+def register_ranks(run: str, ranks: dsl.Output[dsl.Dataset]) -> None:
+    """The vocabulary that the tokenizer is built on, if the preset or the overrides name one."""
     from tokenmill.steps import run_component
 
-    run_component("pretraining.train_tokenizer", run, inputs={"corpus": corpus}, outputs={"output": tokenizer})
+    run_component("pretraining.register_ranks", run, outputs={"output": ranks})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def train_tokenizer(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    tokenizer: dsl.Output[dsl.Artifact],
+    ranks: dsl.Input[dsl.Dataset] = None,
+) -> None:
+    """Learn a byte-level BPE from a sample of the corpus; on registered ranks, its Chinese block."""
+    from tokenmill.steps import run_component
+
+    inputs = {"corpus": corpus, "ranks": ranks}
+    run_component("pretraining.train_tokenizer", run, inputs=inputs, outputs={"output": tokenizer})
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)

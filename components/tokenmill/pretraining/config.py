@@ -6,12 +6,28 @@ from tokenmill.config import Section, StepConfig
 from tokenmill.training.settings import StageConfig
 
 
+class RegisterRanksConfig(StepConfig):
+    """A vocabulary of other making that the tokenizer is built on; none by default."""
+
+    file: str = Field(
+        "", description="a rank file in tiktoken's format (`base64 rank` a line), e.g. cl100k_base.tiktoken"
+    )
+    licence: str = Field("", description="of the file, best as an SPDX identifier; required with it")
+    origin: str = Field("", description="who made it, or where it was found; required with it")
+
+
 class TokenizerConfig(StepConfig):
     """Byte-level BPE with cl100k's pre-tokeniser and spare tokens on top (report §3.2.1)."""
 
     vocab_size: int = Field(92_544, description="tokens, a multiple of 128 (released models: 128 × 723)")
     spare_tokens: int = Field(147, description="ids on top that host the ChatML, tool and reward tokens")
     sample_bytes: int = Field(50_000_000, description="bytes of text the merges are learned from; not published")
+    base_tokens: int = Field(
+        60_004, ge=256, description="tokens taken of registered ranks, the first of them (report §3.2.1)"
+    )
+    chinese_tokens: int = Field(
+        32_397, ge=0, description="pieces of the Chinese block on top of ranks, at most: it takes the ids that are left"
+    )
 
 
 class TokenizeConfig(StepConfig):
@@ -32,6 +48,7 @@ class LongStageConfig(StageConfig):
 
 
 class PretrainingConfig(Section):
+    register_ranks: RegisterRanksConfig = RegisterRanksConfig()
     train_tokenizer: TokenizerConfig = TokenizerConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     train_short: StageConfig = StageConfig()

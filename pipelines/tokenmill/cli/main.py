@@ -50,6 +50,7 @@ def main() -> None:
         planning,
         running,
         serving,
+        tokenizing,
     )
 
     with told_in_one_line():

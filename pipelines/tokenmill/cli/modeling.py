@@ -39,7 +39,7 @@ def laid_out(
     The tokenizer is None where none is known, unless it is `required`: then that is an error.
     """
     from tokenmill.model.exchange import manifest_of, tokenizer_of
-    from tokenmill.model.tokenizer import FILE
+    from tokenmill.model.tokenizer import has_tokenizer
     from tokenmill.steps.context import materialise, scratch
 
     if not Path(source).is_dir() and not _REFERENCE.match(source):
@@ -55,7 +55,7 @@ def laid_out(
         elif tokenizer:
             shop = opened or existing_store(store)
             words = materialise(shop, manifest_of(shop, tokenizer, ("tokenizer",)), work / "tokenizer")
-        elif (folder / FILE).is_file():
+        elif has_tokenizer(folder):
             words = folder
         elif opened:
             try:
@@ -64,13 +64,15 @@ def laid_out(
                 if required:
                     raise
         if required and words is None:
-            raise InputError(f"there is no {FILE} in {source}: give --tokenizer")
+            raise InputError(f"there is no tokenizer in {source}: give --tokenizer")
         yield folder, words
 
 
 @model_app.command(name="import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="folder in InternLM2 or LLaMA layout, with tokenizer.json")],
+    source: Annotated[
+        Path, typer.Argument(help="folder in InternLM2 or LLaMA layout, with tokenizer.json or tokenizer.model")
+    ],
     name: Annotated[str, typer.Option(help="of the source in lineage and model cards [the folder's]")] = "",
     licence: Annotated[str, typer.Option(help="of the weights; it follows them to the release")] = "not stated",
     origin: Annotated[str, typer.Option(help="where they are from, for people [the name]")] = "",

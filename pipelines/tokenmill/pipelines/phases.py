@@ -73,7 +73,8 @@ class Pretrained(NamedTuple):
     name="pretraining", description="Tokenizer, token shards, the 4K stage; long documents, the 32K stage: Base."
 )
 def pretraining(run: str, corpus: dsl.Input[dsl.Dataset]) -> Pretrained:
-    tokenizer = pretraining_tasks.train_tokenizer(run=run, corpus=corpus).outputs["tokenizer"]
+    ranks = pretraining_tasks.register_ranks(run=run).outputs["ranks"]
+    tokenizer = pretraining_tasks.train_tokenizer(run=run, corpus=corpus, ranks=ranks).outputs["tokenizer"]
     tokens = pretraining_tasks.tokenize_corpus(run=run, corpus=corpus, tokenizer=tokenizer).outputs["tokens"]
     short = pretraining_tasks.train_short(run=run, tokens=tokens, tokenizer=tokenizer).outputs["checkpoint"]
     far = curation_tasks.select_long(run=run, corpus=corpus, weights=short, tokenizer=tokenizer).outputs["long"]

@@ -15,7 +15,7 @@ from tokenmill.errors import ConfigError, InputError
 from tokenmill.lineage import resolve
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.model import layout
-from tokenmill.model.tokenizer import FILE, Tokenizer
+from tokenmill.model.tokenizer import Tokenizer, has_tokenizer, read_raw
 from tokenmill.records import content_digest
 from tokenmill.steps.context import scratch, store_file
 from tokenmill.steps.runner import observed
@@ -47,7 +47,7 @@ def import_model(
     origin: str = "",
     tokens_seen: int = 0,
 ) -> Imported:
-    """Publish a model folder, in InternLM2's or LLaMA's layout with a tokenizer.json, as `weights` and `tokenizer`.
+    """Publish a model folder, in InternLM2's or LLaMA's layout with a tokenizer, as `weights` and `tokenizer`.
 
     The tokenizer gets the special tokens that it lacks, the model a row for each new id (see `Tokenizer.adopt` and
     `layout.fit_vocabulary`), and our chat template takes the place of any other. Equal files under equal names,
@@ -164,7 +164,7 @@ def inspect_model(folder: Path, tokenizer: Path | None = None) -> Inspection:
     )
     found = [path for path in folder.rglob("*.safetensors") if path.is_file()]
     words = tokenizer or folder
-    vocabulary, special, fault = _tokens(words) if (words / FILE).is_file() else (None, {}, "")
+    vocabulary, special, fault = _tokens(words) if has_tokenizer(words) else (None, {}, "")
     return Inspection(
         layout=str(values["model_type"]),
         architecture=(values.get("architectures") or ["not stated"])[0],
@@ -182,12 +182,10 @@ def inspect_model(folder: Path, tokenizer: Path | None = None) -> Inspection:
 
 def _tokens(folder: Path) -> tuple[int, dict[str, int], str]:
     """Size, special tokens, and what a tokenizer lacks."""
-    import tokenizers
-
     try:
         words = Tokenizer.load(folder)
     except InputError as lacking:
-        raw = tokenizers.Tokenizer.from_file(str(folder / FILE))
+        raw = read_raw(folder)
         added = {t.content: id for id, t in sorted(raw.get_added_tokens_decoder().items()) if t.special}
         return raw.get_vocab_size(), added, str(lacking)
     return words.vocab_size, words.special, ""
@@ -244,7 +242,7 @@ def parse_bytes(size: str) -> int:
 
 def _model_files(folder: Path) -> list[Path]:
     """What of a folder makes the model: not its hidden files, nor what people left there."""
-    patterns = ("*.json", "*.jinja", "*.safetensors", "tp-*-of-*/*")
+    patterns = ("*.json", "*.jinja", "*.model", "*.safetensors", "tp-*-of-*/*")
     return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 

@@ -1,11 +1,10 @@
-"""Byte-level BPE with InternLM2's layout: control tokens first, spares last, chat tokens on top (report §3.2.1).
+"""Text to ids and back, for every Unicode string, with InternLM2's special tokens (report §3.2.1).
 
-    0 <unk>  1 <s>  2 </s> │ 3 … 258 the bytes │ learned pieces │ [UNUSED_TOKEN_i] … <|im_end|> <|im_start|>
+Three kinds of vocabulary, one behaviour: learned from the corpus, built on given ranks with a Chinese block
+(`tokenmill.model.vocabulary`), or of other making (`adopt`), which keeps its ids.
 
 Text can never become a special token: `encode` takes `<|im_end|>` for ordinary characters. Only `tokenmill.model.chat`
 inserts special tokens.
-
-A tokenizer of other making keeps its ids; what it lacks of the chat tokens comes on top (see `adopt`).
 """
 
 from __future__ import annotations
@@ -13,35 +12,35 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import processors
 
 from tokenmill.errors import ConfigError, InputError
+from tokenmill.model.vocabulary import (
+    CHAT,
+    CONTROL,
+    MULTIPLE,
+    REWARD,
+    UNUSED,
+    byte_pieces,
+    check_size,
+    learned,
+    ranked,
+    special,
+)
 
-CONTROL = ("<unk>", "<s>", "</s>")
-CHAT = ("<|im_start|>", "<|im_end|>", "<|action_start|>", "<|action_end|>", "<|interpreter|>", "<|plugin|>")
-"""From the top of the vocabulary downwards."""
-REWARD = "<|reward|>"
-UNUSED = "[UNUSED_TOKEN_{}]"
-RELEASED_SPARES = 147
-MULTIPLE = 128
-"""A vocabulary's size is a multiple of it (released models: 128 × 723)."""
 FILE, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+SENTENCEPIECE = "tokenizer.model"
 
 # What other families begin and end a document with, where their tokenizer_config.json names only a turn's borders.
 _BEGINNINGS = (CONTROL[1], "<|begin_of_text|>", "<|endoftext|>")
 _ENDS = (CONTROL[2], "<|end_of_text|>", "<|endoftext|>")
 _PROBES = ("The  quick\tfox.\n\n  def f(x): return x+1", "naïve 语言模型 🦊 عربى", "\u200b\ufeff\x00", "1234567.89")
 """Texts that a tokenizer must give back: spaces, scripts, bytes that no vocabulary holds as a piece."""
-
-# cl100k's words: contractions, letters with what stands before them, digits in threes, punctuation, whitespace.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 class Tokenizer:
@@ -73,19 +72,40 @@ class Tokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, spares: int = 16) -> Tokenizer:
         """Learn a vocabulary of `vocab_size` ids, exactly; what a small corpus cannot fill becomes unused tokens."""
-        room = vocab_size - len(CONTROL) - spares
-        if vocab_size % MULTIPLE or room < 256 or spares <= len(CHAT):
+        room = check_size(vocab_size, spares)
+        return cls(learned(texts, room).assembled(vocab_size, spares).to_str())
+
+    @classmethod
+    def build(
+        cls,
+        ranks: Sequence[bytes],
+        chinese: Iterable[str],
+        *,
+        vocab_size: int,
+        spares: int,
+        base_tokens: int,
+        chinese_tokens: int,
+    ) -> tuple[Tokenizer, int]:
+        """InternLM2's recipe: the first of given ranks, a Chinese block learned on top; and the block's size.
+
+        Args:
+            ranks: tokens in the order of their rank (see `vocabulary.read_ranks`), cl100k's in the report.
+            chinese: texts that the block is learned from; only their words with Han or its punctuation count.
+            base_tokens: how many of `ranks` are taken; single bytes among them count.
+            chinese_tokens: pieces of the block at most; it is smaller where the vocabulary or the text holds no more.
+
+        Raises:
+            ConfigError: the vocabulary does not hold the base, or the ranks are fewer.
+        """
+        if base_tokens > len(ranks):
             raise ConfigError(
-                f"a vocabulary of {vocab_size} with {spares} spare tokens is not possible: it must be a multiple of 128"
-                f" and hold {len(CONTROL)} control tokens, 256 bytes and more than {len(CHAT)} spares"
+                f"the rank file has {len(ranks):,} tokens, not {base_tokens:,}: lower pretraining.train_tokenizer.base_tokens"
             )
-        learner = tokenizers.Tokenizer(models.BPE())
-        learner.pre_tokenizer = _words()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=room, initial_alphabet=alphabet, min_frequency=2, show_progress=False)
-        learner.train_from_iterator(texts, trainer)
-        merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
-        return cls(_assemble(merges, vocab_size, spares).to_str())
+        vocabulary = base = ranked(ranks[:base_tokens])
+        room = check_size(vocab_size, spares, len(base) - len(CONTROL)) - len(base) + len(CONTROL)
+        if most := min(chinese_tokens, room):
+            vocabulary = base.continued(chinese, most)
+        return cls(vocabulary.assembled(vocab_size, spares).to_str()), len(vocabulary) - len(base)
 
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
@@ -108,18 +128,15 @@ class Tokenizer:
         family's `<|endoftext|>`. A complete tokenizer comes back as it is.
 
         Args:
-            folder: holds tokenizer.json, and tokenizer_config.json where there is one.
+            folder: holds tokenizer.json or a SentencePiece tokenizer.model, and tokenizer_config.json where there is one.
             rows: of the model's embedding: the vocabulary is not smaller.
 
         Raises:
-            InputError: there is no tokenizer.json, its ids have gaps, it has more ids than the model rows, or it loses
-                text (it is neither byte-level nor falls back to bytes).
+            InputError: there is no tokenizer, its ids have gaps, it has more ids than the model rows, or it loses text
+                (it is neither byte-level nor falls back to bytes).
         """
-        text = _file(folder).read_text("utf-8")
-        try:
-            raw = tokenizers.Tokenizer.from_str(text)
-        except Exception as failure:  # the library raises nothing more special
-            raise InputError(f"{Path(folder) / FILE} is not a tokenizer ({failure}): fetch it again") from None
+        raw = read_raw(folder)
+        text = raw.to_str()
         known = raw.get_vocab_size()
         if known != max(raw.get_vocab().values()) + 1:
             raise InputError(f"the tokenizer in {folder} leaves ids unused below its highest: it cannot be extended")
@@ -128,17 +145,17 @@ class Tokenizer:
         settings = _settings(Path(folder))
         bos = _document_border(raw, settings.get("bos_token"), _BEGINNINGS)
         eos = _document_border(raw, settings.get("eos_token"), _ENDS)
-        special = {token.content for token in raw.get_added_tokens_decoder().values() if token.special}
+        known_special = {token.content for token in raw.get_added_tokens_decoder().values() if token.special}
         from_top = list(dict.fromkeys([*CHAT, REWARD, eos, bos]))
         missing = [name for name in from_top if raw.token_to_id(name) is None]
         size = -(-max(rows, known + len(missing)) // MULTIPLE) * MULTIPLE
-        if size > known or not special.issuperset(from_top):
+        if size > known or not known_special.issuperset(from_top):
             raw.no_truncation()
             raw.no_padding()
             free = (name for name in map(UNUSED.format, itertools.count()) if raw.token_to_id(name) is None)
             spares = list(itertools.islice(free, size - known - len(missing)))
             present = [name for name in from_top if name not in missing]
-            raw.add_special_tokens([_special(name) for name in (*present, *spares, *reversed(missing))])
+            raw.add_special_tokens([special(name) for name in (*present, *spares, *reversed(missing))])
             begin = [(bos, raw.token_to_id(bos))]
             raw.post_processor = processors.TemplateProcessing(single=[bos, "$A"], special_tokens=begin)
             text = raw.to_str()
@@ -188,6 +205,15 @@ class Tokenizer:
         """The text of `ids`; special tokens by name unless skipped, bytes that are no UTF-8 as U+FFFD."""
         return self._plain.decode(list(ids), skip_special_tokens=skip_special)
 
+    @cached_property
+    def fallback_ids(self) -> frozenset[int]:
+        """Ids of one byte that is only part of a character: what a text falls back to where no piece holds a character."""
+        pieces = (
+            byte_pieces() if self._plain.token_to_id("<0x80>") is None else [f"<0x{byte:02X}>" for byte in range(256)]
+        )
+        ids = (self._plain.token_to_id(pieces[byte]) for byte in range(0x80, 0x100))
+        return frozenset(id for id in ids if id is not None)
+
     def __len__(self) -> int:
         return self.vocab_size
 
@@ -199,38 +225,34 @@ class Tokenizer:
         )  # the flag that makes encode safe does not survive pickling
 
 
-def _words() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+def read_raw(folder: Path | str) -> tokenizers.Tokenizer:
+    """The tokenizer of a folder as its makers have it, from tokenizer.json or, where there is none, tokenizer.model.
+
+    Raises:
+        InputError: there is neither, or it cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / FILE).is_file() and (folder / SENTENCEPIECE).is_file():
+        from tokenmill.model.sentencepiece import read_sentencepiece
+
+        return read_sentencepiece(folder / SENTENCEPIECE)
+    try:
+        return tokenizers.Tokenizer.from_str(_file(folder).read_text("utf-8"))
+    except InputError:
+        raise
+    except Exception as failure:  # the library raises nothing more special
+        raise InputError(f"{folder / FILE} is not a tokenizer ({failure}): fetch it again") from None
 
 
-def _assemble(merges: list[tuple[str, str]], vocab_size: int, spares: int) -> tokenizers.Tokenizer:
-    """Lay out the ids: control tokens, bytes by value, learned pieces in the order of merging, spares to the top."""
-    vocabulary = {piece: id for id, piece in enumerate((*CONTROL, *_byte_pieces()))}
-    for left, right in merges:
-        vocabulary.setdefault(left + right, len(vocabulary))
-    unused = range(len(vocabulary), vocab_size)
-    names = {id: UNUSED.format(index) for index, id in enumerate(unused)}
-    names |= {vocab_size - 1 - index: name for index, name in enumerate(CHAT)}
-    # The released reward models read spare 130 of 147; with fewer spares the next one under the chat tokens.
-    names[vocab_size - (17 if spares >= RELEASED_SPARES else len(CHAT) + 1)] = REWARD
-
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = _words()
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.add_special_tokens([_special(name) for name in (*CONTROL, *(names[id] for id in unused))])
-    return tokenizer
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a tokenizer that `adopt` may read."""
+    return (folder / FILE).is_file() or (folder / SENTENCEPIECE).is_file()
 
 
 def _file(folder: Path | str) -> Path:
     file = Path(folder) / FILE
     if not file.is_file():
-        raise InputError(f"no tokenizer in {folder}: expected {file.name}")
+        raise InputError(f"no tokenizer in {folder}: expected {FILE} or {SENTENCEPIECE}")
     return file
 
 
@@ -256,14 +278,3 @@ def _document_border(raw: tokenizers.Tokenizer, named: Any, usual: Sequence[str]
 
 def _is_spare(name: str) -> bool:
     return name.startswith(UNUSED.partition("{")[0])
-
-
-def _special(name: str) -> AddedToken:
-    return AddedToken(name, special=True, normalized=False)
-
-
-def _byte_pieces() -> list[str]:
-    """The printable character that stands for each byte, 0 to 255 (GPT-2's table)."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = iter(range(0x100, 0x200))
-    return [chr(byte if byte in shown else next(hidden)) for byte in range(256)]

@@ -1,7 +1,8 @@
 """Gathers what a run's page shows, from its events and the artifacts they name.
 
-Nothing here knows a phase's code: a training log is records with `tokens` and `loss`, an evaluation a JSON file with
-`suites`, a verdict one with `passed` and `checks`. What a run does not have is left out.
+Nothing here knows a phase's code: a training log is records with `tokens` and `loss`, a tokenizer's fertility a JSON file
+with `domains`, an evaluation one with `suites`, a verdict one with `passed` and `checks`. What a run does not have is left
+out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,9 @@ def collect(store: ArtifactStore, run_key: str) -> RunData:
         "run": _run(run.model_dump(), store, events, steps),
         "steps": steps,
         "funnel": _funnel(made),
+        "fertility": next(
+            (f["domains"] for _, m in made for f in _json(store, m, "tokenizer") if f.get("domains")), []
+        ),
         "training": [_training(store, row, records) for row, _, records in logs if not _is_policy(records)],
         "rounds": _rounds(store, made, [(row, records) for row, _, records in logs if _is_policy(records)]),
         "evaluations": [e for _, m in made for e in _json(store, m, "evaluation") if e.get("suites")],

@@ -26,6 +26,7 @@ _UNSERVED = {"name": "", "version": "", "question": "", "answer": "", "served": 
 _NOTHING: RunData = {
     "steps": [],
     "funnel": [],
+    "fertility": [],
     "training": [],
     "rounds": [],
     "evaluations": [],
@@ -55,6 +56,7 @@ def render(run_data: RunData) -> str:
         headline=_headline(data),
         tiles=_tiles(data),
         funnel=_funnel(data["funnel"]),
+        fertility=data["fertility"],
         training=[_panel(stage) for stage in data["training"] if _points(stage["log"], "loss")],
         rounds=_rounds(data["rounds"]),
         evaluation=_evaluation(data["evaluations"], data["verdict"]),
