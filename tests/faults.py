@@ -17,8 +17,8 @@ from tokenmill.store import open_store
 
 STEPS, EVERY = 24, 4
 SETTINGS = [
-    f"pretraining.train_short.tokens={512 * STEPS}",
-    f"pretraining.train_short.execution.checkpoint_every={EVERY}",
+    f"pretraining.pretrain.short.tokens={512 * STEPS}",
+    f"pretraining.pretrain.short.execution.checkpoint_every={EVERY}",
 ]
 
 
@@ -36,13 +36,22 @@ def prepare(root):
 
 
 def layout(ranks, zero):
-    execution = "pretraining.train_short.execution"
+    execution = "pretraining.pretrain.short.execution"
     return f"{execution}.ranks={ranks}", f"{execution}.zero_stage={zero}"
 
 
 def start(folder, inputs, ranks=2, zero=1, settings=(), env=None):
     """A training step; `env` is put on top of the environment."""
-    command = [sys.executable, "-m", "tokenmill.cli", "step", "pretraining.train_short", "--preset", "pico", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tokenmill.cli",
+        "step",
+        "pretraining.pretrain.short",
+        "--preset",
+        "pico",
+        "--json",
+    ]
     command += [part for one in inputs for part in ("--input", one)] + [
         part for one in (*SETTINGS, *settings, *layout(ranks, zero)) for part in ("--set", one)
     ]

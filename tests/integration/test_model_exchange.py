@@ -119,7 +119,7 @@ def test_an_imported_model_goes_through_enhancement(
         optim=OptimConfig(lr=3e-3),
     )
     inputs = {"tokens": tokens, "base": imported["weights"], "decontamination": decontamination}
-    trained = lab.step("enhancement.train", config, **inputs)["weights"]
+    trained = lab.step("enhancement.enhance", config, **inputs)["weights"]
     assert 9_000 + 7 * 1_024 <= trained.counts["tokens_seen"] <= 9_000 + 8 * 1_024
     before, after = (
         load_model(materialise(lab.store, m, lab.folder / m.digest[:8])) for m in (imported["weights"], trained)

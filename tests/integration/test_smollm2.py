@@ -127,7 +127,7 @@ def test_it_goes_through_enhancement(lab: Lab, imported: Imported) -> None:
     )
     decontamination = lab.issue_json("decontamination", {"decontamination.json": {}})
     inputs = {"tokens": tokens, "base": imported.weights, "decontamination": decontamination}
-    trained = lab.step("enhancement.train", config, **inputs)
+    trained = lab.step("enhancement.enhance", config, **inputs)
     assert trained["weights"].counts["steps"] == 4
     after = load_model(materialise(lab.store, trained["weights"], lab.folder / "after"), dtype=torch.float32)
     before = load_model(materialise(lab.store, imported.weights, lab.folder / "before"), dtype=torch.float32)

@@ -114,11 +114,11 @@ def test_what_only_the_pipeline_knows_is_also_one_line(
 
 def test_a_plan_tells_what_does_not_fit(tokenmill: Callable[..., Said]) -> None:
     told = orjson.loads(tokenmill("plan", "--gpus", "64", "--price", "2", "--json").out)["stages"]
-    assert told["pretraining.train_short"]["fits"]
-    assert not told["pretraining.train_long"]["fits"]
-    assert told["pretraining.train_short"]["cost"] > told["enhancement.train"]["cost"] > 0
+    assert told["pretraining.pretrain.short"]["fits"]
+    assert not told["pretraining.pretrain.long"]["fits"]
+    assert told["pretraining.pretrain.short"]["cost"] > told["enhancement.enhance"]["cost"] > 0
     said = tokenmill("plan", "--gpus", "64").out
-    assert "pretraining.train_long does not fit h100" in said
+    assert "pretraining.pretrain.long does not fit h100" in said
     wrong = tokenmill("plan", "--gpu", "h10")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
     assert "known are a100" in wrong.err

@@ -71,9 +71,9 @@ def test_collect_finds_what_was_planted(planted: dict[str, Any]) -> None:
     ]
     assert all(s["in"] == s["kept"] + sum(s["dropped"].values()) for s in planted["funnel"])
     assert [t["step"] for t in planted["training"]] == [
-        "pretraining.train_short",
-        "pretraining.train_long",
-        "enhancement.train",
+        "pretraining.pretrain",
+        "pretraining.pretrain",
+        "enhancement.enhance",
         "sft.train",
         "rlhf.train_reward_model",
         "rlhf.train_reward_model",
@@ -170,7 +170,7 @@ def test_four_steps_of_pico_show_four_steps(store: ArtifactStore, tmp_path: Path
     run = RunRef.new("smoke", "pico")
     p = PlantedRun(store, tmp_path, run)
     corpus = p.step("curation.filter", {"output": p.corpus(10, 8, short=2)})["output"]
-    p.step("pretraining.train_short", p.training(0, 100, 6.0, 5.0, 3, held=0), corpus=corpus)
+    p.step("pretraining.pretrain", p.training(0, 100, 6.0, 5.0, 3, held=0), corpus=corpus)
     page = Reader(render(collect(store, run.key)))
     assert page.sections() == {"funnel", "training", "lineage", "steps"}
     assert "Not in this run: enhancement, sft, rlhf, evaluation, deployment." in page.text
@@ -385,8 +385,8 @@ def test_the_models_way_passes_by_its_judges(planted: dict[str, Any]) -> None:
     way = model_way(boxes, planted["lineage"]["edges"])
     tasks = {(boxes[p]["task"], boxes[c]["task"]) for p, c in way}
     assert tasks == {
-        ("pretraining.train_short", "pretraining.train_long"),
-        ("pretraining.train_long", "sft.train"),
+        ("pretraining.pretrain.short", "pretraining.pretrain.long"),
+        ("pretraining.pretrain.long", "sft.train"),
         ("sft.train", "ppo-1"),
         ("ppo-1", "ppo-2"),
         ("ppo-2", "deployment.bundle"),

@@ -6,7 +6,7 @@ from tokenmill import images
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def select_domain(
+def prepare_domain(
     run: str,
     corpus: dsl.Input[dsl.Dataset],
     questions: dsl.Input[dsl.Dataset],
@@ -18,7 +18,7 @@ def select_domain(
 
     inputs = {"corpus": corpus, "questions": questions}
     run_component(
-        "enhancement.select", run, inputs=inputs, outputs={"corpus": domain, "decontamination": decontamination}
+        "enhancement.prepare", run, inputs=inputs, outputs={"corpus": domain, "decontamination": decontamination}
     )
 
 
@@ -35,4 +35,4 @@ def enhance(
     from tokenmill.steps import run_component
 
     inputs = {"tokens": tokens, "base": base, "decontamination": decontamination}
-    run_component("enhancement.train", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})
+    run_component("enhancement.enhance", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})

@@ -9,7 +9,7 @@ from tokenmill.overlap import OverlapConfig
 from tokenmill.training.settings import OptimConfig, StageConfig
 
 
-class SelectConfig(OverlapConfig):
+class PrepareConfig(OverlapConfig):
     """The domain set: documents of the domain, some of the best of the rest, none that a benchmark asks."""
 
     types: tuple[str, ...] = Field(
@@ -54,5 +54,5 @@ class EnhanceConfig(StageConfig):
 class EnhancementConfig(Section):
     """The section `enhancement` of a preset."""
 
-    select: SelectConfig = SelectConfig()
-    train: EnhanceConfig = EnhanceConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    enhance: EnhanceConfig = EnhanceConfig()

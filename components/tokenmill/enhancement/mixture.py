@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from tokenmill.enhancement.config import SelectConfig
+from tokenmill.enhancement.config import PrepareConfig
 from tokenmill.errors import InputError
 from tokenmill.records import Record
 
@@ -17,7 +17,7 @@ def category(record: Record, types: Iterable[str]) -> str:
     return DOMAIN if record["type"] in types else HIGH_QUALITY
 
 
-def mixed(config: SelectConfig, records: Iterable[Record], quality: Callable[[Record], float]) -> list[Record]:
+def mixed(config: PrepareConfig, records: Iterable[Record], quality: Callable[[Record], float]) -> list[Record]:
     """Of each category its share of the bytes, the best first; the scarcest category sets the size of the whole.
 
     A document that is there twice, in the corpus and retrieved from it, counts once, as retrieved.
@@ -32,7 +32,7 @@ def mixed(config: SelectConfig, records: Iterable[Record], quality: Callable[[Re
     for name in config.shares:
         if not by_category[name]:
             raise InputError(
-                f"no document of category {name!r} in the corpus; see enhancement.select.shares, and "
+                f"no document of category {name!r} in the corpus; see enhancement.prepare.shares, and "
                 "curation.retrieve.category for retrieved ones"
             )
     sizes = {name: sum(map(_size, found)) for name, found in by_category.items()}
@@ -44,7 +44,7 @@ def mixed(config: SelectConfig, records: Iterable[Record], quality: Callable[[Re
     ]
 
 
-def shares_of(config: SelectConfig, records: Iterable[Record]) -> Mapping[str, float]:
+def shares_of(config: PrepareConfig, records: Iterable[Record]) -> Mapping[str, float]:
     """Share of bytes of each category."""
     sizes: defaultdict[str, int] = defaultdict(int)
     for record in records:

@@ -75,12 +75,12 @@ class Pretrained(NamedTuple):
 def pretraining(run: str, corpus: dsl.Input[dsl.Dataset]) -> Pretrained:
     tokenizer = pretraining_tasks.train_tokenizer(run=run, corpus=corpus).outputs["tokenizer"]
     tokens = pretraining_tasks.tokenize_corpus(run=run, corpus=corpus, tokenizer=tokenizer).outputs["tokens"]
-    short = pretraining_tasks.train_short(run=run, tokens=tokens, tokenizer=tokenizer).outputs["checkpoint"]
+    short = pretraining_tasks.pretrain_short(run=run, tokens=tokens, tokenizer=tokenizer).outputs["checkpoint"]
     far = curation_tasks.select_long(run=run, corpus=corpus, weights=short, tokenizer=tokenizer).outputs["long"]
     long = pretraining_tasks.tokenize_corpus(
         run=run, corpus=far, tokenizer=tokenizer, task="pretraining.tokenize.long"
     ).outputs["tokens"]
-    base = pretraining_tasks.train_long(run=run, tokens=tokens, long=long, base=short).outputs["checkpoint"]
+    base = pretraining_tasks.pretrain_long(run=run, tokens=tokens, long=long, base=short).outputs["checkpoint"]
     return Pretrained(tokenizer=tokenizer, tokens=tokens, base=base)
 
 
@@ -114,7 +114,7 @@ def enhancement(
     tokenizer: dsl.Input[dsl.Artifact],
     base: dsl.Input[dsl.Model],
 ) -> Enhanced:
-    chosen = enhancement_tasks.select_domain(run=run, corpus=corpus, questions=questions)
+    chosen = enhancement_tasks.prepare_domain(run=run, corpus=corpus, questions=questions)
     tokens = pretraining_tasks.tokenize_corpus(
         run=run, corpus=chosen.outputs["domain"], tokenizer=tokenizer, task="enhancement.tokenize"
     ).outputs["tokens"]

@@ -83,7 +83,7 @@ def mixture(documents: Documents, config: StageConfig, chosen: Documents | None 
     if not len(short) or not len(long):
         raise InputError(
             f"phase 2 mixes documents below and above {config.short_context} tokens, but there are {len(short)} and "
-            f"{len(long)}; change pretraining.train_long.short_context, curation.select_long or the corpus"
+            f"{len(long)}; change pretraining.pretrain.long.short_context, curation.select_long or the corpus"
         )
     half = config.tokens // 2
     return _draw(short, half, config).followed_by(_draw(long, half, config))

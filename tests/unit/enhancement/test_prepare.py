@@ -3,7 +3,7 @@
 import pytest
 from pico import Lab
 
-from tokenmill.enhancement.config import SelectConfig
+from tokenmill.enhancement.config import PrepareConfig
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.records import JSONL, read_jsonl
 
@@ -26,7 +26,7 @@ def selected(lab: Lab, records: list[dict], suites: dict[str, list[dict]], **con
         by_type.setdefault(f"type={row['type']}/lang=en/part-00000{JSONL}", []).append(row)
     questions = lab.issue("questions", {f"{suite}{JSONL}": rows for suite, rows in suites.items()})
     made = lab.step(
-        "enhancement.select", SelectConfig(**config), corpus=lab.issue("corpus", by_type), questions=questions
+        "enhancement.prepare", PrepareConfig(**config), corpus=lab.issue("corpus", by_type), questions=questions
     )
     kept = {row["id"] for shard in made["corpus"].shards for row in read_jsonl(lab.store.blob_path(shard.blob))}
     return kept, made["corpus"].dropped
@@ -60,7 +60,7 @@ def test_the_rest_is_the_best_that_fits_its_share(lab):
 
 
 def test_without_a_document_of_the_domain_there_is_nothing_to_enhance(lab):
-    with pytest.raises(InputError, match=r"enhancement\.select\.types"):
+    with pytest.raises(InputError, match=r"enhancement\.prepare\.types"):
         selected(lab, [record(0, "book", "y")], {"generate/maths": []})
 
 
@@ -98,4 +98,4 @@ def test_a_missing_category_and_shares_that_are_no_whole_are_one_clear_line(lab)
     with pytest.raises(InputError, match="no document of category 'special'"):
         selected(lab, [found(1, "stem", 10, 1.0), record(1, "book", "x")], ASKED, shares=SHARES)
     with pytest.raises(ConfigError, match="add up to 1"):
-        SelectConfig.at("enhancement.select", {"shares": {"stem": 0.7}})
+        PrepareConfig.at("enhancement.prepare", {"shares": {"stem": 0.7}})

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 
-from tokenmill.enhancement.config import SelectConfig
+from tokenmill.enhancement.config import PrepareConfig
 from tokenmill.enhancement.mixture import fitting, mixed, shares_of
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
@@ -14,8 +14,8 @@ from tokenmill.steps import Drop, Keep, StepContext, step
 REPORT = "decontamination.json"
 
 
-@step("enhancement.select", version=4, kinds={"corpus": "corpus", "questions": "questions"})
-def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
+@step("enhancement.prepare", version=1, kinds={"corpus": "corpus", "questions": "questions"})
+def prepare(config: PrepareConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Documents of the domain plus the best of the rest, without what evaluation asks word for word or reads."""
     index, read = questions_of(config, questions, ctx)
     chosen = _chosen(config, ctx.records(corpus))
@@ -33,7 +33,7 @@ def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: Ste
     return {"corpus": draft, "decontamination": ctx.write_json("decontamination", REPORT, report, counts=counts)}
 
 
-def _chosen(config: SelectConfig, records: Iterable[Record]) -> list[Record]:
+def _chosen(config: PrepareConfig, records: Iterable[Record]) -> list[Record]:
     """The mixture of `shares`; or without them the documents of the domain, and some of the best of the rest."""
     if config.shares:
         return mixed(config, records, _quality)
@@ -41,13 +41,15 @@ def _chosen(config: SelectConfig, records: Iterable[Record]) -> list[Record]:
     for record in records:
         (domain if record["type"] in config.types else rest).append(record)
     if not domain:
-        raise InputError(f"no document of type {' or '.join(config.types)} in the corpus; see enhancement.select.types")
+        raise InputError(
+            f"no document of type {' or '.join(config.types)} in the corpus; see enhancement.prepare.types"
+        )
     best = sorted(rest, key=lambda r: (-_quality(r), r["id"]))
     size = sum(len(record["text"].encode()) for record in domain)
     return domain + list(fitting(best, size * config.high_quality_share / (1 - config.high_quality_share)))
 
 
-def questions_of(config: SelectConfig, questions: Manifest, ctx: StepContext) -> tuple[OverlapIndex, set[str]]:
+def questions_of(config: PrepareConfig, questions: Manifest, ctx: StepContext) -> tuple[OverlapIndex, set[str]]:
     """Every question that evaluation will ask, and the ids of the documents whose text it reads.
 
     Those documents are known by their ids: looking for their text would drop whatever is written after the same template.

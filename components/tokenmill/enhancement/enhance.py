@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 @training_step(
-    "enhancement.train",
-    version=4,
+    "enhancement.enhance",
+    version=1,
     kinds={"tokens": "tokens", "base": "weights", "decontamination": "decontamination"},
 )
-def train(
+def enhance(
     config: EnhanceConfig, tokens: Manifest, base: Manifest, decontamination: Manifest, ctx: WorkerContext
 ) -> TrainingRun:
     """Continue Base on the domain set. Without a decontamination report it does not start: the role is required."""
