@@ -28,11 +28,12 @@ def enhance(
     tokens: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
     decontamination: dsl.Input[dsl.Artifact],
+    rehearsal: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Continue Base on the domain set at a lower rate and batch."""
+    """Continue Base on the domain set at a lower rate and batch; a share of the tokens may be what it read before."""
     from tokenmill.steps import run_component
 
-    inputs = {"tokens": tokens, "base": base, "decontamination": decontamination}
+    inputs = {"tokens": tokens, "base": base, "decontamination": decontamination, "rehearsal": rehearsal}
     run_component("enhancement.enhance", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})

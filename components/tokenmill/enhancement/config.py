@@ -5,7 +5,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from tokenmill.config import Section
-from tokenmill.overlap import OverlapConfig
+from tokenmill.overlap import OverlapConfig, OverlapRule
 from tokenmill.training.settings import OptimConfig, StageConfig
 
 
@@ -19,8 +19,8 @@ class PrepareConfig(OverlapConfig):
         0.26, ge=0, lt=1, description="share of bytes from other documents, the best graded first (report Table 4: 26%)"
     )
 
-    shares: dict[str, float] = Field(
-        default_factory=dict,
+    shares: dict[str, float] | None = Field(
+        None,
         description="share of bytes a category, as {stem: 0.65, special: 0.09, high_quality: 0.26} (report Table 4), in the "
         "place of types and high_quality_share. A document's category is the one that curation.retrieve gave it, `domain` "
         "for the types above, else `high_quality`; the scarcest category decides how much there is of all",
@@ -41,6 +41,14 @@ class EnhanceConfig(StageConfig):
     optim: OptimConfig = Field(
         OptimConfig(lr=3e-5, final_lr_ratio=0.0, warmup_ratio=0.0),
         description="not published; from phase 2's last rate to 0",
+    )
+
+    rehearsal_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the tokens that pretraining's tokens are drawn from again; not published"
+    )
+    decontamination: OverlapRule = Field(
+        OverlapRule(),
+        description="the weakest rule by which the data may have been searched for evaluation's questions",
     )
 
     @model_validator(mode="before")

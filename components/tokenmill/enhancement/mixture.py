@@ -17,7 +17,9 @@ def category(record: Record, types: Iterable[str]) -> str:
     return DOMAIN if record["type"] in types else HIGH_QUALITY
 
 
-def mixed(config: PrepareConfig, records: Iterable[Record], quality: Callable[[Record], float]) -> list[Record]:
+def mixed(
+    config: PrepareConfig, shares: Mapping[str, float], records: Iterable[Record], quality: Callable[[Record], float]
+) -> list[Record]:
     """Of each category its share of the bytes, the best first; the scarcest category sets the size of the whole.
 
     A document that is there twice, in the corpus and retrieved from it, counts once, as retrieved.
@@ -27,20 +29,21 @@ def mixed(config: PrepareConfig, records: Iterable[Record], quality: Callable[[R
     """
     by_category: defaultdict[str, list[Record]] = defaultdict(list)
     for record in _once(records):
-        if (name := category(record, config.types)) in config.shares:
+        if (name := category(record, config.types)) in shares:
             by_category[name].append(record)
-    for name in config.shares:
+    for name in shares:
         if not by_category[name]:
             raise InputError(
-                f"no document of category {name!r} in the corpus; see enhancement.prepare.shares, and "
-                "curation.retrieve.category for retrieved ones"
+                f"no document of category {name!r} in the corpus: merge what curation.retrieve found for it "
+                f"(curation.retrieve.category={name}) with the corpus, or set enhancement.prepare.shares=null for a domain "
+                "by document types"
             )
     sizes = {name: sum(map(_size, found)) for name, found in by_category.items()}
-    whole = min(sizes[name] / share for name, share in config.shares.items())
+    whole = min(sizes[name] / share for name, share in shares.items())
     return [
         record
-        for name in sorted(config.shares)
-        for record in fitting(sorted(by_category[name], key=_rank(quality)), whole * config.shares[name])
+        for name in sorted(shares)
+        for record in fitting(sorted(by_category[name], key=_rank(quality)), whole * shares[name])
     ]
 
 

@@ -112,14 +112,15 @@ def enhancement(
     corpus: dsl.Input[dsl.Dataset],
     questions: dsl.Input[dsl.Dataset],
     tokenizer: dsl.Input[dsl.Artifact],
+    tokens: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
 ) -> Enhanced:
     chosen = enhancement_tasks.prepare_domain(run=run, corpus=corpus, questions=questions)
-    tokens = pretraining_tasks.tokenize_corpus(
+    domain = pretraining_tasks.tokenize_corpus(
         run=run, corpus=chosen.outputs["domain"], tokenizer=tokenizer, task="enhancement.tokenize"
     ).outputs["tokens"]
     enhanced = enhancement_tasks.enhance(
-        run=run, tokens=tokens, base=base, decontamination=chosen.outputs["decontamination"]
+        run=run, tokens=domain, base=base, decontamination=chosen.outputs["decontamination"], rehearsal=tokens
     )
     return Enhanced(checkpoint=enhanced.outputs["checkpoint"])
 

@@ -6,6 +6,7 @@ from pico import Lab
 from tokenmill.enhancement.config import PrepareConfig
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.records import JSONL, read_jsonl
+from tokenmill.steps import configured, find
 
 PROBLEM = "What is the measure of the remaining angle of a triangle with angles of {a} and {b} degrees in all"
 
@@ -99,3 +100,10 @@ def test_a_missing_category_and_shares_that_are_no_whole_are_one_clear_line(lab)
         selected(lab, [found(1, "stem", 10, 1.0), record(1, "book", "x")], ASKED, shares=SHARES)
     with pytest.raises(ConfigError, match="add up to 1"):
         PrepareConfig.at("enhancement.prepare", {"shares": {"stem": 0.7}})
+
+
+@pytest.mark.parametrize("preset", ["internlm2-1.8b", "internlm2-7b", "internlm2-20b"])
+def test_the_released_presets_mix_as_table_4_and_may_do_without(preset):
+    prepare = find("enhancement.prepare")
+    assert configured(prepare, preset, {}).shares == SHARES
+    assert configured(prepare, preset, {"enhancement.prepare.shares": None}).shares is None
