@@ -113,7 +113,7 @@ def training_log(folder, digests, with_skipped=False):
 def weights(folder, digests):
     """Tensor name → values, of a store's published weights."""
     store = open_store(f"file://{folder}")
-    shard = next(s for s in store.get_manifest(digests["weights"]).shards if s.name.endswith(".safetensors"))
+    shard = store.get_manifest(digests["weights"]).shard("model.safetensors")
     return safetensors.numpy.load_file(store.blob_path(shard.blob))
 
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from tokenmill.config import Section
 from tokenmill.overlap import OverlapConfig, OverlapRule
-from tokenmill.training.settings import OptimConfig, StageConfig
+from tokenmill.training.settings import LoRAConfig, OptimConfig, StageConfig
 
 
 class PrepareConfig(OverlapConfig):
@@ -43,6 +43,7 @@ class EnhanceConfig(StageConfig):
         description="not published; from phase 2's last rate to 0",
     )
 
+    lora: LoRAConfig = LoRAConfig()
     rehearsal_share: float = Field(
         0.0, ge=0, lt=1, description="share of the tokens that pretraining's tokens are drawn from again; not published"
     )

@@ -46,14 +46,18 @@ def enhance(
 ) -> TrainingRun:
     """Continue Base on the domain set, which `check` has found decontaminated."""
     from tokenmill.model.layout import load_model
+    from tokenmill.model.lora import trainable
     from tokenmill.training.stage import stage_run
 
+    model = load_model(ctx.files(base))
+    export = trainable(model, config.lora, config.seed)
     return stage_run(
         config,
         tokens,
-        load_model(ctx.files(base)),
+        model,
         ctx,
         tokens_before=base.counts["tokens_seen"],
         rehearsal=rehearsal,
         rehearsal_share=config.rehearsal_share,
+        export=export,
     )

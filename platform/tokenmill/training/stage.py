@@ -1,7 +1,10 @@
 """A stage of language-model training: its samples and mixture, held-out loss, ledger and export."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -29,12 +32,14 @@ def stage_run(
     long: Manifest | None = None,
     rehearsal: Manifest | None = None,
     rehearsal_share: float = 0.0,
+    export: Callable[[Any, Path], None] = save_model,
 ) -> TrainingRun:
     """Train `model` on `config.tokens` tokens of the shards, measuring held-out loss along the way.
 
     Args:
         long: shards of the documents that count as long in phase 2.
         rehearsal: shards that `rehearsal_share` of the tokens are drawn from: what the model has read before.
+        export: what writes the weights folder in the end.
     """
     documents = read_documents(ctx.store, tokens)
     heldout = _heldout(documents, config)
@@ -63,7 +68,7 @@ def stage_run(
         batches=Prefetched(batches),
         loss=next_token_loss,
         optim=config.optim,
-        export=save_model,
+        export=export,
         evaluate=evaluate,
         evaluate_at=frozenset(marks.tolist()),
         plan=batches.plan(),
