@@ -408,3 +408,28 @@ def test_lineage_boxes_do_not_overlap_and_children_lie_right_or_below(planted: d
             assert place[child][0] == place[parent][0] and place[child][1] > place[parent][1]
         else:
             assert (place[child][0] > place[parent][0]) == (phases[1] > phases[0])
+
+
+def test_a_comparison_is_a_row_a_group_with_its_error(planted: dict[str, Any]) -> None:
+    score = {
+        "name": "reasoning",
+        "measure": "score",
+        "before": 0.25,
+        "after": 0.75,
+        "difference": 0.5,
+        "se": 0.1,
+        "n": 2,
+    }
+    loss = score | {"name": "language", "measure": "loss", "before": 3.0, "after": 3.5, "difference": 0.5}
+    gone = loss | {"name": "coding", "before": None, "after": None, "difference": None, "se": None}
+    groups = [score | {"better": True}, loss | {"better": False}, gone | {"better": None}]
+    told = {"before": {"label": "base"}, "after": {"label": "enhanced"}, "groups": groups}
+    page = Reader(render(planted | {"comparisons": [told]}))
+    assert "comparison-1" in page.sections()
+    for words in (
+        "From base to enhanced",
+        "reasoning score 0.25 0.75 +0.5 ± 0.1 better 2",
+        "+0.5 ± 0.1 worse",
+        "coding loss – – – 2",
+    ):
+        assert words in page.text, words

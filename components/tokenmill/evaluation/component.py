@@ -40,6 +40,21 @@ def evaluate(
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def compare(
+    run: str,
+    task: str,
+    before: dsl.Input[dsl.Artifact],
+    after: dsl.Input[dsl.Artifact],
+    comparison: dsl.Output[dsl.Artifact],
+) -> None:
+    """What a stage of training gave and took, a capability group."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"before": before, "after": after}, {"output": comparison}
+    run_component("evaluation.compare", run, inputs=inputs, outputs=outputs, task=task)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
 def collect_training_sets(run: str, weights: dsl.Input[dsl.Model], training_sets: dsl.Output[dsl.Artifact]) -> None:
     """Walk the lineage: everything whose text the model was trained on, at any stage of its life."""
     from tokenmill.steps import run_component

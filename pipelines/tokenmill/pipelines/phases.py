@@ -190,7 +190,7 @@ class Judged(NamedTuple):
 
 
 @dsl.pipeline(
-    name="evaluation", description="Every checkpoint on every suite; contamination over the lineage; the gate."
+    name="evaluation", description="Every checkpoint on every suite; what enhancement changed; contamination; the gate."
 )
 def evaluation(
     run: str,
@@ -207,7 +207,8 @@ def evaluation(
         ).outputs["evaluation"]
 
     reference = score("base", "plain", base)
-    score("enhanced", "plain", enhanced)
+    after = score("enhanced", "plain", enhanced)
+    evaluation_tasks.compare(run=run, task="evaluation.compare.enhanced", before=reference, after=after)
     tuned = score("sft", "chat", sft)
     candidate = score("chat", "chat", chat)
     training_sets = evaluation_tasks.collect_training_sets(run=run, weights=chat).outputs["training_sets"]
