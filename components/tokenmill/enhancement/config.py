@@ -13,7 +13,8 @@ class PrepareConfig(OverlapConfig):
     """The domain set: documents of the domain, some of the best of the rest, none that a benchmark asks."""
 
     types: tuple[str, ...] = Field(
-        ("math",), description="document types of the domain (report: STEM, special domains)"
+        ("math",),
+        description="document types of the domain (report: STEM, special domains); none: everything in the corpus",
     )
     high_quality_share: float = Field(
         0.26, ge=0, lt=1, description="share of bytes from other documents, the best graded first (report Table 4: 26%)"

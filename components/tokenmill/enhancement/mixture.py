@@ -1,7 +1,7 @@
 """The mixture of the domain set: how many bytes of each category, so that the shares hold (report Table 4)."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 from tokenmill.enhancement.config import PrepareConfig
 from tokenmill.errors import InputError
@@ -10,11 +10,11 @@ from tokenmill.records import Record
 DOMAIN, HIGH_QUALITY = "domain", "high_quality"
 
 
-def category(record: Record, types: Iterable[str]) -> str:
+def category(record: Record, types: Container[str]) -> str:
     """What a document is in the mixture for: what it was retrieved for, its type's domain, or its quality."""
     if found := record.get("retrieved"):
         return str(found["category"])
-    return DOMAIN if record["type"] in types else HIGH_QUALITY
+    return DOMAIN if not types or record["type"] in types else HIGH_QUALITY
 
 
 def mixed(
@@ -28,7 +28,7 @@ def mixed(
         InputError: a category of the mixture has no document.
     """
     by_category: defaultdict[str, list[Record]] = defaultdict(list)
-    for record in _once(records):
+    for record in once(records):
         if (name := category(record, config.types)) in shares:
             by_category[name].append(record)
     for name in shares:
@@ -73,7 +73,8 @@ def _rank(quality: Callable[[Record], float]) -> Callable[[Record], tuple[float,
     return key
 
 
-def _once(records: Iterable[Record]) -> Iterator[Record]:
+def once(records: Iterable[Record]) -> Iterator[Record]:
+    """Each document once; one that was also retrieved, as retrieved."""
     by_id: dict[str, Record] = {}
     for record in records:
         if record["id"] not in by_id or "retrieved" in record:

@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable, Iterator
 
 from tokenmill.enhancement.config import PrepareConfig
 from tokenmill.enhancement.decontamination import REPORT
-from tokenmill.enhancement.mixture import fitting, mixed, shares_of
+from tokenmill.enhancement.mixture import fitting, mixed, once, shares_of
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.overlap import OverlapIndex, OverlapRule, count_by_suite
@@ -36,9 +36,14 @@ def prepare(config: PrepareConfig, corpus: Manifest, questions: Manifest, ctx: S
 
 
 def _chosen(config: PrepareConfig, records: Iterable[Record]) -> list[Record]:
-    """The mixture of `shares`; or without them the documents of the domain, and some of the best of the rest."""
+    """The mixture of `shares`; or without them the documents of the domain, and some of the best of the rest.
+
+    With neither shares nor types it is all there is, once a document.
+    """
     if config.shares:
         return mixed(config, config.shares, records, _quality)
+    if not config.types:
+        return list(once(records))
     domain, rest = list[Record](), list[Record]()
     for record in records:
         (domain if record["type"] in config.types else rest).append(record)

@@ -10,9 +10,9 @@ def prepare_questions(
     run: str,
     corpus: dsl.Input[dsl.Dataset],
     tokens: dsl.Input[dsl.Dataset],
-    reference: dsl.Input[dsl.Dataset],
-    conversations: dsl.Input[dsl.Dataset],
     questions: dsl.Output[dsl.Dataset],
+    reference: dsl.Input[dsl.Dataset] = None,
+    conversations: dsl.Input[dsl.Dataset] = None,
 ) -> None:
     """Suites with verifiable answers from what no model of this run is trained on."""
     from tokenmill.steps import run_component

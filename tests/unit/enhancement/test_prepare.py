@@ -60,6 +60,14 @@ def test_the_rest_is_the_best_that_fits_its_share(lab):
     assert "book-0" not in rest and len(rest) == 5  # 2,600 bytes of 10,000
 
 
+def test_without_types_everything_is_learned_but_what_is_asked(lab):
+    corpus = [*problems(6), *(record(i, "book", "z" * 500) for i in range(3))]
+    asked = [{"id": f"q{i}", "question": PROBLEM.format(a=20 + i, b=50 + i), "answer": "1"} for i in (1, 2, 3)]
+    kept, dropped = selected(lab, corpus, {"generate/maths": asked}, types=())
+    assert kept == {row["id"] for row in corpus} - {"math-1", "math-2", "math-3"}
+    assert dropped == {"asked_by_evaluation": 3}
+
+
 def test_without_a_document_of_the_domain_there_is_nothing_to_enhance(lab):
     with pytest.raises(InputError, match=r"enhancement\.prepare\.types"):
         selected(lab, [record(0, "book", "y")], {"generate/maths": []})
