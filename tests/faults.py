@@ -17,8 +17,8 @@ from tokenmill.store import open_store
 
 STEPS, EVERY = 24, 4
 SETTINGS = [
-    f"pretraining.train_short.tokens={512 * STEPS}",
-    f"pretraining.train_short.execution.checkpoint_every={EVERY}",
+    f"pretraining.pretrain.short.tokens={512 * STEPS}",
+    f"pretraining.pretrain.short.execution.checkpoint_every={EVERY}",
 ]
 
 
@@ -36,13 +36,22 @@ def prepare(root):
 
 
 def layout(ranks, zero):
-    execution = "pretraining.train_short.execution"
+    execution = "pretraining.pretrain.short.execution"
     return f"{execution}.ranks={ranks}", f"{execution}.zero_stage={zero}"
 
 
 def start(folder, inputs, ranks=2, zero=1, settings=(), env=None):
     """A training step; `env` is put on top of the environment."""
-    command = [sys.executable, "-m", "tokenmill.cli", "step", "pretraining.train_short", "--preset", "pico", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tokenmill.cli",
+        "step",
+        "pretraining.pretrain.short",
+        "--preset",
+        "pico",
+        "--json",
+    ]
     command += [part for one in inputs for part in ("--input", one)] + [
         part for one in (*SETTINGS, *settings, *layout(ranks, zero)) for part in ("--set", one)
     ]
@@ -104,7 +113,7 @@ def training_log(folder, digests, with_skipped=False):
 def weights(folder, digests):
     """Tensor name → values, of a store's published weights."""
     store = open_store(f"file://{folder}")
-    shard = next(s for s in store.get_manifest(digests["weights"]).shards if s.name.endswith(".safetensors"))
+    shard = store.get_manifest(digests["weights"]).shard("model.safetensors")
     return safetensors.numpy.load_file(store.blob_path(shard.blob))
 
 

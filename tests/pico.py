@@ -85,6 +85,15 @@ class Lab:
     def corpus(self) -> Manifest:
         return self.issue("corpus", {f"type=web/lang=en/part-00000{JSONL}": documents()}, sources=self.sources)
 
+    def decontaminated(self, corpus: Manifest, question: str = "Which of these tales is asked about here", **rule: int):
+        """All of a corpus, searched for one question: `corpus` and `decontamination`, as enhancement.prepare makes them."""
+        from tokenmill.enhancement.config import PrepareConfig
+
+        rows = [{"id": "q", "question": question, "answer": "1"}] if question else []
+        questions = self.issue("questions", {f"generate/tales{JSONL}": rows})
+        config = PrepareConfig(types=("web", "code", "math", "book"), **rule)
+        return self.step("enhancement.prepare", config, corpus=corpus, questions=questions)
+
     @cached_property
     def tokens(self) -> Manifest:
         """Only the index: which documents are held out (every fourth)."""

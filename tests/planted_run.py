@@ -175,21 +175,25 @@ def plant(store: ArtifactStore, folder: Path) -> RunRef:
         "code/code": {"planned": 1_100_000, "seen": 1_099_776},
     }
     short = p.step(
-        "pretraining.train_short",
+        "pretraining.pretrain",
         p.training(0, 3_000_000, 8.3, 3.4, 420, ledger=ledger),
+        task="pretraining.pretrain.short",
         seconds=612,
         budget_s=900,
         tokens=tokens,
     )["weights"]
     base = p.step(
-        "pretraining.train_long",
+        "pretraining.pretrain",
         p.training(3_000_000, 3_400_000, 3.5, 3.2, 80),
+        task="pretraining.pretrain.long",
         seconds=140,
         budget_s=200,
         weights=short,
         tokens=tokens,
     )["weights"]
-    p.step("enhancement.train", p.training(3_400_000, 3_600_000, 3.4, 2.6, 60), seconds=90, weights=base, tokens=tokens)
+    p.step(
+        "enhancement.enhance", p.training(3_400_000, 3_600_000, 3.4, 2.6, 60), seconds=90, weights=base, tokens=tokens
+    )
     chats = p.step(
         "sft.prepare", {"output": p.draft("conversations", counts={"records": 2_600})}, seconds=3.0, sources=sources
     )["output"]

@@ -3,9 +3,9 @@
 import random
 from pathlib import Path
 
-from tokenmill.config import StepConfig, resolve
+from tokenmill.config import StepConfig
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.steps import effect, find, run_step
+from tokenmill.steps import configured, effect, find, run_step
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking import RunRef
 
@@ -67,7 +67,7 @@ def toy_corpus(config: StepConfig, ctx) -> Draft:
 
 def run(name: str, store: ArtifactStore, *, overrides: dict | None = None, **inputs: Manifest) -> dict[str, Manifest]:
     """Run a step at preset pico."""
-    config = resolve(find(name).config, name, "pico", overrides or {})
+    config = configured(find(name), "pico", overrides or {})
     return run_step(name, config, inputs, store=store, run=RunRef.new("test", "pico"))
 
 

@@ -23,7 +23,9 @@ from tokenmill.store import ArtifactStore
 DOCUMENTS = "documents.jsonl.zst"  # in a tokens artifact: which document lies at which offset of a token shard
 _HOLDERS = {"corpus", "tokens", "conversations", "preferences", "questions"}  # kinds whose records are documents
 # kinds through which no training data flows
-_CLOSED = {"evaluation", "verdict", "report", "training_log", "training_sets", "decontamination", "annotations"}
+_CLOSED = frozenset(
+    ["evaluation", "comparison", "verdict", "report", "training_log", "training_sets", "decontamination", "annotations"]
+)
 _DIGEST = re.compile(r"^[0-9a-f]{4,64}$")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from tokenmill.config import StepConfig
+from tokenmill.config import Section, StepConfig
 from tokenmill.records import Record
 
 _WORD = re.compile(r"\w+|[-+*/=<>^%×÷]")
@@ -94,7 +94,7 @@ def _factor(column: int) -> np.uint64:
     return np.uint64(pow(0x9E3779B97F4A7C15, column + 1, 1 << 64))
 
 
-class OverlapConfig(StepConfig):
+class OverlapRule(Section):
     """What counts as a copy."""
 
     ngram_words: int = Field(
@@ -106,12 +106,22 @@ class OverlapConfig(StepConfig):
         2, ge=1, description="an n-gram that more questions share is their template, and nobody's copy"
     )
 
+    def weaknesses(self, other: "OverlapRule") -> list[str]:
+        """The fields in which `other` calls fewer things a copy than this rule does."""
+        larger_is_weaker = ("ngram_words", "ngram_characters", "min_words")
+        found = [name for name in larger_is_weaker if getattr(other, name) > getattr(self, name)]
+        return found + (["max_sharing"] if other.max_sharing < self.max_sharing else [])
+
+
+class OverlapConfig(OverlapRule, StepConfig):
+    """The rule as a step's options."""
+
 
 @dataclass
 class OverlapIndex:
     """The questions' n-grams, looked up by their first words: one pass over a text finds those of any length."""
 
-    config: OverlapConfig
+    config: OverlapRule
     _anchors: tuple[dict[Gram, list[tuple[Gram, str]]], ...] = field(default_factory=lambda: ({}, {}))
     _sieves: list[Sieve] = field(default_factory=list)
     _owners: dict[bool, dict[Gram, set[str]]] = field(default_factory=lambda: {False: {}, True: {}})

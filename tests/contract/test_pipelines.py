@@ -67,11 +67,11 @@ def test_kfp_caching_is_off_on_every_task(package):
 def test_trainers_get_accelerators_shared_memory_and_secrets_and_images_a_registry(package):
     executors = package[0]["deploymentSpec"]["executors"]
     assert all(e["container"]["image"].startswith("registry.example/mill/tokenmill/") for e in executors.values())
-    accelerator = executors["exec-train-short"]["container"]["resources"]["accelerator"]
+    accelerator = executors["exec-pretrain-short"]["container"]["resources"]["accelerator"]
     assert accelerator == {"resourceType": "nvidia.com/gpu", "resourceCount": "8"}
     kubernetes = package[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert kubernetes["exec-train-short"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
-    assert kubernetes["exec-train-short"]["tolerations"]
+    assert kubernetes["exec-pretrain-short"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+    assert kubernetes["exec-pretrain-short"]["tolerations"]
     assert all(e["secretAsEnv"][0]["secretName"] == "tokenmill-store" for e in kubernetes.values())
 
 

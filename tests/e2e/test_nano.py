@@ -40,15 +40,15 @@ def test_the_model_passes_its_gate_and_answers(lived):
 
 def test_pretraining_lowers_the_loss_of_every_domain(lived):
     for domain in DOMAINS:
-        untrained, *_, trained = lived.heldout("pretraining.train_short", domain)
+        untrained, *_, trained = lived.heldout("pretraining.pretrain.short", domain)
         assert untrained == pytest.approx(math.log(4096), abs=0.3)  # a model that knows nothing
         assert trained < untrained - 1, domain
-    before, *_, after = lived.heldout("pretraining.train_long")
+    before, *_, after = lived.heldout("pretraining.pretrain.long")
     assert after < before
 
 
 def test_enhancement_learns_its_domain_and_no_other(lived):
-    before, after = lived.heldout("enhancement.train", "math-en")
+    before, after = lived.heldout("enhancement.enhance", "math-en")
     assert after < before
     base, enhanced = suites(lived, "base"), suites(lived, "enhanced")
     gain = {domain: base[f"perplexity/{domain}"] / enhanced[f"perplexity/{domain}"] for domain in ("math", "zh")}

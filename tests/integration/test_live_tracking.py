@@ -20,7 +20,7 @@ from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import deliver, read_events
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
-STEP = "pretraining.train_short"
+STEP = "pretraining.pretrain.short"
 Point = tuple[int, float, int]  # step, value, milliseconds
 
 

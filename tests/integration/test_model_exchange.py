@@ -108,9 +108,9 @@ def test_an_imported_model_goes_through_enhancement(
     lab: Lab, tokenmill: Callable[..., Any], imported: dict[str, Manifest]
 ) -> None:
     words = imported["tokenizer"]
-    inputs = {"corpus": lab.corpus, "tokenizer": words}
+    domain = lab.decontaminated(lab.corpus)
+    inputs = {"corpus": domain["corpus"], "tokenizer": words}
     tokens = lab.step("pretraining.tokenize", TokenizeConfig(heldout_share=0.1), **inputs)["output"]
-    decontamination = lab.issue_json("decontamination", {"decontamination.json": {}})
     config = EnhanceConfig(
         tokens=8_192,
         batch_tokens=1_024,
@@ -120,8 +120,8 @@ def test_an_imported_model_goes_through_enhancement(
         heldout_tokens=1_000,
         optim=OptimConfig(lr=3e-3),
     )
-    inputs = {"tokens": tokens, "base": imported["weights"], "decontamination": decontamination}
-    trained = lab.step("enhancement.train", config, **inputs)["weights"]
+    inputs = {"tokens": tokens, "base": imported["weights"], "decontamination": domain["decontamination"]}
+    trained = lab.step("enhancement.enhance", config, **inputs)["weights"]
     assert 9_000 + 7 * 1_024 <= trained.counts["tokens_seen"] <= 9_000 + 8 * 1_024
     before, after = (
         load_model(materialise(lab.store, m, lab.folder / m.digest[:8])) for m in (imported["weights"], trained)

@@ -16,7 +16,7 @@ from tokenmill.store import open_store
 from tokenmill.tracking import read_events
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(290)]
-SHORT = ("--set", "pretraining.train_short.tokens=2048", "--set", "pretraining.train_long.tokens=5120")
+SHORT = ("--set", "pretraining.pretrain.short.tokens=2048", "--set", "pretraining.pretrain.long.tokens=5120")
 
 
 @pytest.fixture(scope="module")

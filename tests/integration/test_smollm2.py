@@ -113,7 +113,8 @@ def test_it_is_evaluated(lab: Lab, imported: Imported) -> None:
 
 def test_it_goes_through_enhancement(lab: Lab, imported: Imported) -> None:
     """Two small steps on other text: the mechanics of a real checkpoint's size, and a loss that falls."""
-    inputs = {"corpus": lab.corpus, "tokenizer": imported.tokenizer}
+    domain = lab.decontaminated(lab.corpus)
+    inputs = {"corpus": domain["corpus"], "tokenizer": imported.tokenizer}
     tokens = lab.step("pretraining.tokenize", TokenizeConfig(heldout_share=0.1), **inputs)["output"]
     config = EnhanceConfig(
         tokens=1_024,
@@ -125,9 +126,8 @@ def test_it_goes_through_enhancement(lab: Lab, imported: Imported) -> None:
         optim=OptimConfig(lr=1e-4),
         execution=TrainingExecution(ranks=1),
     )
-    decontamination = lab.issue_json("decontamination", {"decontamination.json": {}})
-    inputs = {"tokens": tokens, "base": imported.weights, "decontamination": decontamination}
-    trained = lab.step("enhancement.train", config, **inputs)
+    inputs = {"tokens": tokens, "base": imported.weights, "decontamination": domain["decontamination"]}
+    trained = lab.step("enhancement.enhance", config, **inputs)
     assert trained["weights"].counts["steps"] == 4
     after = load_model(materialise(lab.store, trained["weights"], lab.folder / "after"), dtype=torch.float32)
     before = load_model(materialise(lab.store, imported.weights, lab.folder / "before"), dtype=torch.float32)

@@ -28,8 +28,7 @@ from faults import (
     weights,
 )
 
-from tokenmill.config import resolve
-from tokenmill.steps import find
+from tokenmill.steps import configured, find
 from tokenmill.store import acquire, open_store
 from tokenmill.tracking import RunRef
 from tokenmill.training.messages import Result, Spec
@@ -102,7 +101,9 @@ def test_sigterm_writes_a_checkpoint_and_a_rerun_goes_on_from_it(prepared, tmp_p
         one.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err[-1500:]
-    told = re.fullmatch(r"tokenmill: pretraining.train_short: stopped by SIGTERM after step (\d+); .*", lines(err)[-1])
+    told = re.fullmatch(
+        r"tokenmill: pretraining.pretrain.short: stopped by SIGTERM after step (\d+); .*", lines(err)[-1]
+    )
     assert told and int(told[1]) in complete_checkpoints(folder), err
     assert "Traceback" not in err
     assert finish(start(folder, prepared[1])) == prepared[2]
@@ -114,7 +115,7 @@ def test_a_killed_rank_is_named_and_a_rerun_goes_on(prepared, tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err[-1500:]
     assert lines(err)[-1] == (
-        "tokenmill: pretraining.train_short: rank 1 of 2 was killed by signal 9 (SIGKILL): out of memory on the host?: "
+        "tokenmill: pretraining.pretrain.short: rank 1 of 2 was killed by signal 9 (SIGKILL): out of memory on the host?: "
         "rerun to go on from the newest checkpoint, with fewer ranks a node or more memory"
     )
     assert finish(start(folder, prepared[1])) == prepared[2]
@@ -170,7 +171,7 @@ def test_another_layout_of_ranks_goes_on_from_the_checkpoint(prepared, tmp_path,
 def test_weights_are_of_the_configured_precision(prepared, tmp_path, precision, kind):
     folder = tmp_path / "store"
     shutil.copytree(prepared[0] / "store", folder)
-    settings = [f"pretraining.train_short.precision={precision}", "pretraining.train_short.tokens=1024"]
+    settings = [f"pretraining.pretrain.short.precision={precision}", "pretraining.pretrain.short.tokens=1024"]
     digests = finish(start(folder, prepared[1], settings=settings))
     store = open_store(f"file://{folder}")
     shards = {shard.name: shard.blob for shard in store.get_manifest(digests["weights"]).shards}
@@ -187,8 +188,8 @@ def test_a_rank_needs_an_empty_folder_a_uri_and_the_environment(prepared, tmp_pa
     lease = acquire(store, "0" * 64, ttl_s=60)
     spec = Spec(
         store=store.uri,
-        step="pretraining.train_short",
-        version=find("pretraining.train_short").version,
+        step="pretraining.pretrain.short",
+        version=find("pretraining.pretrain.short").version,
         config=pico_config(tokens=1024),
         inputs={role: (digest,) for role, digest in (one.split("=") for one in inputs)},
         key="0" * 64,
@@ -218,9 +219,9 @@ def test_a_rank_needs_an_empty_folder_a_uri_and_the_environment(prepared, tmp_pa
 
 def pico_config(**changes):
     """What a spec says of a pico pretraining: all but defaults."""
-    definition = find("pretraining.train_short")
-    overrides = {f"{definition.name}.{name}": value for name, value in changes.items()}
-    config = resolve(definition.config, definition.name, "pico", overrides)
+    definition = find("pretraining.pretrain.short")
+    overrides = {f"{definition.section}.{name}": value for name, value in changes.items()}
+    config = configured(definition, "pico", overrides)
     return config.model_dump(mode="json", exclude_defaults=True)
 
 

@@ -15,7 +15,7 @@ from tokenmill.training.anomaly import Incident, write_incidents
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 BAD = 2 * EVERY + 1
-SPIKES = [f"pretraining.train_short.anomaly.{name}" for name in ("window=8", "spike_steps=2")]
+SPIKES = [f"pretraining.pretrain.short.anomaly.{name}" for name in ("window=8", "spike_steps=2")]
 NAN, SPIKE = {BAD: math.nan}, {BAD: 1000.0, BAD + 1: 1000.0}
 
 
@@ -92,13 +92,13 @@ def test_before_any_checkpoint_it_goes_back_to_the_beginning(prepared, folder, t
 
 
 def test_what_does_not_end_is_given_up_in_one_line(prepared, folder, tmp_path):
-    settings = ["pretraining.train_short.execution.max_rollbacks=1"]
+    settings = ["pretraining.pretrain.short.execution.max_rollbacks=1"]
     env = poisoned(tmp_path / "site", dict.fromkeys(range(BAD, STEPS), math.nan))
     process = start(folder, prepared[1], settings=settings, env=env)
     _, err = process.communicate(timeout=240)
     assert process.returncode == 2
     assert re.fullmatch(
-        r"tokenmill: pretraining.train_short: rank \d of 2 failed first: loss is nan at step 10, after rolling back for "
+        r"tokenmill: pretraining.pretrain.short: rank \d of 2 failed first: loss is nan at step 10, after rolling back for "
         r"step 9: lower optim.lr or look at the data of those steps; execution.max_rollbacks \(now 1\) allows more of this",
         lines(err)[-1],
     )

@@ -22,7 +22,7 @@ def weather(root, kills, seed):
     print(f"seed {seed}")
     chance = random.Random(seed)
     root, inputs = stocked(root)
-    settings = [f"pretraining.train_short.tokens={512 * (3 * EVERY * kills // 2 + 6 * EVERY)}"]
+    settings = [f"pretraining.pretrain.short.tokens={512 * (3 * EVERY * kills // 2 + 6 * EVERY)}"]
     shutil.copytree(root / "store", root / "calm")
     expected = finish(start(root / "calm", inputs, settings=settings))
     folder = root / "store"

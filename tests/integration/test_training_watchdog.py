@@ -11,8 +11,8 @@ from faults import complete_checkpoints, finish, lines, ranks_of, start, stocked
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 LIMIT_S = 5
 SETTINGS = [
-    f"pretraining.train_short.execution.stuck_after_s={LIMIT_S}",
-    "pretraining.train_short.execution.health_port=0",
+    f"pretraining.pretrain.short.execution.stuck_after_s={LIMIT_S}",
+    "pretraining.pretrain.short.execution.health_port=0",
 ]
 
 
@@ -28,7 +28,7 @@ def test_a_stopped_rank_is_named_the_others_are_ended_and_a_rerun_goes_on(tmp_pa
     assert time.monotonic() - began < 4 * LIMIT_S
     assert process.returncode == 2
     assert re.fullmatch(
-        rf"tokenmill: pretraining.train_short: rank 1 of 2 on \S+ \(process {stopped.pid}\) has not been heard of for \d+ s, "
+        rf"tokenmill: pretraining.pretrain.short: rank 1 of 2 on \S+ \(process {stopped.pid}\) has not been heard of for \d+ s, "
         r"last at step \d+, in phase '\w+': it is stopped, or its host is gone. All ranks were ended: rerun to go on from "
         r"the newest checkpoint",
         lines(err)[-1],

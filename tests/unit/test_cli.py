@@ -118,10 +118,10 @@ def test_what_only_the_pipeline_knows_is_also_one_line(
 def test_a_plan_tells_what_does_not_fit(tokenmill: Callable[..., Said]) -> None:
     told = orjson.loads(tokenmill("plan", "--gpus", "64", "--price", "2", "--json").out)["stages"]
     assert all(stage["fits"] for stage in told.values())  # as the preset lays them out
-    assert told["pretraining.train_long"]["layout"]["recompute"] == "full"
-    assert told["pretraining.train_short"]["cost"] > told["enhancement.train"]["cost"] > 0
+    assert told["pretraining.pretrain.long"]["layout"]["recompute"] == "full"
+    assert told["pretraining.pretrain.short"]["cost"] > told["enhancement.enhance"]["cost"] > 0
     said = tokenmill("plan", "--gpus", "64", "--recompute", "none").out
-    assert "pretraining.train_long does not fit h100" in said
+    assert "pretraining.pretrain.long does not fit h100" in said
     wrong = tokenmill("plan", "--gpu", "h10")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
     assert "known are a100" in wrong.err

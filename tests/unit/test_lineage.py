@@ -97,7 +97,7 @@ def life(
     m["chats"] = h.make("conversations", "sft.collect", {"chats.jsonl.zst": docs("c1")}, sources=m["sources"])
     m["chat"] = h.make("weights", "sft.train", seed="chat", base=m["base"], conversations=m["chats"])
     m["code"] = h.make("corpus", "curation.tier_code", corpus_file("d4"), sources=m["sources"])
-    m["coder"] = h.make("weights", "enhancement.train", seed="coder", corpus=m["code"], tokenizer=m["tokenizer"])
+    m["coder"] = h.make("weights", "enhancement.enhance", seed="coder", corpus=m["code"], tokenizer=m["tokenizer"])
     m["questions"] = h.make("questions", "evaluation.collect", {"q.jsonl.zst": docs("q1")})
     m["evaluation"] = h.make("evaluation", "evaluation.run", seed="e", model=m["chat"], questions=m["questions"])
     m["verdict"] = h.make("verdict", "evaluation.gate", seed="v", evaluation=m["evaluation"])
@@ -177,7 +177,7 @@ def test_a_document_reaches_the_models_trained_on_it_and_no_others(history: Hist
     assert {(i.step, i.through) for i in trace.models} == {
         ("pretraining.train", "training data"),
         ("sft.train", "training data"),
-        ("enhancement.train", "tokenizer"),
+        ("enhancement.enhance", "tokenizer"),
         ("rlhf.ppo", "tokenizer"),
     }
     chat = next(i for i in trace.models if i.digest == m["chat"].digest)

@@ -6,7 +6,7 @@ import pytest
 
 from tokenmill.pipelines.opening import EXECUTION, open_run
 
-RANKS = "pretraining.train_short.execution.ranks"
+RANKS = "pretraining.pretrain.short.execution.ranks"
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def refused(capsys, overrides, **rounds) -> str:
     "overrides",
     [
         {RANKS: 1},
-        {"pretraining": {"train_short": {"execution": {"ranks": 1}}}},
+        {"pretraining": {"pretrain": {"short": {"execution": {"ranks": 1}}}}},
         {RANKS.removesuffix(".ranks"): {"ranks": 1}},
     ],
 )

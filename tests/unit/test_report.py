@@ -71,9 +71,9 @@ def test_collect_finds_what_was_planted(planted: dict[str, Any]) -> None:
     ]
     assert all(s["in"] == s["kept"] + sum(s["dropped"].values()) for s in planted["funnel"])
     assert [t["step"] for t in planted["training"]] == [
-        "pretraining.train_short",
-        "pretraining.train_long",
-        "enhancement.train",
+        "pretraining.pretrain",
+        "pretraining.pretrain",
+        "enhancement.enhance",
         "sft.train",
         "rlhf.train_reward_model",
         "rlhf.train_reward_model",
@@ -173,7 +173,7 @@ def test_four_steps_of_pico_show_four_steps(store: ArtifactStore, tmp_path: Path
     run = RunRef.new("smoke", "pico")
     p = PlantedRun(store, tmp_path, run)
     corpus = p.step("curation.filter", {"output": p.corpus(10, 8, short=2)})["output"]
-    p.step("pretraining.train_short", p.training(0, 100, 6.0, 5.0, 3, held=0), corpus=corpus)
+    p.step("pretraining.pretrain", p.training(0, 100, 6.0, 5.0, 3, held=0), corpus=corpus)
     page = Reader(render(collect(store, run.key)))
     assert page.sections() == {"funnel", "training", "lineage", "steps"}
     assert "Not in this run: enhancement, sft, rlhf, evaluation, deployment." in page.text
@@ -388,8 +388,8 @@ def test_the_models_way_passes_by_its_judges(planted: dict[str, Any]) -> None:
     way = model_way(boxes, planted["lineage"]["edges"])
     tasks = {(boxes[p]["task"], boxes[c]["task"]) for p, c in way}
     assert tasks == {
-        ("pretraining.train_short", "pretraining.train_long"),
-        ("pretraining.train_long", "sft.train"),
+        ("pretraining.pretrain.short", "pretraining.pretrain.long"),
+        ("pretraining.pretrain.long", "sft.train"),
         ("sft.train", "ppo-1"),
         ("ppo-1", "ppo-2"),
         ("ppo-2", "deployment.bundle"),
@@ -411,3 +411,28 @@ def test_lineage_boxes_do_not_overlap_and_children_lie_right_or_below(planted: d
             assert place[child][0] == place[parent][0] and place[child][1] > place[parent][1]
         else:
             assert (place[child][0] > place[parent][0]) == (phases[1] > phases[0])
+
+
+def test_a_comparison_is_a_row_a_group_with_its_error(planted: dict[str, Any]) -> None:
+    score = {
+        "name": "reasoning",
+        "measure": "score",
+        "before": 0.25,
+        "after": 0.75,
+        "difference": 0.5,
+        "se": 0.1,
+        "n": 2,
+    }
+    loss = score | {"name": "language", "measure": "loss", "before": 3.0, "after": 3.5, "difference": 0.5}
+    gone = loss | {"name": "coding", "before": None, "after": None, "difference": None, "se": None}
+    groups = [score | {"better": True}, loss | {"better": False}, gone | {"better": None}]
+    told = {"before": {"label": "base"}, "after": {"label": "enhanced"}, "groups": groups}
+    page = Reader(render(planted | {"comparisons": [told]}))
+    assert "comparison-1" in page.sections()
+    for words in (
+        "From base to enhanced",
+        "reasoning score 0.25 0.75 +0.5 ± 0.1 better 2",
+        "+0.5 ± 0.1 worse",
+        "coding loss – – – 2",
+    ):
+        assert words in page.text, words

@@ -5,22 +5,23 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from tokenmill.config import Section
-from tokenmill.overlap import OverlapConfig
-from tokenmill.training.settings import OptimConfig, StageConfig
+from tokenmill.overlap import OverlapConfig, OverlapRule
+from tokenmill.training.settings import LoRAConfig, OptimConfig, StageConfig
 
 
-class SelectConfig(OverlapConfig):
+class PrepareConfig(OverlapConfig):
     """The domain set: documents of the domain, some of the best of the rest, none that a benchmark asks."""
 
     types: tuple[str, ...] = Field(
-        ("math",), description="document types of the domain (report: STEM, special domains)"
+        ("math",),
+        description="document types of the domain (report: STEM, special domains); none: everything in the corpus",
     )
     high_quality_share: float = Field(
         0.26, ge=0, lt=1, description="share of bytes from other documents, the best graded first (report Table 4: 26%)"
     )
 
-    shares: dict[str, float] = Field(
-        default_factory=dict,
+    shares: dict[str, float] | None = Field(
+        None,
         description="share of bytes a category, as {stem: 0.65, special: 0.09, high_quality: 0.26} (report Table 4), in the "
         "place of types and high_quality_share. A document's category is the one that curation.retrieve gave it, `domain` "
         "for the types above, else `high_quality`; the scarcest category decides how much there is of all",
@@ -43,6 +44,15 @@ class EnhanceConfig(StageConfig):
         description="not published; from phase 2's last rate to 0",
     )
 
+    lora: LoRAConfig = LoRAConfig()
+    rehearsal_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the tokens that pretraining's tokens are drawn from again; not published"
+    )
+    decontamination: OverlapRule = Field(
+        OverlapRule(),
+        description="the weakest rule by which the data may have been searched for evaluation's questions",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _base_decides(cls, values: Any) -> Any:
@@ -54,5 +64,5 @@ class EnhanceConfig(StageConfig):
 class EnhancementConfig(Section):
     """The section `enhancement` of a preset."""
 
-    select: SelectConfig = SelectConfig()
-    train: EnhanceConfig = EnhanceConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    enhance: EnhanceConfig = EnhanceConfig()

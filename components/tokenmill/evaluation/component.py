@@ -10,9 +10,9 @@ def prepare_questions(
     run: str,
     corpus: dsl.Input[dsl.Dataset],
     tokens: dsl.Input[dsl.Dataset],
-    reference: dsl.Input[dsl.Dataset],
-    conversations: dsl.Input[dsl.Dataset],
     questions: dsl.Output[dsl.Dataset],
+    reference: dsl.Input[dsl.Dataset] = None,
+    conversations: dsl.Input[dsl.Dataset] = None,
 ) -> None:
     """Suites with verifiable answers from what no model of this run is trained on."""
     from tokenmill.steps import run_component
@@ -37,6 +37,21 @@ def evaluate(
     inputs = {"weights": weights, "tokenizer": tokenizer, "questions": questions}
     config, task = {"label": label, "form": form}, f"evaluation.evaluate.{label}"
     run_component("evaluation.evaluate", run, inputs=inputs, outputs={"output": evaluation}, config=config, task=task)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def compare(
+    run: str,
+    task: str,
+    before: dsl.Input[dsl.Artifact],
+    after: dsl.Input[dsl.Artifact],
+    comparison: dsl.Output[dsl.Artifact],
+) -> None:
+    """What a stage of training gave and took, a capability group."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"before": before, "after": after}, {"output": comparison}
+    run_component("evaluation.compare", run, inputs=inputs, outputs=outputs, task=task)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)

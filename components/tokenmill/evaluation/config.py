@@ -1,7 +1,9 @@
 """Options of evaluation. The report gives neither sample sizes nor limits for a gate: what is not cited is ours."""
 
+from pathlib import Path
 from typing import Literal
 
+import yaml
 from pydantic import Field
 
 from tokenmill.config import Execution, Section, StepConfig
@@ -100,6 +102,23 @@ class GateConfig(StepConfig):
     seed: int = Field(0, description="of the bootstrap")
 
 
+GROUPS: dict[str, tuple[str, ...]] = {
+    name: tuple(patterns)
+    for name, patterns in yaml.safe_load((Path(__file__).parent / "groups.yaml").read_text()).items()
+}
+
+
+class CompareConfig(StepConfig):
+    """Two evaluations of the same questions, a capability group."""
+
+    groups: dict[str, tuple[str, ...]] = Field(
+        GROUPS,
+        description="group → suites, as shell patterns; a suite counts in the first that names it (report Figure 12)",
+    )
+    resamples: int = Field(1_000, ge=100, description="bootstrap resamples of a difference's standard error")
+    seed: int = Field(0, description="of the bootstrap")
+
+
 class EvaluationConfig(Section):
     """The section `evaluation` of a preset."""
 
@@ -107,4 +126,5 @@ class EvaluationConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     collect_training_sets: CollectConfig = CollectConfig()
     contamination: ContaminationConfig = ContaminationConfig()
+    compare: CompareConfig = CompareConfig()
     gate: GateConfig = GateConfig()

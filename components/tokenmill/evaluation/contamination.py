@@ -20,7 +20,16 @@ from tokenmill.store import ArtifactStore, open_store
 
 TRAINING_SETS, DECONTAMINATION = "training_sets.json", "decontamination.json"
 TEXTS = ("corpus", "conversations", "preferences")
-BARRIERS = ("tokenizer", "questions", "evaluation", "verdict", "report", "decontamination", "training_log")
+BARRIERS = (
+    "tokenizer",
+    "questions",
+    "evaluation",
+    "comparison",
+    "verdict",
+    "report",
+    "decontamination",
+    "training_log",
+)
 """No training text reaches a model through artifacts of these kinds,"""
 HELDOUT = "heldout"
 """nor through a role of this name, which training only measures."""

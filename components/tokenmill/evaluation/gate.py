@@ -13,7 +13,8 @@ import orjson
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import GateConfig, ReferenceLimits
 from tokenmill.evaluation.contamination import DECONTAMINATION
-from tokenmill.evaluation.evaluate import DELTAS, EVALUATION
+from tokenmill.evaluation.evaluate import DELTAS
+from tokenmill.evaluation.measured import Measured
 from tokenmill.evaluation.statistics import Bootstrap
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, step
@@ -73,31 +74,6 @@ def gate(
     failed = sum(not check.passed for check in checks)
     counts = {"passed": int(verdict["passed"]), "checks": len(checks), "failed": failed}
     return ctx.write_files("verdict", folder, counts=counts)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """An evaluation with its predictions."""
-
-    facts: dict[str, Any]
-    predictions: dict[str, dict[str, dict[str, Any]]]
-    """Suite → question id → prediction."""
-
-    @classmethod
-    def read(cls, evaluation: Manifest, ctx: StepContext) -> "Measured":
-        predictions: dict[str, dict[str, dict[str, Any]]] = {}
-        for row in ctx.records(evaluation):
-            predictions.setdefault(row["suite"], {})[row["id"]] = row
-        return cls(ctx.read_json(evaluation, EVALUATION), predictions)
-
-    @property
-    def label(self) -> str:
-        return str(self.facts["label"] or f"model {self.facts['model'][:8]}")
-
-    @property
-    def suites(self) -> dict[str, Any]:
-        """What was measured; a diverged model's NaN is no measurement."""
-        return {name: suite for name, suite in self.facts["suites"].items() if suite["value"] is not None}
 
 
 def _limits(config: GateConfig, measured: Measured) -> Iterator[Check]:

@@ -38,10 +38,11 @@ class Bootstrap:
         low, high = numpy.percentile(means, [tail, 100 - tail])
         return Interval(float((x * w).sum() / w.sum()), float(low), float(high))
 
-    def standard_error(self, values: Sequence[float]) -> float:
-        """Of the mean."""
+    def standard_error(self, values: Sequence[float], weights: Sequence[float] | None = None) -> float:
+        """Of the mean, by weight where there are weights."""
         x = numpy.asarray(values, dtype=numpy.float64)
-        return float(self._means(x, numpy.ones_like(x)).std())
+        w = numpy.ones_like(x) if weights is None else numpy.asarray(weights, dtype=numpy.float64)
+        return float(self._means(x, w).std())
 
     def _means(self, x: Array, w: Array) -> Array:
         drawn = numpy.random.default_rng(self.seed).integers(0, len(x), (self.resamples, len(x)))

@@ -43,7 +43,7 @@ def tokenize_corpus(
 
 
 @dsl.component(base_image=images.TRAINER, install_kfp_package=False)
-def train_short(
+def pretrain_short(
     run: str,
     tokens: dsl.Input[dsl.Dataset],
     tokenizer: dsl.Input[dsl.Artifact],
@@ -54,11 +54,13 @@ def train_short(
     from tokenmill.steps import run_component
 
     inputs = {"tokens": tokens, "tokenizer": tokenizer}
-    run_component("pretraining.train_short", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})
+    run_component(
+        "pretraining.pretrain.short", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log}
+    )
 
 
 @dsl.component(base_image=images.TRAINER, install_kfp_package=False)
-def train_long(
+def pretrain_long(
     run: str,
     tokens: dsl.Input[dsl.Dataset],
     long: dsl.Input[dsl.Dataset],
@@ -70,4 +72,4 @@ def train_long(
     from tokenmill.steps import run_component
 
     inputs = {"tokens": tokens, "long": long, "base": base}
-    run_component("pretraining.train_long", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})
+    run_component("pretraining.pretrain.long", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})

@@ -47,9 +47,17 @@ class LongStageConfig(StageConfig):
     tokens: int = Field(200_000_000_000, description="about 9% of the steps (report §3.3)")
 
 
+class PretrainConfig(Section):
+    """The schedule of pretraining: the stages by name, in one definition of the run."""
+
+    short: StageConfig = StageConfig()
+    long: LongStageConfig = LongStageConfig()
+
+
 class PretrainingConfig(Section):
+    """The section `pretraining` of a preset."""
+
     register_ranks: RegisterRanksConfig = RegisterRanksConfig()
     train_tokenizer: TokenizerConfig = TokenizerConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
-    train_short: StageConfig = StageConfig()
-    train_long: LongStageConfig = LongStageConfig()
+    pretrain: PretrainConfig = PretrainConfig()

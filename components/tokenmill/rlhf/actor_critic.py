@@ -1,7 +1,7 @@
 """The two models that PPO trains, in one module, and their loss (report §4.2.3)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -104,4 +104,5 @@ def with_pretraining(answers: Pack, pieces: list[list[int]]) -> Pack:
 
 
 def move(pack: Pack, device: torch.device) -> Pack:
-    return Pack(*(getattr(pack, name).to(device) for name in Pack.__dataclass_fields__))
+    tensors = {name: value.to(device) for name, value in vars(pack).items() if isinstance(value, torch.Tensor)}
+    return replace(pack, **tensors)

@@ -1,4 +1,4 @@
-"""Commands about models: `tokenmill model import | export | inspect | reshard`."""
+"""Commands about models: `tokenmill model import | export | merge | inspect | reshard`."""
 
 import re
 from collections.abc import Iterator
@@ -133,6 +133,35 @@ def export(
         show({"folder": str(target), "layout": layout, "files": files})
         return
     typer.echo(f"{target}: {layout}, {', '.join(files)}")
+
+
+@model_app.command()
+def merge(
+    base: Source,
+    adapter: Annotated[
+        Path, typer.Argument(help="folder with adapter_config.json and adapter_model.safetensors (PEFT's)")
+    ],
+    target: Target,
+    layout: Annotated[
+        Literal["internlm2", "llama"], typer.Option(help="llama is what transformers and vLLM load without our code")
+    ] = "llama",
+    tokenizer: Words = None,
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a LoRA adapter to the model that it was trained on, and write the sum as a model folder."""
+    from tokenmill.model.exchange import export_model, require_empty
+    from tokenmill.model.lora import merge_adapter
+    from tokenmill.steps.context import scratch
+
+    require_empty(target)
+    with laid_out(base, store, tokenizer, required=True) as (weights, words), scratch() as work:
+        changed = merge_adapter(weights, adapter, work / "merged")
+        export_model(work / "merged", words or weights, target, form=layout)
+    if as_json:
+        show({"folder": str(target), "layout": layout, "changed": changed})
+        return
+    typer.echo(f"{target}: {layout}, {changed} matrices changed")
 
 
 @model_app.command()

@@ -69,13 +69,13 @@ def _stages(preset: str, assignments: list[str] | None) -> dict[str, tuple[Any, 
     from tokenmill.model.config import InternLM2Config
 
     tree = LifecycleConfig.at("", merge(load_preset(preset), nest(checked(preset, assignments))))
-    model = InternLM2Config.preset(tree.pretraining.train_short.model)
-    if tree.pretraining.train_short.context > model.max_position_embeddings:
-        raise ConfigError(f"pretraining.train_short.context is beyond the model's {model.max_position_embeddings}")
+    model = InternLM2Config.preset(tree.pretraining.pretrain.short.model)
+    if tree.pretraining.pretrain.short.context > model.max_position_embeddings:
+        raise ConfigError(f"pretraining.pretrain.short.context is beyond the model's {model.max_position_embeddings}")
     return {
-        "pretraining.train_short": (model, tree.pretraining.train_short),
-        "pretraining.train_long": (model, tree.pretraining.train_long),
-        "enhancement.train": (model, tree.enhancement.train),
+        "pretraining.pretrain.short": (model, tree.pretraining.pretrain.short),
+        "pretraining.pretrain.long": (model, tree.pretraining.pretrain.long),
+        "enhancement.enhance": (model, tree.enhancement.enhance),
     }
 
 

@@ -10,7 +10,9 @@ from tokenmill.cli.main import AsJson, Assignments, Preset, StoreUri, app, use_s
 from tokenmill.config import load_preset, merge, nest, parse_assignments
 from tokenmill.errors import ConfigError
 
-Pipeline = Annotated[str, typer.Argument(help="lifecycle, smoke, or a phase alone: curation, pretraining, …")]
+Pipeline = Annotated[
+    str, typer.Argument(help="lifecycle, continual, smoke, or a phase alone: curation, pretraining, …")
+]
 Arguments = Annotated[list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="a parameter of the pipeline")]
 Given = Annotated[
     list[str] | None,

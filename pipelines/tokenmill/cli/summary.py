@@ -108,7 +108,7 @@ def _furthest(last: Mapping[str, Manifest], made: Mapping[str, str]) -> str | No
     if released := last.get("deployment.bundle"):
         return released.digest
     ends = [made[name] for name in ("chat", "sft", "enhanced", "base") if name in made]
-    ends += [last[step].digest for step in ("pretraining.train_short", "curation.order_code") if step in last]
+    ends += [last[step].digest for step in ("pretraining.pretrain", "curation.order_code") if step in last]
     return next(iter(ends), None)
 
 

@@ -39,7 +39,12 @@ def lifecycle(preset: str) -> Any:
             instructions = prepare_conversations(run=run, sources=curated.outputs["sources"])
             asked = questions(run=run, corpus=corpus, tokens=tokens, conversations=instructions.outputs["heldout"])
             enhanced = enhancement(
-                run=run, corpus=corpus, questions=asked.outputs["questions"], tokenizer=tokenizer, base=base
+                run=run,
+                corpus=corpus,
+                questions=asked.outputs["questions"],
+                tokenizer=tokenizer,
+                tokens=tokens,
+                base=base,
             )
             tuned = sft(
                 run=run,

@@ -17,7 +17,7 @@ from tokenmill.pipelines.handed_on import HANDED_ON
 from tokenmill.pipelines.opening import refuse_execution
 
 PARTS = ("curation", "pretraining", "enhancement", "sft", "alignment", "evaluation", "deployment")
-NAMES = ("lifecycle", *PARTS, "smoke")
+NAMES = ("lifecycle", *PARTS, "continual", "smoke")
 
 
 def build(name: str, preset: str) -> Any:

@@ -49,7 +49,9 @@ def enhancement(preset: str) -> Any:
             given = imported(run, sources=sources, corpus=corpus, tokens=tokens)
             model = imported(run, tokenizer=tokenizer, base=base)
             asked = _questions(run, **given)
-            enhanced = phases.enhancement(run=run, corpus=given["corpus"], questions=asked, **model)
+            enhanced = phases.enhancement(
+                run=run, corpus=given["corpus"], questions=asked, tokens=given["tokens"], **model
+            )
             report(run=run).after(enhanced)
 
     return pipeline

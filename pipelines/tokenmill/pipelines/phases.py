@@ -76,12 +76,12 @@ def pretraining(run: str, corpus: dsl.Input[dsl.Dataset]) -> Pretrained:
     ranks = pretraining_tasks.register_ranks(run=run).outputs["ranks"]
     tokenizer = pretraining_tasks.train_tokenizer(run=run, corpus=corpus, ranks=ranks).outputs["tokenizer"]
     tokens = pretraining_tasks.tokenize_corpus(run=run, corpus=corpus, tokenizer=tokenizer).outputs["tokens"]
-    short = pretraining_tasks.train_short(run=run, tokens=tokens, tokenizer=tokenizer).outputs["checkpoint"]
+    short = pretraining_tasks.pretrain_short(run=run, tokens=tokens, tokenizer=tokenizer).outputs["checkpoint"]
     far = curation_tasks.select_long(run=run, corpus=corpus, weights=short, tokenizer=tokenizer).outputs["long"]
     long = pretraining_tasks.tokenize_corpus(
         run=run, corpus=far, tokenizer=tokenizer, task="pretraining.tokenize.long"
     ).outputs["tokens"]
-    base = pretraining_tasks.train_long(run=run, tokens=tokens, long=long, base=short).outputs["checkpoint"]
+    base = pretraining_tasks.pretrain_long(run=run, tokens=tokens, long=long, base=short).outputs["checkpoint"]
     return Pretrained(tokenizer=tokenizer, tokens=tokens, base=base)
 
 
@@ -113,14 +113,15 @@ def enhancement(
     corpus: dsl.Input[dsl.Dataset],
     questions: dsl.Input[dsl.Dataset],
     tokenizer: dsl.Input[dsl.Artifact],
+    tokens: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
 ) -> Enhanced:
-    chosen = enhancement_tasks.select_domain(run=run, corpus=corpus, questions=questions)
-    tokens = pretraining_tasks.tokenize_corpus(
+    chosen = enhancement_tasks.prepare_domain(run=run, corpus=corpus, questions=questions)
+    domain = pretraining_tasks.tokenize_corpus(
         run=run, corpus=chosen.outputs["domain"], tokenizer=tokenizer, task="enhancement.tokenize"
     ).outputs["tokens"]
     enhanced = enhancement_tasks.enhance(
-        run=run, tokens=tokens, base=base, decontamination=chosen.outputs["decontamination"]
+        run=run, tokens=domain, base=base, decontamination=chosen.outputs["decontamination"], rehearsal=tokens
     )
     return Enhanced(checkpoint=enhanced.outputs["checkpoint"])
 
@@ -190,7 +191,7 @@ class Judged(NamedTuple):
 
 
 @dsl.pipeline(
-    name="evaluation", description="Every checkpoint on every suite; contamination over the lineage; the gate."
+    name="evaluation", description="Every checkpoint on every suite; what enhancement changed; contamination; the gate."
 )
 def evaluation(
     run: str,
@@ -207,7 +208,8 @@ def evaluation(
         ).outputs["evaluation"]
 
     reference = score("base", "plain", base)
-    score("enhanced", "plain", enhanced)
+    after = score("enhanced", "plain", enhanced)
+    evaluation_tasks.compare(run=run, task="evaluation.compare.enhanced", before=reference, after=after)
     tuned = score("sft", "chat", sft)
     candidate = score("chat", "chat", chat)
     training_sets = evaluation_tasks.collect_training_sets(run=run, weights=chat).outputs["training_sets"]

@@ -6,7 +6,7 @@ from kfp import dsl
 
 from tokenmill.curation.component import filter_corpus, ingest, register_sources
 from tokenmill.pipelines.run import opened, report
-from tokenmill.pretraining.component import tokenize_corpus, train_short, train_tokenizer
+from tokenmill.pretraining.component import pretrain_short, tokenize_corpus, train_tokenizer
 
 
 def smoke(preset: str) -> Any:
@@ -21,7 +21,7 @@ def smoke(preset: str) -> Any:
             corpus = clean.outputs["clean"]
             tokenizer = train_tokenizer(run=run, corpus=corpus).outputs["tokenizer"]
             tokens = tokenize_corpus(run=run, corpus=corpus, tokenizer=tokenizer).outputs["tokens"]
-            trained = train_short(run=run, tokens=tokens, tokenizer=tokenizer)
+            trained = pretrain_short(run=run, tokens=tokens, tokenizer=tokenizer)
             report(run=run).after(trained)
 
     return pipeline

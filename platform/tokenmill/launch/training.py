@@ -68,7 +68,7 @@ def launch_training(
     assert ctx.lease, "training runs under a lease"
     spec = Spec(
         store=ctx.store.uri,
-        step=definition.name,
+        step=definition.address,
         version=definition.version,
         config=config.model_dump(mode="json", exclude_defaults=True),
         inputs={role: tuple(m.digest for m in manifests) for role, manifests in inputs.items()},
@@ -100,7 +100,7 @@ def launch_training(
         ctx.store.backend.delete(f"{spec.folder}/failure.json")
     if failure and not failure.expected:
         ctx.log.error("rank failed first", rank=failure.rank, traceback=failure.traceback)
-    raise _explained(definition.name, config.execution.ranks, failure, ended)
+    raise _explained(definition.address, config.execution.ranks, failure, ended)
 
 
 class Ended(NamedTuple):

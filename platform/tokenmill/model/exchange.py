@@ -162,7 +162,7 @@ def inspect_model(folder: Path, tokenizer: Path | None = None) -> Inspection:
     elements = sum(
         math.prod(shape) * (len(shapes) if ranks and layout.is_split(name) else 1) for name, (shape, _) in first.items()
     )
-    found = [path for path in folder.rglob("*.safetensors") if path.is_file()]
+    found = [path for pattern in ("*.safetensors", "tp-*-of-*/*.safetensors") for path in folder.glob(pattern)]
     words = tokenizer or folder
     vocabulary, special, fault = _tokens(words) if has_tokenizer(words) else (None, {}, "")
     return Inspection(

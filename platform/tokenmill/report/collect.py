@@ -47,6 +47,7 @@ def collect(store: ArtifactStore, run_key: str) -> RunData:
         "training": [_training(store, row, records) for row, _, records in logs if not _is_policy(records)],
         "rounds": _rounds(store, made, [(row, records) for row, _, records in logs if _is_policy(records)]),
         "evaluations": [e for _, m in made for e in _json(store, m, "evaluation") if e.get("suites")],
+        "comparisons": [c for _, m in made for c in _json(store, m, "comparison") if c.get("groups")],
         "verdict": next((v for _, m in reversed(made) for v in _json(store, m, "verdict")), None),
         "served": _served(store, made),
         "lineage": _lineage(store, made),

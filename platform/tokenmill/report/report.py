@@ -30,6 +30,7 @@ _NOTHING: RunData = {
     "training": [],
     "rounds": [],
     "evaluations": [],
+    "comparisons": [],
     "verdict": None,
     "served": None,
     "lineage": {"nodes": [], "edges": [], "sources": []},
@@ -60,6 +61,7 @@ def render(run_data: RunData) -> str:
         training=[_panel(stage) for stage in data["training"] if _points(stage["log"], "loss")],
         rounds=_rounds(data["rounds"]),
         evaluation=_evaluation(data["evaluations"], data["verdict"]),
+        comparisons=[_comparison(one) for one in data["comparisons"]],
         verdict=data["verdict"],
         served=data["served"] and _UNSERVED | data["served"],
         lineage=lineage_chart(data["lineage"]["nodes"], data["lineage"]["edges"]),
@@ -265,6 +267,31 @@ def _evaluation(evaluations: Sequence[Mapping[str, Any]], verdict: Mapping[str, 
         )
     ordered = sorted((verdict or {}).get("checks", []), key=lambda check: bool(check["passed"]))
     return {"labels": labels, "rows": rows, "checks": ordered}
+
+
+def _comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """A row a group: before, after, and the difference with two standard errors, drawn better to the right."""
+    rows = []
+    for group in comparison["groups"]:
+        difference, error = group["difference"], group["se"]
+        known = _is_number(difference) and _is_number(error)
+        sign = -1 if group["measure"] == "loss" else 1
+        reach = max(abs(difference) + 2 * error, 1e-9) if known else 1.0
+        low, high = sorted((sign * difference - 2 * error, sign * difference + 2 * error)) if known else (None, None)
+        rows.append(
+            {
+                "name": group["name"],
+                "measure": group["measure"],
+                "n": group["n"],
+                "before": number(group["before"]) if known else "–",
+                "after": number(group["after"]) if known else "–",
+                "difference": f"{difference:+.3g} ± {error:.2g}" if known else "–",
+                "word": {True: "better", False: "worse", None: ""}[group["better"]],
+                "bar": interval_bar(sign * difference, low, high, (-reach, reach)) if known else "",
+            }
+        )
+    labels = [str(comparison[side].get("label") or side) for side in ("before", "after")]
+    return {"labels": labels, "rows": rows}
 
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 import tokenmill
+from tokenmill.config import StepConfig
 from tokenmill.manifest import canonical, sha256
 from tokenmill.steps.registry import Definition, load_phase
 
@@ -44,8 +45,12 @@ def step_hash(definition: Definition) -> str:
     started = (WORKER,) if definition.nature == "training" else ()
     code = behaviour((definition.function.__module__, *ALWAYS, *started), tuple(map(Path, tokenmill.__path__)))
     libraries = {name: installed(name).partition("+")[0] for name in definition.libraries}
-    defaults = definition.config().model_dump(mode="json", exclude={"execution"})
-    return sha256(canonical([code, libraries, defaults]))[:16]
+    defaults = [config().model_dump(mode="json", exclude={"execution"}) for config in _configs(definition)]
+    return sha256(canonical([code, libraries, *defaults]))[:16]
+
+
+def _configs(definition: Definition) -> Iterator[type[StepConfig]]:
+    yield from definition.stages.values() or (definition.config,)
 
 
 def refresh(lock: Lock, same_behaviour: list[str]) -> tuple[Lock, list[str]]:

@@ -8,7 +8,7 @@ every rank; its work is launching them.
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any, Literal, get_type_hints
 
@@ -48,10 +48,25 @@ class Definition:
     """The model registry must answer before the work starts."""
     shared_section: str = ""
     """Section of the config tree that several steps read, each the fields of its class; a step has its own by default."""
+    stages: Mapping[str, type[StepConfig]] = field(default_factory=dict)
+    """Of a step that is done stage after stage, each with a section of its own below the step's: stage → config."""
+    stage: str = ""
+    """Which one this is."""
+    check: Callable[..., None] | None = None
+    """`(config, inputs…, store)`: raises where they do not go together, before any work and whatever is cached."""
+
+    @property
+    def address(self) -> str:
+        """What `find` finds it by: its name, and the stage."""
+        return f"{self.name}.{self.stage}" if self.stage else self.name
 
     @property
     def section(self) -> str:
-        return self.shared_section or self.name
+        return self.shared_section or self.address
+
+    def identity(self, config: StepConfig) -> dict[str, Any]:
+        """What of the config is hashed; a stage is a part of what a step does."""
+        return config.identity() | ({"stage": self.stage} if self.stage else {})
 
     @property
     def phase(self) -> str:
@@ -91,10 +106,24 @@ def effect(
 
 
 def training_step(
-    name: str, *, version: int, kinds: Kinds | None = None
+    name: str,
+    *,
+    version: int,
+    kinds: Kinds | None = None,
+    stages: Mapping[str, type[StepConfig]] | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a training step: `build(config, inputs…, ctx) -> TrainingRun`, called in every rank of the worker."""
-    return _register(name, version, "training", kinds, reproducible="same_platform", libraries=("torch", "deepspeed"))
+    """Register a training step: `build(config, inputs…, ctx) -> TrainingRun`, called in every rank of the worker.
+
+    Args:
+        stages: of a schedule that the step does one stage at a time, each found as `<name>.<stage>`; their configs are what
+            `build` takes. A stage's result depends on its own options alone.
+        check: `(config, inputs…, store)`, called once before the ranks are started.
+    """
+    traits = {"stages": dict(stages or {}), "check": check}
+    return _register(
+        name, version, "training", kinds, reproducible="same_platform", libraries=("torch", "deepspeed"), **traits
+    )
 
 
 def _register(
@@ -136,15 +165,24 @@ def find(name: str) -> Definition:
     """The definition of a step, importing its phase if need be.
 
     `curation.filter` is looked for in `tokenmill.curation`, whose `STEP_MODULES` names the modules that register steps;
-    other packages announce a phase through the entry-point group `tokenmill.steps`.
+    other packages announce a phase through the entry-point group `tokenmill.steps`. A step in stages is asked for one of
+    them: `pretraining.pretrain.long`.
     """
-    if name not in _DEFINITIONS:
-        load_phase(name.partition(".")[0])
-    if name not in _DEFINITIONS:
-        phase = name.partition(".")[0]
-        siblings = ", ".join(sorted(n for n in _DEFINITIONS if n.startswith(phase + ".")))
-        raise ConfigError(f"no step named {name!r}; {phase} has: {siblings}")
-    return _DEFINITIONS[name]
+    phase = name.partition(".")[0]
+    known = _addresses(phase)
+    if name not in known:
+        load_phase(phase)
+        known = _addresses(phase)
+    if name not in known:
+        raise ConfigError(f"no step named {name!r}; {phase} has: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def _addresses(phase: str) -> dict[str, Definition]:
+    """Address → step, or one stage of it."""
+    found = [d for d in _DEFINITIONS.values() if d.phase == phase]
+    stages = (replace(d, config=config, stage=stage) for d in found for stage, config in d.stages.items())
+    return {d.address: d for d in (*(d for d in found if not d.stages), *stages)}
 
 
 def load_phase(phase: str) -> list[Definition]:

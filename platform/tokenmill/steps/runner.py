@@ -61,7 +61,7 @@ def run_step(
     with _live_tracking(definition, store, events):
         try:
             _tell_start(definition, config, by_role, events)
-            preflight(definition, by_role, store)
+            preflight(definition, config, by_role, store)
             with scratch() as workdir, WorkerPool(name) as workers:
                 ctx = StepContext(store, workdir, run, events, log, name, config, workers, part=part)
                 drafts, cache = _perform(definition, config, by_role, ctx)
@@ -96,15 +96,17 @@ def _tell_start(
     events.step_started(
         definition.name,
         definition.version,
-        config.identity(),
+        definition.identity(config),
         {role: [m.digest for m in manifests] for role, manifests in inputs.items()},
         options=config.model_dump(mode="json"),
         observed=observed(),
-        budget_s=step_budgets(events.run.preset).get(definition.name),
+        budget_s=step_budgets(events.run.preset).get(definition.address),
     )
 
 
-def preflight(definition: Definition, inputs: Mapping[str, Sequence[Manifest]], store: ArtifactStore) -> None:
+def preflight(
+    definition: Definition, config: StepConfig, inputs: Mapping[str, Sequence[Manifest]], store: ArtifactStore
+) -> None:
     """Everything that can be known before work is spent: the store, kinds of input, their blobs, disk, services."""
     store.check()  # four round trips: about 15 ms in a folder, 5 ms at a SeaweedFS beside us
     for role in definition.roles:
@@ -119,6 +121,8 @@ def preflight(definition: Definition, inputs: Mapping[str, Sequence[Manifest]], 
                     f"{definition.name}: {manifest.kind} {manifest.digest[:12]} lacks {lacking[0].name} "
                     f"({len(lacking)} of {len(manifest.shards)} files) in {store.uri}; rerun {manifest.step}"
                 )
+    if definition.check:
+        definition.check(config, *arguments(definition, inputs), store)
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < MIN_FREE_BYTES:
         raise StoreError(
@@ -138,7 +142,7 @@ def action_key(definition: Definition, config: StepConfig, inputs: Mapping[str, 
         for role, manifests in inputs.items()
     }
     held = {role: given for role, given in contents.items() if given}
-    return sha256(canonical([definition.name, definition.version, config.identity(), held]))
+    return sha256(canonical([definition.name, definition.version, definition.identity(config), held]))
 
 
 def lookup(store: ArtifactStore, key: str) -> dict[str, Draft] | None:
@@ -215,7 +219,7 @@ def _call(
 def arguments(definition: Definition, inputs: Mapping[str, Sequence[Any]]) -> list[Any]:
     """Positional arguments for a step's function: a list where the role takes many, else one manifest or None."""
     return [
-        list(inputs[role.name]) if role.many else (inputs[role.name][0] if inputs[role.name] else None)
+        list(inputs.get(role.name, ())) if role.many else next(iter(inputs.get(role.name, ())), None)
         for role in definition.roles
     ]
 
@@ -249,7 +253,7 @@ def _issue(
         parents={role: tuple(m.digest for m in manifests) for role, manifests in inputs.items() if manifests},
         step=definition.name,
         version=definition.version,
-        config=config.identity(),
+        config=definition.identity(config),
         observed=observed() | {"seconds": round(seconds, 3)},
     )
     store.put_manifest(manifest)

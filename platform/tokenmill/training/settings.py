@@ -117,6 +117,17 @@ class TrainingConfig(StepConfig):
     execution: TrainingExecution = TrainingExecution()
 
 
+class LoRAConfig(Section):
+    """Adapters in the place of the whole model (Hu et al. 2021; XTuner trains at rank 64, α 16, dropout 0.1)."""
+
+    rank: int = Field(0, ge=0, description="columns of an adapter's matrices; 0: the whole model is trained")
+    alpha: float = Field(16.0, gt=0, description="an adapter counts α / rank times")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs that are left out")
+    targets: tuple[Literal["wqkv", "wo", "w1", "w2", "w3"], ...] = Field(
+        ("wqkv", "wo", "w1", "w2", "w3"), min_length=1, description="linear maps of every layer that get one"
+    )
+
+
 class StageConfig(TrainingConfig):
     """One stage of language-model training: a context, a budget, a mixture."""
 

@@ -1,6 +1,10 @@
 """A stage of language-model training: its samples and mixture, held-out loss, ledger and export."""
 
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -26,14 +30,22 @@ def stage_run(
     *,
     tokens_before: int,
     long: Manifest | None = None,
+    rehearsal: Manifest | None = None,
+    rehearsal_share: float = 0.0,
+    export: Callable[[Any, Path], None] = save_model,
 ) -> TrainingRun:
     """Train `model` on `config.tokens` tokens of the shards, measuring held-out loss along the way.
 
-    `long`: shards of the documents that count as long in phase 2.
+    Args:
+        long: shards of the documents that count as long in phase 2.
+        rehearsal: shards that `rehearsal_share` of the tokens are drawn from: what the model has read before.
+        export: what writes the weights folder in the end.
     """
     documents = read_documents(ctx.store, tokens)
     heldout = _heldout(documents, config)
-    samples = mixture(documents, config, read_documents(ctx.store, long) if long else None)
+    chosen = read_documents(ctx.store, long) if long else None
+    before = read_documents(ctx.store, rehearsal) if rehearsal and rehearsal_share else None
+    samples = mixture(documents, config, chosen, before, rehearsal_share)
     ramp = BatchRamp(config.batch_tokens, config.ramp_tokens, config.ramp_steps)
     batches = PackedBatches(
         samples,
@@ -56,7 +68,7 @@ def stage_run(
         batches=Prefetched(batches),
         loss=next_token_loss,
         optim=config.optim,
-        export=save_model,
+        export=export,
         evaluate=evaluate,
         evaluate_at=frozenset(marks.tolist()),
         plan=batches.plan(),
@@ -64,13 +76,31 @@ def stage_run(
     )
 
 
-def mixture(documents: Documents, config: StageConfig, chosen: Documents | None = None) -> Samples:
+def mixture(
+    documents: Documents,
+    config: StageConfig,
+    chosen: Documents | None = None,
+    rehearsed: Documents | None = None,
+    rehearsal_share: float = 0.0,
+) -> Samples:
     """The stage's samples, in an order that the seed fixes, repeated until the budget is met.
 
     Phase 1 draws documents as they come. Phase 2 takes half of its tokens from documents of at most `short_context` tokens
     and half from longer ones: the `chosen`, or without a choice all (the report says "50% of the data"; by tokens is our
-    reading). What `documents` holds out is learned from neither.
+    reading). What `documents` holds out is learned from neither. Of the budget, `rehearsal_share` is drawn from `rehearsed`:
+    what a model read before it is continued on something else, so that it is forgotten less (Ibrahim et al. 2024). In the
+    ledger those are sources of their own, `rehearsal/book/en`.
     """
+    if rehearsed is not None and (old := round(config.tokens * rehearsal_share)):
+        rest = config.model_copy(update={"tokens": config.tokens - old})
+        kept = rehearsed.where(~rehearsed.heldout & ~numpy.isin(rehearsed.identity, documents.identity))
+        if not len(kept):
+            raise InputError(
+                "nothing to rehearse: all of those documents are held out, or are in the stage's own tokens"
+            )
+        drawn = _draw(kept, old, config)
+        drawn = replace(drawn, sources=tuple(f"rehearsal/{source}" for source in drawn.sources))
+        return mixture(documents, rest, chosen).followed_by(drawn)
     kept_back = documents.identity[documents.heldout]
     documents = documents.where(~numpy.isin(documents.identity, kept_back))
     if not len(documents):
@@ -83,7 +113,7 @@ def mixture(documents: Documents, config: StageConfig, chosen: Documents | None 
     if not len(short) or not len(long):
         raise InputError(
             f"phase 2 mixes documents below and above {config.short_context} tokens, but there are {len(short)} and "
-            f"{len(long)}; change pretraining.train_long.short_context, curation.select_long or the corpus"
+            f"{len(long)}; change pretraining.pretrain.long.short_context, curation.select_long or the corpus"
         )
     half = config.tokens // 2
     return _draw(short, half, config).followed_by(_draw(long, half, config))

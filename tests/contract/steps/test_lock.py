@@ -21,7 +21,7 @@ def reached(step: str) -> set[str]:
         ("evaluation.evaluate", {"tokenmill.model.modeling", "tokenmill.model.attention", "model/chat_template.jinja"}),
         ("evaluation.prepare", {"tokenmill.overlap"}),
         ("evaluation.contamination", {"tokenmill.overlap", "tokenmill.lineage"}),
-        ("enhancement.select", {"tokenmill.overlap"}),
+        ("enhancement.prepare", {"tokenmill.overlap"}),
         ("rlhf.probe", {"tokenmill.model.generation", "tokenmill.rlhf.scoring"}),
         ("rlhf.evaluate_reward_model", {"tokenmill.model.modeling", "rlhf/rm_prompts.yaml"}),
         ("deployment.bundle", {"tokenmill.model.layout"}),
@@ -42,7 +42,7 @@ def test_a_step_does_not_depend_on_plumbing_nor_on_the_steps_beside_it():
 
 def test_a_training_step_and_no_other_depends_on_the_worker_that_runs_it(monkeypatch):
     assert {"tokenmill.training.loop", "tokenmill.training.engine"} <= set(behaviour((WORKER,), ROOTS))
-    steps = [find(name) for name in ("pretraining.train_long", "curation.filter")]
+    steps = [find(name) for name in ("pretraining.pretrain.long", "curation.filter")]
     before = [lock.step_hash(one) for one in steps]
     monkeypatch.setattr(lock, "WORKER", "tokenmill.overlap")
     assert [lock.step_hash(one) == hashed for one, hashed in zip(steps, before, strict=True)] == [False, True]

@@ -62,7 +62,7 @@ class Life:
         documents = [{"id": "aaaa1111", "offset": 40}, {"id": "beef6666", "offset": 90, "heldout": True}]
         files = {"train/documents.jsonl.zst": documents}
         self.tokens = self.step("pretraining.tokenize", self.draft("tokens", files), corpus=self.ordered)
-        self.weights = self.step("pretraining.train_short", self.draft("weights"), tokens=self.tokens)
+        self.weights = self.step("pretraining.pretrain", self.draft("weights"), tokens=self.tokens)
 
     def draft(self, kind: str, files: Any = None, **fields: Any) -> Draft:
         return self.planted.draft(kind, files, **fields)
@@ -114,7 +114,7 @@ def test_a_document_that_was_kept_to_the_end_and_the_model_that_learned_from_it(
     assert history.stages[3].scores == {"fluency": 0.9}
     assert [(s.kind, s.offset, s.held_out) for s in history.tokens] == [("tokens", 40, False)]
     assert [m.digest for m in history.trace.models] == [life.weights.digest]
-    assert "reached pretraining.train_short" in drawn(history) and "CC0-1.0" in drawn(history)
+    assert "reached pretraining.pretrain" in drawn(history) and "CC0-1.0" in drawn(history)
 
 
 def test_a_dropped_document_names_rule_value_and_threshold_and_nothing_after_it(life: Life) -> None:

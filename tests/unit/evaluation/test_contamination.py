@@ -50,7 +50,7 @@ def hits(lab: Lab, weights: Manifest, asked: Manifest) -> dict[str, int]:
 def test_every_stage_of_a_models_life_is_walked(lab: Lab) -> None:
     """Base ← tokens ← corpus; enhanced; SFT on conversations; a reward model's preferences; PPO on prompts."""
     base = lab.weights(step="pretraining.train")
-    enhanced = lab.weights(step="enhancement.train", base=base, corpus=corpus(lab, "maths"))
+    enhanced = lab.weights(step="enhancement.enhance", base=base, corpus=corpus(lab, "maths"))
     heldout = conversations(lab, "heldout", "never trained on")
     sft = lab.weights(step="sft.train", base=enhanced, conversations=conversations(lab, "sft", "yes"), heldout=heldout)
     pairs = [

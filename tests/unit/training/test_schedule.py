@@ -58,7 +58,8 @@ def test_two_stages_are_one_cosine():
 @pytest.mark.parametrize(("preset", "batch"), [("internlm2-1.8b", 4), ("internlm2-7b", 4), ("internlm2-20b", 5)])
 def test_the_released_presets_have_one_cosine_over_both_stages(preset, batch):
     short, long = (
-        resolve(find(name).config, name, preset, {}) for name in ("pretraining.train_short", "pretraining.train_long")
+        resolve(find(name).config, name, preset, {})
+        for name in ("pretraining.pretrain.short", "pretraining.pretrain.long")
     )
     steps = [stage.tokens // stage.batch_tokens for stage in (short, long)]
     assert short.batch_tokens == batch * 2**20

@@ -63,6 +63,27 @@ def test_phase_two_takes_half_of_its_tokens_from_short_documents():
         mixture(in_memory(*documents({"book": [5000]})), StageConfig(context=2048, short_context=256, tokens=8000))
 
 
+def test_a_share_is_rehearsed_and_kept_as_sources_of_its_own():
+    old = in_memory(
+        *(Document(f"old-{d.id}", d.type, d.tokens) for d in documents({"book": [500] * 40, "math": [500] * 10}))
+    )
+    new = in_memory(*documents({"math": [100] * 200}))
+    config = StageConfig(context=256, tokens=10_000)
+    drawn = tokens_by_source(mixture(new, config, None, old, 0.2))
+    assert drawn == {"math/en": 8000, "rehearsal/book/en": 1600, "rehearsal/math/en": 400}
+    assert tokens_by_source(mixture(new, config, None, old, 0.0)) == {"math/en": 10_000}
+
+
+def test_nothing_that_is_held_out_or_new_is_rehearsed():
+    corpus = documents({"book": [100] * 4, "math": [100]})
+    kept_back = [replace(corpus[0], heldout=True), *corpus[1:]]
+    new = in_memory(corpus[1], *documents({"web": [100]}))
+    samples = mixture(new, StageConfig(context=128, tokens=2000), None, in_memory(*kept_back), 0.5)
+    assert {int(s.ids[0]) for s in samples if s.source.startswith("rehearsal")} == {2, 3, 4}
+    with pytest.raises(InputError, match="nothing to rehearse"):
+        mixture(new, StageConfig(context=128, tokens=2000), None, in_memory(corpus[1]), 0.5)
+
+
 def test_the_long_half_comes_from_the_chosen_documents_alone():
     corpus = documents({"book": [5000] * 4, "math": [30] * 400})
     config = StageConfig(context=2048, short_context=256, tokens=8000)

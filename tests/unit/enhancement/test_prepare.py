@@ -3,9 +3,10 @@
 import pytest
 from pico import Lab
 
-from tokenmill.enhancement.config import SelectConfig
+from tokenmill.enhancement.config import PrepareConfig
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.records import JSONL, read_jsonl
+from tokenmill.steps import configured, find
 
 PROBLEM = "What is the measure of the remaining angle of a triangle with angles of {a} and {b} degrees in all"
 
@@ -26,7 +27,7 @@ def selected(lab: Lab, records: list[dict], suites: dict[str, list[dict]], **con
         by_type.setdefault(f"type={row['type']}/lang=en/part-00000{JSONL}", []).append(row)
     questions = lab.issue("questions", {f"{suite}{JSONL}": rows for suite, rows in suites.items()})
     made = lab.step(
-        "enhancement.select", SelectConfig(**config), corpus=lab.issue("corpus", by_type), questions=questions
+        "enhancement.prepare", PrepareConfig(**config), corpus=lab.issue("corpus", by_type), questions=questions
     )
     kept = {row["id"] for shard in made["corpus"].shards for row in read_jsonl(lab.store.blob_path(shard.blob))}
     return kept, made["corpus"].dropped
@@ -59,8 +60,16 @@ def test_the_rest_is_the_best_that_fits_its_share(lab):
     assert "book-0" not in rest and len(rest) == 5  # 2,600 bytes of 10,000
 
 
+def test_without_types_everything_is_learned_but_what_is_asked(lab):
+    corpus = [*problems(6), *(record(i, "book", "z" * 500) for i in range(3))]
+    asked = [{"id": f"q{i}", "question": PROBLEM.format(a=20 + i, b=50 + i), "answer": "1"} for i in (1, 2, 3)]
+    kept, dropped = selected(lab, corpus, {"generate/maths": asked}, types=())
+    assert kept == {row["id"] for row in corpus} - {"math-1", "math-2", "math-3"}
+    assert dropped == {"asked_by_evaluation": 3}
+
+
 def test_without_a_document_of_the_domain_there_is_nothing_to_enhance(lab):
-    with pytest.raises(InputError, match=r"enhancement\.select\.types"):
+    with pytest.raises(InputError, match=r"enhancement\.prepare\.types"):
         selected(lab, [record(0, "book", "y")], {"generate/maths": []})
 
 
@@ -98,4 +107,11 @@ def test_a_missing_category_and_shares_that_are_no_whole_are_one_clear_line(lab)
     with pytest.raises(InputError, match="no document of category 'special'"):
         selected(lab, [found(1, "stem", 10, 1.0), record(1, "book", "x")], ASKED, shares=SHARES)
     with pytest.raises(ConfigError, match="add up to 1"):
-        SelectConfig.at("enhancement.select", {"shares": {"stem": 0.7}})
+        PrepareConfig.at("enhancement.prepare", {"shares": {"stem": 0.7}})
+
+
+@pytest.mark.parametrize("preset", ["internlm2-1.8b", "internlm2-7b", "internlm2-20b"])
+def test_the_released_presets_mix_as_table_4_and_may_do_without(preset):
+    prepare = find("enhancement.prepare")
+    assert configured(prepare, preset, {}).shares == SHARES
+    assert configured(prepare, preset, {"enhancement.prepare.shares": None}).shares is None

@@ -3,62 +3,71 @@
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 
-from tokenmill.enhancement.config import SelectConfig
-from tokenmill.enhancement.mixture import fitting, mixed, shares_of
+from tokenmill.enhancement.config import PrepareConfig
+from tokenmill.enhancement.decontamination import REPORT
+from tokenmill.enhancement.mixture import fitting, mixed, once, shares_of
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.overlap import OverlapIndex, count_by_suite
+from tokenmill.overlap import OverlapIndex, OverlapRule, count_by_suite
 from tokenmill.records import Record
 from tokenmill.steps import Drop, Keep, StepContext, step
 
-REPORT = "decontamination.json"
 
-
-@step("enhancement.select", version=4, kinds={"corpus": "corpus", "questions": "questions"})
-def select(config: SelectConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
+@step("enhancement.prepare", version=1, kinds={"corpus": "corpus", "questions": "questions"})
+def prepare(config: PrepareConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Documents of the domain plus the best of the rest, without what evaluation asks word for word or reads."""
-    index, read = questions_of(config, questions, ctx)
+    index, read, asked = questions_of(config, questions, ctx)
     chosen = _chosen(config, ctx.records(corpus))
     hits = Counter[str]()
     draft = ctx.partition(_decontaminated(chosen, index, read, hits))
     report = {
+        "corpus": draft.content,
+        "questions": questions.content,
+        "looked_for": asked - len(index.too_short) + len(read),
+        "rule": config.model_dump(mode="json", include=set(OverlapRule.model_fields)),
         "documents": len(chosen),
         "dropped": draft.dropped,
         "shares": shares_of(config, chosen),
         "hits": dict(sorted(hits.items())),
         "not_looked_for": dict(count_by_suite(index.too_short)),
-        "rule": config.model_dump(mode="json", include={"ngram_words", "ngram_characters", "min_words", "max_sharing"}),
     }
     counts = {"hits": sum(hits.values()), "documents": len(chosen)}
     return {"corpus": draft, "decontamination": ctx.write_json("decontamination", REPORT, report, counts=counts)}
 
 
-def _chosen(config: SelectConfig, records: Iterable[Record]) -> list[Record]:
-    """The mixture of `shares`; or without them the documents of the domain, and some of the best of the rest."""
+def _chosen(config: PrepareConfig, records: Iterable[Record]) -> list[Record]:
+    """The mixture of `shares`; or without them the documents of the domain, and some of the best of the rest.
+
+    With neither shares nor types it is all there is, once a document.
+    """
     if config.shares:
-        return mixed(config, records, _quality)
+        return mixed(config, config.shares, records, _quality)
+    if not config.types:
+        return list(once(records))
     domain, rest = list[Record](), list[Record]()
     for record in records:
         (domain if record["type"] in config.types else rest).append(record)
     if not domain:
-        raise InputError(f"no document of type {' or '.join(config.types)} in the corpus; see enhancement.select.types")
+        raise InputError(
+            f"no document of type {' or '.join(config.types)} in the corpus; see enhancement.prepare.types"
+        )
     best = sorted(rest, key=lambda r: (-_quality(r), r["id"]))
     size = sum(len(record["text"].encode()) for record in domain)
     return domain + list(fitting(best, size * config.high_quality_share / (1 - config.high_quality_share)))
 
 
-def questions_of(config: SelectConfig, questions: Manifest, ctx: StepContext) -> tuple[OverlapIndex, set[str]]:
-    """Every question that evaluation will ask, and the ids of the documents whose text it reads.
+def questions_of(config: PrepareConfig, questions: Manifest, ctx: StepContext) -> tuple[OverlapIndex, set[str], int]:
+    """Every question that evaluation will ask, the ids of the documents whose text it reads, and how many are asked.
 
     Those documents are known by their ids: looking for their text would drop whatever is written after the same template.
     """
-    index, read = OverlapIndex(config), set[str]()
+    index, read, asked = OverlapIndex(config), set[str](), 0
     for shard in questions.shards:
         records = list(ctx.records(questions, shard))
-        index.add_suite(shard.name.partition(".")[0], (record for record in records if "question" in record))
+        asked += index.add_suite(shard.name.partition(".")[0], (record for record in records if "question" in record))
         read |= {record["id"].partition("@")[0] for record in records if "question" not in record}
     index.build()
-    return index, read
+    return index, read, asked
 
 
 def _decontaminated(

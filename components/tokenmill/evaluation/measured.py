@@ -1,0 +1,33 @@
+"""An evaluation as those read it who judge it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tokenmill.evaluation.evaluate import EVALUATION
+from tokenmill.manifest import Manifest
+from tokenmill.steps import StepContext
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation with its predictions."""
+
+    facts: dict[str, Any]
+    predictions: dict[str, dict[str, dict[str, Any]]]
+    """Suite → question id → prediction."""
+
+    @classmethod
+    def read(cls, evaluation: Manifest, ctx: StepContext) -> "Measured":
+        predictions: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in ctx.records(evaluation):
+            predictions.setdefault(row["suite"], {})[row["id"]] = row
+        return cls(ctx.read_json(evaluation, EVALUATION), predictions)
+
+    @property
+    def label(self) -> str:
+        return str(self.facts["label"] or f"model {self.facts['model'][:8]}")
+
+    @property
+    def suites(self) -> dict[str, Any]:
+        """What was measured; a diverged model's NaN is no measurement."""
+        return {name: suite for name, suite in self.facts["suites"].items() if suite["value"] is not None}
