@@ -49,14 +49,14 @@ def pretrain_short(
     tokenizer: dsl.Input[dsl.Artifact],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
+    state: dsl.Output[dsl.Artifact],
 ) -> None:
     """Phase 1, "4K": from random weights, RoPE base 50,000."""
     from tokenmill.steps import run_component
 
     inputs = {"tokens": tokens, "tokenizer": tokenizer}
-    run_component(
-        "pretraining.pretrain.short", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log}
-    )
+    outputs = {"weights": checkpoint, "training_log": log, "training_state": state}
+    run_component("pretraining.pretrain.short", run, inputs=inputs, outputs=outputs)
 
 
 @dsl.component(base_image=images.TRAINER, install_kfp_package=False)
@@ -65,11 +65,12 @@ def pretrain_long(
     tokens: dsl.Input[dsl.Dataset],
     long: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
+    state: dsl.Input[dsl.Artifact],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
 ) -> None:
     """Phase 2, "32K": RoPE base 1,000,000, half of the tokens from short documents, half from `long`. Its result is Base."""
     from tokenmill.steps import run_component
 
-    inputs = {"tokens": tokens, "long": long, "base": base}
+    inputs = {"tokens": tokens, "long": long, "base": base, "state": state}
     run_component("pretraining.pretrain.long", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})

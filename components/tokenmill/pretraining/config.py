@@ -45,6 +45,9 @@ class LongStageConfig(StageConfig):
     short_context: int = Field(4096, description="half of the tokens come from documents up to this length")
     rope_theta: float = Field(1_000_000.0, description="RoPE base (report §3.3)")
     tokens: int = Field(200_000_000_000, description="about 9% of the steps (report §3.3)")
+    fresh_optimizer: bool = Field(
+        False, description="begin with new moments instead of the short stage's; which of both is not published"
+    )
 
 
 class PretrainConfig(Section):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenmill.training.worker import WorkerContext
 
 STAGES = {"short": StageConfig, "long": LongStageConfig}
-KINDS = {"tokens": "tokens", "tokenizer": "tokenizer", "long": "tokens", "base": "weights"}
+KINDS = {"tokens": "tokens", "tokenizer": "tokenizer", "long": "tokens", "base": "weights", "state": "training_state"}
 
 
 def check(
@@ -27,6 +27,7 @@ def check(
     tokenizer: Manifest | None,
     long: Manifest | None,
     base: Manifest | None,
+    state: Manifest | None,
     store: ArtifactStore,
 ) -> None:
     """A stage has one beginning, and of a schedule over several stages it is where the one before ended."""
@@ -48,17 +49,22 @@ def pretrain(
     tokenizer: Manifest | None,
     long: Manifest | None,
     base: Manifest | None,
+    state: Manifest | None,
     ctx: WorkerContext,
 ) -> TrainingRun:
     """One stage; documents longer than its context are split, and the remainder is trained on too.
 
     Phase 2 has a longer context, RoPE base 50k → 1M, and half of its tokens still from short documents. The other half comes
-    from `long`, the documents that passed the long-context filters; without it, from whatever is long.
+    from `long`, the documents that passed the long-context filters; without it, from whatever is long. It goes on with the
+    optimizer of the stage before, `state`, where that is given.
     """
     from tokenmill.training.stage import stage_run
 
     before = base.counts["tokens_seen"] if base else 0
-    return stage_run(config, tokens, _start(config, tokenizer, base, ctx), ctx, tokens_before=before, long=long)
+    run = stage_run(config, tokens, _start(config, tokenizer, base, ctx), ctx, tokens_before=before, long=long)
+    if not isinstance(config, LongStageConfig):
+        return replace(run, optimizer_out=ctx.workdir / "optimizer")
+    return replace(run, optimizer=ctx.files(state) if state and not config.fresh_optimizer else None)
 
 
 def _start(

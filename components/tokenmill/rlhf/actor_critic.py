@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,5 +105,7 @@ def with_pretraining(answers: Pack, pieces: list[list[int]]) -> Pack:
 
 
 def move(pack: Pack, device: torch.device) -> Pack:
-    tensors = {name: value.to(device) for name, value in vars(pack).items() if isinstance(value, torch.Tensor)}
+    tensors: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(pack).items() if isinstance(value, torch.Tensor)
+    }
     return replace(pack, **tensors)

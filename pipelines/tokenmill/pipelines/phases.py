@@ -76,12 +76,15 @@ def pretraining(run: str, corpus: dsl.Input[dsl.Dataset]) -> Pretrained:
     ranks = pretraining_tasks.register_ranks(run=run).outputs["ranks"]
     tokenizer = pretraining_tasks.train_tokenizer(run=run, corpus=corpus, ranks=ranks).outputs["tokenizer"]
     tokens = pretraining_tasks.tokenize_corpus(run=run, corpus=corpus, tokenizer=tokenizer).outputs["tokens"]
-    short = pretraining_tasks.pretrain_short(run=run, tokens=tokens, tokenizer=tokenizer).outputs["checkpoint"]
+    first = pretraining_tasks.pretrain_short(run=run, tokens=tokens, tokenizer=tokenizer).outputs
+    short = first["checkpoint"]
     far = curation_tasks.select_long(run=run, corpus=corpus, weights=short, tokenizer=tokenizer).outputs["long"]
     long = pretraining_tasks.tokenize_corpus(
         run=run, corpus=far, tokenizer=tokenizer, task="pretraining.tokenize.long"
     ).outputs["tokens"]
-    base = pretraining_tasks.pretrain_long(run=run, tokens=tokens, long=long, base=short).outputs["checkpoint"]
+    base = pretraining_tasks.pretrain_long(run=run, tokens=tokens, long=long, base=short, state=first["state"]).outputs[
+        "checkpoint"
+    ]
     return Pretrained(tokenizer=tokenizer, tokens=tokens, base=base)
 
 

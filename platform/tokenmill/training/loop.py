@@ -15,6 +15,7 @@ from tokenmill.training.checkpoint import Checkpoints
 from tokenmill.training.cursor import Cursor
 from tokenmill.training.engine import Engine
 from tokenmill.training.history import History
+from tokenmill.training.optimizer_state import load_optimizer, save_optimizer
 from tokenmill.training.resume import Complete
 from tokenmill.training.rng import seed_everything
 from tokenmill.training.run import StepBatch, TrainingRun
@@ -68,6 +69,8 @@ class Loop:
         regrouped = found is not None and found.layout != self.checkpoints.layout
         engine = Engine(self.run, self.config, self.run.batches.accumulation(self.world), regrouped=regrouped)
         engine.begin = self._begin
+        if self.run.optimizer and not found:
+            load_optimizer(engine.engine, self.run.model, self.run.optimizer)
         self.saved = start = self._resume(engine, found)
         if spent := self.meter.judge():
             raise BudgetSpent(f"at step {start}: {self.meter.why(spent)}")
@@ -84,6 +87,8 @@ class Loop:
         self._evaluate(engine, len(self.run.batches))
         self._begin("end")
         self.checkpoints.wait()
+        if self.run.optimizer_out:
+            save_optimizer(engine.engine, self.run.model, self.run.optimizer_out)
         engine.gather()
         if self.run.plan:
             self.facts = self.facts | {"ledger": self.run.plan.ledger(self.cursor)}

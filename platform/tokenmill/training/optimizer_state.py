@@ -32,6 +32,7 @@ def save_optimizer(engine: Any, model: torch.nn.Module, folder: Path) -> None:
     """
     held: dict[str, torch.Tensor] = {}
     files = size = 0
+    folder.mkdir(parents=True, exist_ok=True)
     for name, tensor in _gathered(engine, model):
         if dist.get_rank():
             continue

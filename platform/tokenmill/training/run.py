@@ -96,5 +96,9 @@ class TrainingRun:
     """Facts for the weights' manifest."""
     plan: "Plan | None" = None
     """Tokens that are to be taken of each source. At the end it must balance; facts get the ledger."""
+    optimizer: Path | None = None
+    """Folder with the optimizer's state that the training goes on with; fresh without one."""
+    optimizer_out: Path | None = None
+    """Folder that its state is left in at the end, for another training to go on with: the artifact `training_state`."""
     tokens_before: int = 0
     """Tokens the model saw before this run: the origin of the x axis."""

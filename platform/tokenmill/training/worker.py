@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, RolledBack, UserError
 from tokenmill.logs import Log
-from tokenmill.manifest import Draft, Manifest
+from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.steps.context import materialise, scratch, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
@@ -125,15 +125,14 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
 
 
 def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Path, export: Any) -> None:
-    """Store the weights and the training log, then `result.json`, last."""
+    """Store the weights, the training log and what else the training leaves, then `result.json`, last."""
     from tokenmill.records import JSONL, write_jsonl
 
     folder = workdir / "weights"
     export(run, folder)
-    shards = [store_file(store, p, p.relative_to(folder).as_posix()) for p in sorted(folder.rglob("*")) if p.is_file()]
     weights = Draft(
         kind="weights",
-        shards=tuple(shards),
+        shards=_stored(store, folder),
         counts={"tokens_seen": loop.tokens, "steps": len(run.batches)},
         facts=loop.facts | ({"skipped_steps": sorted(loop.skipped)} if loop.skipped else {}),
     )
@@ -142,8 +141,18 @@ def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Pat
     training_log = Draft(
         kind="training_log", shards=(store_file(store, log, log.name, count),), counts={"records": count}
     )
-    result = Result(outputs={"weights": weights, "training_log": training_log})
+    outputs = {"weights": weights, "training_log": training_log}
+    if run.optimizer_out:
+        state = _stored(store, run.optimizer_out)
+        outputs["training_state"] = Draft(kind="training_state", shards=state, counts={"steps": len(run.batches)})
+    result = Result(outputs=outputs)
     store.backend.put(f"{spec.folder}/result.json", result.model_dump_json().encode())
+
+
+def _stored(store: ArtifactStore, folder: Path) -> tuple[Shard, ...]:
+    """Every file of a folder, put into the store."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return tuple(store_file(store, path, path.relative_to(folder).as_posix()) for path in files)
 
 
 if __name__ == "__main__":
