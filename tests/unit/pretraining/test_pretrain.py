@@ -44,11 +44,11 @@ def test_the_step_is_asked_for_by_stage():
 def test_a_stage_starts_from_random_weights_or_from_those_before():
     config = configured(find(LONG), "pico", {})
     tokens, tokenizer, base = made("tokens"), made("tokenizer"), made("weights", steps=32)
-    check(config, tokens, tokenizer, None, None, None)
-    check(config, tokens, None, None, base, None)
+    check(config, tokens, tokenizer, None, None, None, None)
+    check(config, tokens, None, None, base, None, None)
     for both_or_none in ((None, None), (tokenizer, base)):
         with pytest.raises(InputError, match="give `tokenizer`"):
-            check(config, tokens, both_or_none[0], None, both_or_none[1], None)
+            check(config, tokens, both_or_none[0], None, both_or_none[1], None, None)
     later = configured(find(LONG), "pico", {f"{LONG}.optim.steps_before": 7})
     with pytest.raises(ConfigError, match=r"steps_before is 7, but the base was trained for 32"):
-        check(later, tokens, None, None, base, None)
+        check(later, tokens, None, None, base, None, None)
