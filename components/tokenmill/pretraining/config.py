@@ -22,6 +22,12 @@ class TokenizerConfig(StepConfig):
     vocab_size: int = Field(92_544, description="tokens, a multiple of 128 (released models: 128 × 723)")
     spare_tokens: int = Field(147, description="ids on top that host the ChatML, tool and reward tokens")
     sample_bytes: int = Field(50_000_000, description="bytes of text the merges are learned from; not published")
+    hold_back: int = Field(
+        20,
+        ge=0,
+        description="of so many documents of a domain the second is not learned from: fertility is measured on it. "
+        "0: it is measured on what was learned from",
+    )
     base_tokens: int = Field(
         60_004, ge=256, description="tokens taken of registered ranks, the first of them (report §3.2.1)"
     )

@@ -15,8 +15,6 @@ from tokenmill.pretraining.config import TokenizerConfig
 from tokenmill.steps import StepContext, step
 
 FERTILITY = "fertility.json"
-HELD_BACK = 20
-"""Of so many documents of a domain, the second is not learned from: fertility is measured on it."""
 
 
 @step(
@@ -28,7 +26,7 @@ def train_tokenizer(config: TokenizerConfig, corpus: Manifest, ranks: list[Manif
     Without ranks, from equal shares of every domain, so that no language is crowded out. With the ranks of another
     vocabulary, its first `base_tokens` are the base, and the corpus' Chinese teaches the block on top.
     """
-    documents = _Documents(ctx, corpus)
+    documents = _Documents(ctx, corpus, config.hold_back)
     with ctx.progress(2, "merges, then fertility") as bar:
         tokenizer, counts = _made(config, documents, _ranks(ctx, ranks or []))
         bar.advance()
@@ -76,8 +74,8 @@ def _ranks(ctx: StepContext, registered: list[Manifest]) -> list[bytes]:
 class _Documents:
     """The corpus by domain: what is learned from, and what is held back from learning to be measured."""
 
-    def __init__(self, ctx: StepContext, corpus: Manifest) -> None:
-        self._ctx, self._corpus = ctx, corpus
+    def __init__(self, ctx: StepContext, corpus: Manifest, hold_back: int) -> None:
+        self._ctx, self._corpus, self._hold_back = ctx, corpus, hold_back
         self.domains: dict[Domain, list[str]] = {}
         """Type and language → names of the shards."""
         for shard in corpus.shards:
@@ -96,7 +94,9 @@ class _Documents:
     def _row(self, domain: Domain, tokenizer: Tokenizer, share: int) -> dict[str, Any]:
         found = measure(tokenizer, (text for held, text in self._sampled(domain, share) if held), domain[1])
         held_back = found.documents > 0
-        if not held_back:  # a single document: better measured where it was learned from than not at all
+        if (
+            not held_back
+        ):  # none is, or there is one document: better measured where it was learned from than not at all
             found = measure(tokenizer, (text for _, text in self._sampled(domain, share)), domain[1])
         return {"type": domain[0], "lang": domain[1], "held_back": held_back} | found.to_json()
 
@@ -107,7 +107,7 @@ class _Documents:
             if taken >= share:
                 break
             taken += len(text.encode())
-            yield number % HELD_BACK == 1, text
+            yield self._hold_back > 0 and number % self._hold_back == 1, text
 
     def _texts(self, domain: Domain) -> Iterator[str]:
         shards = map(self._corpus.shard, self.domains[domain])
