@@ -129,21 +129,10 @@ def ours(shape: InternLM2Config, context: int, kernel: Any, recompute: Any, step
 
 def compiled_llama(shape: InternLM2Config, context: int, recompute: str, device: str) -> Callable[[], None]:
     """Hugging Face's Llama under `torch.compile`: fp32 weights, bf16 autocast, fused AdamW."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from training_peer import llama
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_key_value_heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=context,
-        tie_word_embeddings=False,
-        attn_implementation="sdpa",
-    )
-    model = LlamaForCausalLM(config).to(device)
+    model = LlamaForCausalLM(llama(shape)).to(device)
     assert sum(p.numel() for p in model.parameters()) == shape.parameter_count()
     if recompute == "full":
         model.gradient_checkpointing_enable({"use_reentrant": False})

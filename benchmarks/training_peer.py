@@ -1,4 +1,4 @@
-"""The peer of the row `trainer`: Hugging Face's Trainer on its own Llama of the same shape."""
+"""The peers of training: Hugging Face's Llama of the same shape, and its Trainer."""
 
 import os
 import tempfile
@@ -25,22 +25,26 @@ class _Clock(TrainerCallback):
         self.ended = time.perf_counter()
 
 
+def llama(shape: InternLM2Config) -> LlamaConfig:
+    """Hugging Face's Llama of the same shape, with PyTorch's scaled dot product."""
+    return LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        head_dim=shape.head_dim,
+        rms_norm_eps=shape.rms_norm_eps,
+        max_position_embeddings=shape.max_position_embeddings,
+        tie_word_embeddings=False,
+        attn_implementation="sdpa",
+    )
+
+
 def trainer_seconds(shape: InternLM2Config, optim: OptimConfig, made: PackedBatches) -> float:
     """Seconds of all steps on batches whose packs are one whole sequence each; no checkpoints, a log line a step."""
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=shape.vocab_size,
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.intermediate_size,
-            num_hidden_layers=shape.num_hidden_layers,
-            num_attention_heads=shape.num_attention_heads,
-            num_key_value_heads=shape.num_key_value_heads,
-            head_dim=shape.head_dim,
-            rms_norm_eps=shape.rms_norm_eps,
-            tie_word_embeddings=False,
-            attn_implementation="sdpa",
-        )
-    )
+    model = LlamaForCausalLM(llama(shape))
     assert sum(p.numel() for p in model.parameters()) == shape.parameter_count()
     rows = [sample.ids.tolist() for sample in made.samples[:]]
     clock = _Clock()
