@@ -1,15 +1,15 @@
 """`tokenmill plan`: what a preset's training stages need, before anything is launched."""
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from tokenmill.cli.inspecting import show
 from tokenmill.cli.main import AsJson, Assignments, Preset, app
 from tokenmill.errors import ConfigError
+from tokenmill.model.config import Recompute
 
-Recompute = Literal["none", "selective", "full"]
 Stages = dict[str, dict[str, Any]]
 
 

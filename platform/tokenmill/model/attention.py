@@ -6,21 +6,17 @@ another sequence. Query head h reads KV head h // (heads / kv_heads).
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tokenmill.errors import ConfigError
+from tokenmill.model.config import Kernel
 
 try:
     from flash_attn import flash_attn_varlen_func  # an optional extra: no wheel for every CUDA and torch
 except ImportError:
     flash_attn_varlen_func = None
-
-
-Kernel = Literal["auto", "flash", "varlen", "sdpa"]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, kernel: Kernel = "auto") -> Tensor:

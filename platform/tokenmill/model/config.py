@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenmill.errors import ConfigError
 
 MODEL_TYPE = "internlm2"
+Recompute = Literal["none", "selective", "full"]
+"""What a layer's backward pass computes again (see `tokenmill.model.recompute`)."""
+Kernel = Literal["auto", "flash", "varlen", "sdpa"]
+"""Of attention (see `tokenmill.model.attention`)."""
 
 
 @dataclass(frozen=True)

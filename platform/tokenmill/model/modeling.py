@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenmill.model.attention import Kernel, attention
-from tokenmill.model.config import InternLM2Config
+from tokenmill.model.attention import attention
+from tokenmill.model.config import InternLM2Config, Kernel, Recompute
 from tokenmill.model.losses import token_losses
-from tokenmill.model.recompute import Recompute, layer_by
+from tokenmill.model.recompute import layer_by
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every token's rotation, each (tokens, 1, 1, head_dim/2) in fp32."""

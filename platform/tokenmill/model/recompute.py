@@ -8,12 +8,12 @@ dear to keep (Korthikanti et al. 2022 repeat attention's inside, which flash att
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Recompute = Literal["none", "selective", "full"]
+from tokenmill.model.config import Recompute
 
 _DEAR = ("mm", "addmm", "bmm", "linear")
 _ATTENTION = ("attention", "attn")

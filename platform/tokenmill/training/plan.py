@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenmill.errors import ConfigError
-from tokenmill.model.config import InternLM2Config
+from tokenmill.model.config import InternLM2Config, Recompute
 from tokenmill.training.flops import (
     Accelerator,
     flops_per_token,
     recomputed_flops_per_token,
     utilization,
 )
-
-if TYPE_CHECKING:
-    from tokenmill.model.recompute import Recompute
 
 MFU = 0.5
 """Assumed where no measurement is given: the report has 0.64 on 8 GPUs and 0.53 on 1,024 (§2.1)."""

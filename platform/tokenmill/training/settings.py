@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tokenmill.config import Execution, Section, StepConfig
+from tokenmill.model.config import Kernel, Recompute
 
 
 class BudgetConfig(Section):
@@ -44,12 +45,12 @@ class TrainingExecution(Execution):
         None, ge=0, le=65535, description="of /healthz on every node; 0 = any; none by default"
     )
     max_rollbacks: int = Field(3, ge=0, description="times that steps are left out before it fails; not published")
-    recompute: Literal["none", "selective", "full"] = Field(
+    recompute: Recompute = Field(
         "none",
         description="what the backward pass computes again instead of keeping: selective, all but matrix products and "
         "attention; full, every layer from its input",
     )
-    attention: Literal["auto", "flash", "varlen", "sdpa"] = Field(
+    attention: Kernel = Field(
         "auto", description="kernel: flash-attn's, PyTorch's variable-length one, or its scaled dot product a sequence"
     )
     offload_optimizer: bool = Field(
