@@ -92,12 +92,13 @@ def test_chance_is_called_neither_better_nor_worse_and_a_rising_loss_is_worse(la
         lab,
         "b",
         {
-            "choice/nq": {str(i): float(i % 2 == 0) for i in range(100)},
+            "choice/nq": {str(i): float(i % 2 == 0 or i < 4) for i in range(100)},
             "perplexity/zh": {str(i): (3.0 + i % 3, 1) for i in range(50)},
         },
     )
     made, groups, _ = compared(lab, before, after)
-    assert groups["qa", "score"]["better"] is None  # every answer changed, as many for the better as for the worse
+    assert groups["qa", "score"]["difference"] == pytest.approx(0.02)  # 98 answers changed, 50 of them for the better
+    assert groups["qa", "score"]["better"] is None
     assert groups["language", "loss"]["better"] is False
     assert (made.counts["better"], made.counts["worse"]) == (0, 1)
 

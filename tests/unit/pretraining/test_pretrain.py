@@ -1,11 +1,14 @@
 """One step, two stages: each is found, configured and cached by itself."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.pretraining.pretrain import check
+from tokenmill.pretraining.pretrain import check, pretrain
 from tokenmill.steps import action_key, configured, find
+from tokenmill.training.run import TrainingRun
 
 SHORT, LONG = "pretraining.pretrain.short", "pretraining.pretrain.long"
 
@@ -29,16 +32,34 @@ def test_a_change_of_the_long_stage_keeps_what_the_short_one_made():
 
 def test_two_stages_of_the_same_options_from_the_same_inputs_are_two_results():
     """Options that are a stage's defaults are not hashed, and the stages' defaults differ."""
-    given = {"tokens": made("tokens"), "base": made("weights")}
-    options = {f"{SHORT}.{n}": v for n, v in configured(find(LONG), "pico", {}).identity().items()}
-    assert configured(find(LONG), "pico", {}).rope_theta != configured(find(SHORT), "pico", options).rope_theta
-    assert key(SHORT, options, **given) != key(LONG, **given)
+    held = {"tokens": [made("tokens")], "base": [made("weights")]}
+    short, long = (find(address).config() for address in (SHORT, LONG))
+    assert short.identity() == long.identity() == {} and short.rope_theta != long.rope_theta
+    assert action_key(find(SHORT), short, held) != action_key(find(LONG), long, held)
 
 
 def test_the_step_is_asked_for_by_stage():
     assert find(SHORT).name == find(LONG).name == "pretraining.pretrain"
     with pytest.raises(ConfigError, match=r"pretraining\.pretrain\.long, pretraining\.pretrain\.short"):
         find("pretraining.pretrain")
+
+
+def test_the_long_stage_goes_on_with_the_short_one_s_optimizer_unless_told_otherwise(monkeypatch, tmp_path):
+    def bare_run(config, tokens, model, ctx, **more):
+        return TrainingRun(model, None, None, config.optim, None)
+
+    monkeypatch.setattr("tokenmill.training.stage.stage_run", bare_run)
+    monkeypatch.setattr("tokenmill.pretraining.pretrain._start", lambda *_: None)
+    ctx = SimpleNamespace(workdir=tmp_path, files=lambda manifest: manifest.kind)
+    weights, state = made("weights", steps=32, tokens_seen=9), made("training_state")
+
+    def run(address, state, **options):
+        config = configured(find(address), "pico", {f"{address}.{name}": value for name, value in options.items()})
+        return pretrain(config, made("tokens"), None, None, weights, state, ctx)
+
+    assert run(SHORT, None).optimizer_out == tmp_path / "optimizer"
+    assert run(LONG, state).optimizer == "training_state" and run(LONG, state).optimizer_out is None
+    assert run(LONG, None).optimizer is run(LONG, state, fresh_optimizer=True).optimizer is None
 
 
 def test_a_stage_starts_from_random_weights_or_from_those_before():
