@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from tokenmill.config import Execution, Section, StepConfig
 from tokenmill.model.config import Kernel, Recompute
+from tokenmill.training.flops import ACCELERATORS
 
 
 class BudgetConfig(Section):
@@ -71,6 +72,8 @@ class TrainingExecution(Execution):
     def _is_there(self) -> Self:
         if self.shard_group or self.sequence_parallel > 1:
             raise ValueError("shard_group and sequence_parallel are not there yet: leave them at 0 and 1")
+        if self.accelerator and self.accelerator not in ACCELERATORS:
+            raise ValueError(f"accelerator {self.accelerator!r} is not known; known are {', '.join(ACCELERATORS)}")
         if self.offload_optimizer and not self.zero_stage:
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
         return self

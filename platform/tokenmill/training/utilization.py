@@ -15,11 +15,7 @@ from tokenmill.training.settings import TrainingExecution
 
 
 def device_of(execution: TrainingExecution) -> Accelerator | None:
-    """The accelerator that is configured, or else the one that CUDA names; None where its peak is not known.
-
-    Raises:
-        ConfigError: the configured one is not known.
-    """
+    """The accelerator that is configured, or else the one that CUDA names; None where its peak is not known."""
     if execution.accelerator:
         return accelerator(execution.accelerator)
     return named(torch.cuda.get_device_name()) if torch.cuda.is_available() else None

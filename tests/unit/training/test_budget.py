@@ -41,6 +41,11 @@ def test_a_cost_needs_a_price():
         TrainingExecution.at("execution", {"budget": {"cost": 10}})
 
 
+def test_an_unknown_accelerator_is_refused_before_anything_starts():
+    with pytest.raises(ConfigError, match="accelerator 'h10' is not known; known are a100, h100"):
+        TrainingExecution.at("execution", {"accelerator": "h10"})
+
+
 def test_cuda_names_find_their_data_sheets():
     assert named("NVIDIA H100 80GB HBM3") == ACCELERATORS["h100"]
     assert named("NVIDIA L40S") == ACCELERATORS["l40s"]
