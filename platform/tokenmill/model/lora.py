@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tokenmill.errors import ConfigError, CorruptError, InputError
-from tokenmill.model.layout import State, internlm2_state, llama_state, read_checkpoint, save_model, write_checkpoint
+from tokenmill.model.folder import read_checkpoint, save_model, write_checkpoint
+from tokenmill.model.layout import State, internlm2_state, llama_state
 from tokenmill.model.modeling import InternLM2, Linear
 
 if TYPE_CHECKING:
