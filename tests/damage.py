@@ -15,7 +15,7 @@ def reinitialise_layer(
     Every layer but the first may have learned little in a short run: a nano SFT model's chat perplexity rose from 17 to
     580,000 without layer 0, to 18–20 without one of the others (measured).
     """
-    from tokenmill.model.layout import load_model, save_model
+    from tokenmill.model.folder import load_model, save_model
     from tokenmill.model.modeling import InternLM2ForCausalLM
 
     model = load_model(materialise(store, weights, workdir / "whole"), InternLM2ForCausalLM)

@@ -118,7 +118,7 @@ class Lab:
 
     def weights(self, seed: int = 0, **more: Any) -> Manifest:
         from tokenmill.model.config import InternLM2Config
-        from tokenmill.model.layout import save_model
+        from tokenmill.model.folder import save_model
         from tokenmill.model.modeling import InternLM2ForCausalLM
 
         folder = self.folder / f"weights-{seed}"

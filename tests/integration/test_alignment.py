@@ -18,7 +18,7 @@ from tokenmill.errors import Interrupted
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.model.config import InternLM2Config
-from tokenmill.model.layout import load_model, read_config, save_model
+from tokenmill.model.folder import load_model, read_config, save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
 from tokenmill.pretraining.config import TokenizeConfig, TokenizerConfig
 from tokenmill.records import read_jsonl

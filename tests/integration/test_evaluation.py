@@ -24,7 +24,7 @@ from tokenmill.evaluation.config import (
 from tokenmill.manifest import Manifest
 from tokenmill.model.chat import encode
 from tokenmill.model.config import InternLM2Config
-from tokenmill.model.layout import save_model
+from tokenmill.model.folder import save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import JSONL

@@ -140,7 +140,7 @@ def test_of_many_windows_some_are_read_evenly_spread(judge):
 
 
 def test_the_step_keeps_tales_and_drops_the_rest_each_for_its_reason(judge, tmp_path):
-    from tokenmill.model.layout import save_model
+    from tokenmill.model.folder import save_model
 
     def record(name: str, text: str, kind: str = "book", lang: str = "en") -> dict:
         return {"id": name, "text": text, "type": kind, "lang": lang, "source": "made", "path": name, "scores": {}}

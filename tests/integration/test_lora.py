@@ -13,9 +13,9 @@ from faults import complete_checkpoints, finish, kill, wait_for, weights
 from pico import Lab
 
 from tokenmill.model.config import InternLM2Config
-from tokenmill.model.layout import read_state
 from tokenmill.model.lora import ADAPTER, adapters, trainable
 from tokenmill.model.modeling import InternLM2ForCausalLM
+from tokenmill.model.weights import read_state
 from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.steps.context import materialise
 from tokenmill.store import open_store

@@ -18,8 +18,8 @@ from tokenmill.errors import CorruptError, InputError
 from tokenmill.manifest import Manifest
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.config import InternLM2Config
+from tokenmill.model.folder import load_model, save_model
 from tokenmill.model.generation import generate
-from tokenmill.model.layout import load_model, save_model
 from tokenmill.model.modeling import InternLM2ForRewardModel
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input

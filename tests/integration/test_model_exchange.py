@@ -19,7 +19,7 @@ from pico import Lab, documents
 from tokenmill.enhancement.config import EnhanceConfig
 from tokenmill.evaluation.config import EvaluateConfig
 from tokenmill.manifest import Manifest
-from tokenmill.model.layout import load_model, save_model
+from tokenmill.model.folder import load_model, save_model
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.records import JSONL

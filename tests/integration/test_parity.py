@@ -17,8 +17,8 @@ from tokenmill.deployment.smoke import GOLDEN_CHATS, served_tokens
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.exchange import export_model
+from tokenmill.model.folder import export_llama, load_model, save_model
 from tokenmill.model.generation import Generation, generate
-from tokenmill.model.layout import export_llama, load_model, save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 

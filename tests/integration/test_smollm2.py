@@ -19,8 +19,8 @@ from tokenmill.enhancement.config import EnhanceConfig
 from tokenmill.evaluation.config import EvaluateConfig
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.exchange import Imported, import_model
+from tokenmill.model.folder import load_model
 from tokenmill.model.generation import generate
-from tokenmill.model.layout import load_model
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.records import JSONL

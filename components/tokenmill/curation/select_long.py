@@ -60,7 +60,7 @@ class LongDocuments:
         Raises:
             InputError: what is wrong, and which option to set.
         """
-        from tokenmill.model.layout import read_config
+        from tokenmill.model.folder import read_config
         from tokenmill.model.tokenizer import Tokenizer
 
         model, words = read_config(self.weights), Tokenizer.load(self.tokenizer)
@@ -127,7 +127,7 @@ def _load(weights: Path, tokenizer: Path) -> tuple[InternLM2ForCausalLM, Tokeniz
 
     import torch
 
-    from tokenmill.model.layout import load_model
+    from tokenmill.model.folder import load_model
     from tokenmill.model.tokenizer import Tokenizer
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

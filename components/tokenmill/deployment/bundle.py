@@ -34,7 +34,7 @@ def bundle(
 
     Refuses what the gate did not pass, and evidence that is about something else.
     """
-    from tokenmill.model.layout import export_llama
+    from tokenmill.model.folder import export_llama
     from tokenmill.model.tokenizer import Tokenizer
 
     measured, judged = ctx.read_json(evaluation, "evaluation.json"), ctx.read_json(verdict, "verdict.json")
@@ -89,6 +89,6 @@ def _require(what: str, about: str, stated: str, given: Manifest) -> None:
 
 
 def _parameters(ctx: StepContext, weights: Manifest) -> int:
-    from tokenmill.model.layout import read_config
+    from tokenmill.model.folder import read_config
 
     return read_config(ctx.files(weights)).parameter_count()

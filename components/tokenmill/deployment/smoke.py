@@ -8,8 +8,8 @@ from typing import Any
 from tokenmill.deployment.config import DeployConfig
 from tokenmill.deployment.server import VLLMServer
 from tokenmill.model.chat import encode_prompt
+from tokenmill.model.folder import load_model
 from tokenmill.model.generation import generate
-from tokenmill.model.layout import load_model
 from tokenmill.model.tokenizer import Tokenizer
 
 Chat = list[dict[str, str]]

@@ -45,7 +45,7 @@ def enhance(
     ctx: WorkerContext,
 ) -> TrainingRun:
     """Continue Base on the domain set, which `check` has found decontaminated."""
-    from tokenmill.model.layout import load_model
+    from tokenmill.model.folder import load_model
     from tokenmill.model.lora import trainable
     from tokenmill.training.stage import stage_run
 

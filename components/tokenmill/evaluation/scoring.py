@@ -12,8 +12,8 @@ from tokenmill.errors import InputError
 from tokenmill.evaluation import answers
 from tokenmill.evaluation.config import EvaluateConfig
 from tokenmill.model.chat import encode, encode_prompt
+from tokenmill.model.folder import load_model
 from tokenmill.model.generation import Generation, generate
-from tokenmill.model.layout import load_model
 from tokenmill.model.losses import IGNORE
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer

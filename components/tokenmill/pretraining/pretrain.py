@@ -72,7 +72,7 @@ def _start(
 ) -> InternLM2ForCausalLM:
     """The model of the stage before, or one of random weights, with the stage's context and RoPE base."""
     from tokenmill.model.config import InternLM2Config
-    from tokenmill.model.layout import load_model
+    from tokenmill.model.folder import load_model
     from tokenmill.model.modeling import InternLM2ForCausalLM
     from tokenmill.model.tokenizer import Tokenizer
 

@@ -55,7 +55,7 @@ def scores(
     folder: Path, records: Sequence[Record], words: Any, max_length: int, *, conditional: bool = True
 ) -> list[tuple[float, float]]:
     """(chosen, rejected) scores of every pair."""
-    from tokenmill.model.layout import load_model
+    from tokenmill.model.folder import load_model
     from tokenmill.model.modeling import InternLM2ForRewardModel
     from tokenmill.rlhf.pairs import encode_pairs
     from tokenmill.rlhf.scoring import reward_scores

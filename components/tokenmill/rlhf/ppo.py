@@ -33,7 +33,7 @@ def build(
     ctx: WorkerContext,
 ) -> TrainingRun:
     """Actor and reference start as SFT, the critic as the reward model with a new head; what comes out is the actor."""
-    from tokenmill.model.layout import load_model, save_model
+    from tokenmill.model.folder import load_model, save_model
     from tokenmill.model.modeling import InternLM2Critic, InternLM2ForRewardModel
     from tokenmill.model.tokenizer import Tokenizer
     from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss

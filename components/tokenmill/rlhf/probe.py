@@ -42,7 +42,7 @@ def probe(
     The first queries are judged, the others become patches: what the next reward model learns, no later probe asks.
     `early` is a policy of PPO's beginning; without one SFT stands for it, from which PPO starts.
     """
-    from tokenmill.model.layout import load_model
+    from tokenmill.model.folder import load_model
     from tokenmill.model.tokenizer import Tokenizer
     from tokenmill.rlhf.scoring import answer_logprobs
 
@@ -88,8 +88,8 @@ class Answers:
 def answer(model: Path, judge: Path, asked: Sequence[Query], words: "Tokenizer", config: ProbeConfig) -> Answers:
     """Sample one answer a query and judge it under its domain's prompt."""
     from tokenmill.model.chat import encode_prompt
+    from tokenmill.model.folder import load_model
     from tokenmill.model.generation import generate
-    from tokenmill.model.layout import load_model
     from tokenmill.model.modeling import InternLM2ForRewardModel
     from tokenmill.rlhf.conditional import reward_input
     from tokenmill.rlhf.scoring import reward_scores

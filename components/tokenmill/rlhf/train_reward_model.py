@@ -27,7 +27,7 @@ def build(
     """One epoch over all pairs and patches; the body starts as SFT's, which reads system prompts, the head anew."""
     from dataclasses import replace
 
-    from tokenmill.model.layout import load_model, save_model
+    from tokenmill.model.folder import load_model, save_model
     from tokenmill.model.modeling import InternLM2ForRewardModel
     from tokenmill.model.tokenizer import Tokenizer
     from tokenmill.rlhf.pairs import PairBatches, encode_pairs, reward_loss, with_shuffled_labels

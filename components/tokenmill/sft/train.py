@@ -38,7 +38,7 @@ def build(
 
     The loss is a mean over the trained tokens of the global batch: the assistant's, and all of a piece.
     """
-    from tokenmill.model.layout import load_model, save_model
+    from tokenmill.model.folder import load_model, save_model
     from tokenmill.model.tokenizer import Tokenizer
     from tokenmill.sft.samples import chat_samples, pretraining_samples
     from tokenmill.training.data import PackedBatches, Samples, mean_loss, next_token_loss

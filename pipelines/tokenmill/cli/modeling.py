@@ -212,7 +212,7 @@ def reshard(
 ) -> None:
     """Cut a model into a folder for each tensor-parallel rank, or put such folders together, in InternLM2 layout."""
     from tokenmill.model.exchange import parse_bytes, require_empty
-    from tokenmill.model.layout import reshard as cut
+    from tokenmill.model.folder import reshard as cut
 
     limit = parse_bytes(max_shard_size)
     require_empty(target)

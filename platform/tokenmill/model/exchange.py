@@ -14,8 +14,20 @@ import torch
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.lineage import resolve
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.model import layout
+from tokenmill.model.folder import (
+    config_values,
+    copy_checkpoint,
+    export_llama,
+    read_checkpoint,
+    read_config,
+    tensor_parallel_folders,
+    write_checkpoint,
+    write_generation_config,
+)
+from tokenmill.model.layout import fit_vocabulary
+from tokenmill.model.tensor_parallel import is_split
 from tokenmill.model.tokenizer import Tokenizer, has_tokenizer, read_raw
+from tokenmill.model.weights import MAX_SHARD_BYTES, read_shapes
 from tokenmill.records import content_digest
 from tokenmill.steps.context import scratch, store_file
 from tokenmill.steps.runner import observed
@@ -50,7 +62,7 @@ def import_model(
     """Publish a model folder, in InternLM2's or LLaMA's layout with a tokenizer, as `weights` and `tokenizer`.
 
     The tokenizer gets the special tokens that it lacks, the model a row for each new id (see `Tokenizer.adopt` and
-    `layout.fit_vocabulary`), and our chat template takes the place of any other. Equal files under equal names,
+    `fit_vocabulary`), and our chat template takes the place of any other. Equal files under equal names,
     licences and origins give equal digests.
 
     Args:
@@ -64,9 +76,9 @@ def import_model(
         CorruptError: a file is damaged.
     """
     store.check()
-    config, state = layout.read_checkpoint(folder)
+    config, state = read_checkpoint(folder)
     words, known = Tokenizer.adopt(folder, config.vocab_size)
-    config, state = layout.fit_vocabulary(config, state, words.vocab_size, known)
+    config, state = fit_vocabulary(config, state, words.vocab_size, known)
     config = replace(config, bos_token_id=words.bos_id, eos_token_id=words.eos_id, pad_token_id=words.pad_id)
     architecture = "InternLM2ForCausalLM" if "output.weight" in state else "InternLM2ForRewardModel"
     named = name or folder.resolve().name
@@ -77,7 +89,7 @@ def import_model(
     sources = _issue(store, Draft(kind="sources", shards=(), counts=counts, facts={"sources": {named: told}}))
     with scratch() as work:
         words.save(work / "tokenizer")
-        layout.write_checkpoint(work / "weights", config, state, architecture=architecture)
+        write_checkpoint(work / "weights", config, state, architecture=architecture)
         draft = _stored(store, "tokenizer", work / "tokenizer", {"vocabulary": words.vocab_size})
         tokenizer = _issue(store, draft, source=sources)
         seen = {"tokens_seen": tokens_seen, "parameters": sum(tensor.numel() for tensor in state.values())}
@@ -92,7 +104,7 @@ def export_model(
     *,
     form: Layout = "llama",
     dtype: torch.dtype | None = None,
-    max_shard_bytes: int = layout.MAX_SHARD_BYTES,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a folder that transformers and vLLM load: config, weights, generation config, tokenizer, chat template.
 
@@ -105,17 +117,17 @@ def export_model(
         InputError: `target` holds something, or tokenizer and model do not belong together.
     """
     require_empty(target)
-    words, config = Tokenizer.load(tokenizer), layout.read_config(weights)
+    words, config = Tokenizer.load(tokenizer), read_config(weights)
     if words.vocab_size != config.vocab_size:
         raise InputError(
             f"the model has {config.vocab_size} token ids, the tokenizer {words.vocab_size}: "
             "give the tokenizer that it was trained with"
         )
     if form == "llama":
-        layout.export_llama(weights, target, stop_ids=words.stop_ids, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        export_llama(weights, target, stop_ids=words.stop_ids, dtype=dtype, max_shard_bytes=max_shard_bytes)
     else:
-        layout.copy_checkpoint(weights, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
-        layout.write_generation_config(target, config, words.stop_ids)
+        copy_checkpoint(weights, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        write_generation_config(target, config, words.stop_ids)
     words.save(target)
 
 
@@ -153,14 +165,14 @@ def inspect_model(folder: Path, tokenizer: Path | None = None) -> Inspection:
         tokenizer: folder of the tokenizer, by default `folder`.
 
     Raises:
-        InputError, ConfigError, CorruptError: as `layout.read_checkpoint`.
+        InputError, ConfigError, CorruptError: as `read_checkpoint`.
     """
-    config, values = layout.read_config(folder), layout.config_values(folder)
-    ranks = layout.tensor_parallel_folders(folder)
-    shapes = [layout.read_shapes(rank) for rank in ranks or [folder]]
+    config, values = read_config(folder), config_values(folder)
+    ranks = tensor_parallel_folders(folder)
+    shapes = [read_shapes(rank) for rank in ranks or [folder]]
     first = shapes[0]
     elements = sum(
-        math.prod(shape) * (len(shapes) if ranks and layout.is_split(name) else 1) for name, (shape, _) in first.items()
+        math.prod(shape) * (len(shapes) if ranks and is_split(name) else 1) for name, (shape, _) in first.items()
     )
     found = [path for pattern in ("*.safetensors", "tp-*-of-*/*.safetensors") for path in folder.glob(pattern)]
     words = tokenizer or folder

@@ -19,8 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tokenmill.errors import ConfigError, CorruptError, InputError
-from tokenmill.model.layout import State, internlm2_state, llama_state, read_checkpoint, save_model, write_checkpoint
-from tokenmill.model.modeling import InternLM2, Linear
+from tokenmill.model.folder import read_checkpoint, save_model, write_checkpoint
+from tokenmill.model.layout import State, internlm2_state, llama_state
+from tokenmill.model.linear import Linear, linear
+from tokenmill.model.modeling import InternLM2
 
 if TYPE_CHECKING:
     from tokenmill.training.settings import LoRAConfig
@@ -45,8 +47,8 @@ class LoRALinear(Linear):
         self.scale, self.dropout = config.alpha / config.rank, config.dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        small = F.linear(F.dropout(x, self.dropout, self.training), self.lora_a)
-        return F.linear(x, self.weight) + self.scale * F.linear(small, self.lora_b)
+        small = linear(F.dropout(x, self.dropout, self.training), self.lora_a)
+        return linear(x, self.weight) + self.scale * linear(small, self.lora_b)
 
     def merged(self) -> Tensor:
         """W + α/r · B A, added up in fp32."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenmill.model import IGNORE
+from tokenmill.model.linear import product
 
 KEPT_BYTES = 64 << 20
 """Logits that stay in memory from the forward to the backward pass: all of a small model's, hardly any of a large one's."""
@@ -50,7 +51,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden, weight, labels, normaliser, *kept = ctx.saved_tensors
-        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros(
+            weight.T.shape, dtype=torch.float32, device=weight.device
+        )  # turned: so it is added up in rows
         for i, start in enumerate(range(0, len(hidden), ctx.chunk)):
             part = slice(start, start + ctx.chunk)
             rows, grad = hidden[part], grads[0][part, None]
@@ -58,10 +62,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             # d loss / d logits = softmax − one-hot
             d_logits = (logits - normaliser[part, None]).exp_().mul_(grad)
             d_logits.scatter_add_(1, labels[part, None], -grad)
-            d_hidden[part] = d_logits.to(rows.dtype) @ weight
-            d_weight += d_logits.T.to(rows.dtype) @ rows
-        return d_hidden, d_weight.to(weight.dtype), None, None
+            d_logits = d_logits.to(rows.dtype)
+            d_hidden[part] = product(d_logits, weight.T)
+            d_weight += product(rows.T, d_logits.T)
+        return d_hidden, d_weight.T.to(weight.dtype), None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
-    return (hidden @ weight.T).float()
+    return product(hidden, weight).float()

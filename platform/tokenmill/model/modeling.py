@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tokenmill.model.attention import attention
 from tokenmill.model.config import InternLM2Config, Kernel, Recompute
+from tokenmill.model.linear import Linear, linear
 from tokenmill.model.losses import token_losses
 from tokenmill.model.recompute import layer_by
 
@@ -23,16 +24,6 @@ Rotation = tuple[Tensor, Tensor]
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q, k, v) → attended values. What differs between a packed pass and one with a KV cache."""
-
-
-class Linear(nn.Linear):
-    """A linear map without bias. Its weight is drawn by the model's seed, not here from the process's random state."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
-
-    def reset_parameters(self) -> None:
-        pass
 
 
 class Embedding(nn.Embedding):
@@ -164,7 +155,7 @@ class Head(Linear):
     """Logits, or the losses of given labels. Only this module touches its weight: ZeRO-3 gathers module by module."""
 
     def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Tensor:
-        return F.linear(hidden, self.weight) if labels is None else token_losses(hidden, self.weight, labels)
+        return linear(hidden, self.weight) if labels is None else token_losses(hidden, self.weight, labels)
 
 
 class InternLM2(nn.Module):

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from tokenmill.model.config import Recompute
 
-_DEAR = ("mm", "addmm", "bmm", "linear")
+_DEAR = ("mm", "addmm", "bmm", "linear", "_linear_pointwise")
 _ATTENTION = ("attention", "attn")
 """In the names of every attention kernel: flash-attn's, PyTorch's variable-length one, scaled dot product's."""
 

@@ -12,8 +12,8 @@ import torch
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
 from tokenmill.model.chat import Message, encode_prompt
+from tokenmill.model.folder import load_model, read_config
 from tokenmill.model.generation import generate
-from tokenmill.model.layout import load_model, read_config
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.steps.context import materialise, scratch

@@ -11,7 +11,7 @@ import torch
 
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
-from tokenmill.model.layout import save_model
+from tokenmill.model.folder import save_model
 from tokenmill.training.data import PackedBatches, Sample, Samples, next_token_loss, summed_loss
 from tokenmill.training.prefetch import Prefetched
 from tokenmill.training.run import TrainingRun

@@ -24,7 +24,7 @@ def reached(step: str) -> set[str]:
         ("enhancement.prepare", {"tokenmill.overlap"}),
         ("rlhf.probe", {"tokenmill.model.generation", "tokenmill.rlhf.scoring"}),
         ("rlhf.evaluate_reward_model", {"tokenmill.model.modeling", "rlhf/rm_prompts.yaml"}),
-        ("deployment.bundle", {"tokenmill.model.layout"}),
+        ("deployment.bundle", {"tokenmill.model.folder", "tokenmill.model.layout"}),
         ("pretraining.tokenize", {"tokenmill.training.tokens", "tokenmill.model.tokenizer"}),
         ("pretraining.train_tokenizer", {"tokenmill.model.tokenizer"}),
         ("curation.filter", {"tokenmill.curation.rules", "curation/rules/en_web.yaml"}),

@@ -12,20 +12,8 @@ from safetensors.torch import save_file
 from tokenmill.errors import ConfigError, CorruptError, InputError, StepFailed
 from tokenmill.model.attention import attention
 from tokenmill.model.config import InternLM2Config
-from tokenmill.model.layout import (
-    INDEX,
-    export_llama,
-    fit_vocabulary,
-    load_model,
-    read_checkpoint,
-    read_config,
-    read_shapes,
-    read_state,
-    reshard,
-    save_model,
-    shard,
-    unshard,
-)
+from tokenmill.model.folder import export_llama, load_model, read_checkpoint, read_config, reshard, save_model
+from tokenmill.model.layout import fit_vocabulary
 from tokenmill.model.modeling import (
     Attention,
     FeedForward,
@@ -35,6 +23,8 @@ from tokenmill.model.modeling import (
     positions_of,
     rotation,
 )
+from tokenmill.model.tensor_parallel import shard, unshard
+from tokenmill.model.weights import INDEX, read_shapes, read_state
 
 IDS = torch.tensor([5, 9, 200, 31, 77, 3, 8, 8, 1, 250, 12, 40])
 

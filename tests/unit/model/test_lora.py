@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from tokenmill.errors import ConfigError, CorruptError, InputError
-from tokenmill.model.layout import export_llama, load_model, read_state, save_model
+from tokenmill.model.folder import export_llama, load_model, save_model
 from tokenmill.model.lora import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapters, merge_adapter, trainable
+from tokenmill.model.weights import read_state
 from tokenmill.training.settings import LoRAConfig
 
 IDS = torch.tensor([5, 9, 200, 31, 77, 3, 8, 8, 1, 250, 12, 40])

@@ -213,27 +213,36 @@ class Counted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def backward_of(grouped, recompute):
-    """Gradients, operations of the backward pass."""
+PRODUCTS = "aten::mm", "mkldnn::_linear_pointwise"
+"""Of few rows and of many, on a CPU."""
+
+
+def backward_of(grouped, recompute, copies):
+    """Gradients, operations of the backward pass and how many of them are matrix products."""
     model = InternLM2ForCausalLM(grouped)
     model.model.recompute = recompute
-    loss = model(IDS, BORDERS, labels=IDS.roll(-1)).sum()
+    borders = torch.cat((BORDERS[:1], *(BORDERS[1:] + len(IDS) * n for n in range(copies))))
+    loss = model(IDS.repeat(copies), borders, labels=IDS.roll(-1).repeat(copies)).sum()
     with Counted() as counted:
         loss.backward()
-    return [parameter.grad for parameter in model.parameters()], counted.counts
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return gradients, counted.counts, sum(counted.counts[product] for product in PRODUCTS)
 
 
-def test_recompute_changes_no_gradient_and_repeats_what_it_says(grouped):
-    (kept, without), *others = (backward_of(grouped, how) for how in ("none", "selective", "full"))
-    for gradients, _ in others:
+@pytest.mark.parametrize("copies", [1, 12])
+def test_recompute_changes_no_gradient_and_repeats_what_it_says(grouped, copies):
+    (kept, without, products), *others = (backward_of(grouped, how, copies) for how in ("none", "selective", "full"))
+    assert bool(without[PRODUCTS[1]]) == (copies > 1 and torch.backends.mkldnn.is_available())
+    for gradients, *_ in others:
         assert all(torch.equal(a, b) for a, b in zip(kept, gradients, strict=True))
-    (_, selective), (_, full) = others
+    (_, selective, of_selective), (_, full, of_full) = others
     layers = grouped.num_hidden_layers
-    assert selective["aten::mm"] == without["aten::mm"]
-    assert full["aten::mm"] == without["aten::mm"] + 4 * layers  # wqkv, wo, w1, w3; nobody needs what w2 gave
+    assert of_selective == products
+    # wqkv, wo, w1, w3; nobody needs what w2 gave, but oneDNN's says what it keeps once it has computed
+    assert of_full == products + (5 if without[PRODUCTS[1]] else 4) * layers
     assert without["aten::silu"] == 0 < layers == selective["aten::silu"] == full["aten::silu"]
     attention = "aten::_scaled_dot_product_flash_attention_for_cpu"
-    assert selective[attention] == 0 < full[attention] == layers * (len(BORDERS) - 1)
+    assert selective[attention] == 0 < full[attention] == layers * copies * (len(BORDERS) - 1)
 
 
 def test_reward_is_read_where_asked(grouped):
