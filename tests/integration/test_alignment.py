@@ -220,6 +220,7 @@ def test_reward_model_is_trained_and_judged(lab, preferences, reward_model, toke
     judged = lab.step("rlhf.evaluate_reward_model", config, control=reward_model["weights"], **inputs)["output"]
     report = document(judged, "reward_model.json")
     assert set(report["with_prompts"]["accuracy"]) == {"helpful", "harmless"}
+    assert {"accuracy", "margin", "ece", "conflicts", "curve"} <= set(report["with_prompts"]["domains"]["helpful"])
     assert report["without_prompts"]["flips"] == 0  # nothing tells the domains apart
     assert report["without_prompts"]["conflict_accuracy"] == pytest.approx(0.5, abs=0.01)
     assert report["shuffled_labels"] == report["with_prompts"]

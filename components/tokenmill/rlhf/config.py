@@ -32,6 +32,12 @@ class RewardModelConfig(TrainingConfig):
     penalty: float = Field(0.02, ge=0, description="weight of the barrier that keeps scores within the bound (§4.2.1)")
     penalty_reduction: Literal["mean", "sum"] = Field("mean", description="over a pair's two scores; not published")
     bound: float = Field(5.0, gt=0, description="scores stay in (-bound, bound) (§4.2.1)")
+    max_set_aside: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of pairs that may be unusable: equal sides, too long, no prompt, unreadable",
+    )
     max_pairs: int | None = Field(None, ge=2, description="train on so many pairs only (the negative control)")
     shuffle_labels: bool = Field(False, description="swap half of the pairs: a control that must learn nothing")
     anomaly: AnomalyConfig = Field(
@@ -54,6 +60,7 @@ class EvaluateRewardModelConfig(StepConfig):
     min_accuracy: float = Field(0.8, ge=0, le=1, description="wanted accuracy in every domain on held-out pairs")
     min_flips: float = Field(0.7, ge=0, le=1, description="share of conflicting pairs that must flip with the prompt")
     bound: float = Field(5.0, gt=0, description="that no score may leave (§4.2.1)")
+    max_set_aside: float = Field(0.01, ge=0, le=1, description="share of held-out pairs that may be unusable")
     chance_margin: float = Field(0.15, ge=0, description="how far from 0.5 the control may be on conflicting pairs")
     max_length: int = Field(8192, ge=16, description="tokens of one side of a pair, system prompt included (§4.2.1)")
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from tokenmill.errors import InputError
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
-from tokenmill.rlhf.conditional import Query, answer_ids, reward_input
+from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input, unreadable
 from tokenmill.rlhf.config import RewardModelConfig
 from tokenmill.rlhf.reward import pair_loss
+from tokenmill.rlhf.set_aside import SetAside
 from tokenmill.training.packing import Pack, in_groups
 from tokenmill.training.run import LossOutput, StepBatch
 
@@ -21,19 +22,44 @@ Pair = tuple[list[int], list[int]]
 """What the reward model reads of the chosen and of the rejected answer."""
 
 
+def sound_pairs(
+    records: Sequence[Record], tokenizer: Tokenizer, max_length: int
+) -> tuple[list[Record], list[Pair], SetAside]:
+    """The records that say something, their pairs of whole sides, and the others, set aside with their reason.
+
+    `max_length` counts the conditional prompt too. A side that is longer is not cut: it might lose what was preferred.
+    """
+    sound, pairs, aside = [], [], SetAside()
+    for record in records:
+        try:
+            if record["domain"] not in conditional_prompts():
+                aside.add(record, f"of domain {record['domain']!r}, which has no prompt in rm_prompts.yaml")
+            elif record["chosen"].strip() == record["rejected"].strip():
+                aside.add(record, "with equal sides")
+            elif max(map(len, pair := _encode(record, tokenizer, max_length + 1))) > max_length:
+                aside.add(record, f"longer than max_length = {max_length} tokens")
+            else:
+                sound.append(record)
+                pairs.append(pair)
+        except (InputError, KeyError, TypeError, AttributeError) as error:
+            aside.add(record, unreadable(error))
+    return sound, pairs, aside
+
+
 def encode_pairs(
     records: Sequence[Record], tokenizer: Tokenizer, max_length: int, *, conditional: bool = True
 ) -> list[Pair]:
     """Both sides of every preference, as token ids."""
-    pairs = []
-    for record in records:
-        query = Query.of(record)
-        chosen, rejected = (
-            reward_input(query, said, tokenizer, max_length=max_length, conditional=conditional)
-            for said in (answer_ids(record[side], tokenizer) for side in ("chosen", "rejected"))
-        )
-        pairs.append((chosen, rejected))
-    return pairs
+    return [_encode(record, tokenizer, max_length, conditional=conditional) for record in records]
+
+
+def _encode(record: Record, tokenizer: Tokenizer, max_length: int, *, conditional: bool = True) -> Pair:
+    query = Query.of(record)
+    chosen, rejected = (
+        reward_input(query, said, tokenizer, max_length=max_length, conditional=conditional)
+        for said in (answer_ids(record[side], tokenizer) for side in ("chosen", "rejected"))
+    )
+    return chosen, rejected
 
 
 def with_shuffled_labels(records: Sequence[Record], seed: int) -> list[Record]:
@@ -67,6 +93,8 @@ class PairBatches:
         if not pairs:
             raise InputError("no preference pairs to train on")
         self.pairs, self.micro_batch_tokens = pairs, micro_batch_tokens
+        if (longest := max(map(self._tokens, range(len(pairs))))) > batch_tokens:
+            raise InputError(f"a pair has {longest} tokens, more than a batch may have ({batch_tokens})")
         self.bins: list[list[int]] = []
         self._accumulation: dict[int, int] = {}
         room = 0

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from tokenmill.errors import CorruptError
 from tokenmill.model import IGNORE
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
 from tokenmill.training.packing import Pack
@@ -36,14 +37,24 @@ def answer_logprobs(
 
 @torch.no_grad()
 def reward_scores(model: InternLM2ForRewardModel, inputs: Sequence[Sequence[int]]) -> Tensor:
-    """The score of every input at its last token, the reward token; on the CPU."""
+    """The score of every input at its last token, the reward token; on the CPU.
+
+    Raises:
+        CorruptError: a score is not a finite number: whatever was trained on it would be spoiled.
+    """
     device = model.v_head.weight.device
     scores = []
     for part in _batches([len(ids) for ids in inputs]):
         pack = Pack.of(inputs[part])
         ends = pack.cu_seqlens.to(device)
         scores.append(model(pack.input_ids.to(device), ends, at=ends[1:] - 1).cpu())
-    return torch.cat(scores)
+    found = torch.cat(scores)
+    if broken := int((~found.isfinite()).sum()):
+        raise CorruptError(
+            f"the reward model gives {broken} of {len(found)} answers no finite score: its weights are damaged, "
+            "or its precision is too low for them"
+        )
+    return found
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[slice]:
