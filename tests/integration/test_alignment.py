@@ -26,6 +26,7 @@ from tokenmill.rlhf.config import (
     CollectPreferencesConfig,
     EvaluateRewardModelConfig,
     PPOConfig,
+    PPOExecution,
     ProbeConfig,
     RewardModelConfig,
     SamplingConfig,
@@ -142,7 +143,7 @@ PPO = PPOConfig(
     critic_lr=5e-4,
     precision="fp32",
     optim=OptimConfig(lr=1e-4, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0),
-    execution=TWO_RANKS,
+    execution=PPOExecution(**TWO_RANKS.model_dump()),
 )
 
 

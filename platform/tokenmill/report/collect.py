@@ -1,8 +1,8 @@
 """Gathers what a run's page shows, from its events and the artifacts they name.
 
 Nothing here knows a phase's code: a training log is records with `tokens` and `loss`, a tokenizer's fertility a JSON file
-with `domains`, an evaluation one with `suites`, a reward model's one with `with_prompts` and `without_prompts`, a verdict one with `passed` and `checks`. What a run does not have is left
-out.
+with `domains`, an evaluation one with `suites`, a reward model's with `with_prompts`, a verdict one with `passed` and
+`checks`. What a run does not have is left out.
 """
 
 from collections.abc import Iterator, Mapping
