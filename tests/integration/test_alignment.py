@@ -231,7 +231,17 @@ def test_reward_model_is_trained_and_judged(lab, preferences, reward_model, toke
 def test_ppo_is_on_policy_and_reports_every_iteration(ppo, sft, records):
     log = records(ppo["training_log"])
     assert [r["step"] for r in log] == [0, 1, 2]
-    names = {"reward", "kl", "length", "entropy", "policy_loss", "value_loss", "pretrain_loss", "ratio_error", "clipped"}
+    names = {
+        "reward",
+        "kl",
+        "length",
+        "entropy",
+        "policy_loss",
+        "value_loss",
+        "pretrain_loss",
+        "ratio_error",
+        "clipped",
+    }
     names |= {"reward/helpful", "reward/harmless", "kl_coefficient", "explained_variance", "unfinished"}
     assert all(names <= set(record) for record in log)
     assert all(r["ratio_error"] < 1e-3 and r["clipped"] == 0 for r in log)
@@ -244,9 +254,7 @@ def test_the_actor_is_the_same_to_the_bit_through_fifty_iterations_of_the_critic
     config = PPO.model_copy(
         update={"critic_warmup": 50, "answers": 4, "block": 4, "execution": PPOExecution(ranks=1, zero_stage=0)}
     )
-    alone, then = (
-        lab.step("rlhf.ppo", config.model_copy(update={"iterations": n}), **ppo_inputs) for n in (50, 51)
-    )
+    alone, then = (lab.step("rlhf.ppo", config.model_copy(update={"iterations": n}), **ppo_inputs) for n in (50, 51))
     contents = [m["weights"].shard("model.safetensors").content for m in (sft, alone, then)]
     assert contents[0] == contents[1] != contents[2]
     losses = [r["value_loss"] for r in records(alone["training_log"])]

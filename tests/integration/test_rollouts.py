@@ -1,11 +1,11 @@
 """PPO's answers by the real vLLM: its weights are the actor's to the bit, its log-probabilities ours."""
 
-import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -87,7 +87,6 @@ def test_chance_is_the_requests_own(process):
     assert [len(block) for block in together] == [2, 2]
 
 
-
 def test_weights_of_a_nano_model_cross_in_a_fifth_of_a_second(process):
     model, spent = actor(4), []
     for _ in range(5):
@@ -112,7 +111,7 @@ def test_an_engine_ends_with_whoever_started_it(tmp_path):
         "engine = VLLMProcess(Path(sys.argv[1]), actor(1), 8, PPOExecution())\n"
         "print(engine._process.pid, flush=True); time.sleep(600)\n"
     )
-    here = os.path.dirname(__file__)
+    here = str(Path(__file__).parent)
     command = [sys.executable, "-c", program, str(tmp_path), here, *sys.path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         engine = psutil.Process(int(parent.stdout.readline()))

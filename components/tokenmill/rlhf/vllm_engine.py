@@ -167,6 +167,7 @@ class VLLMEngine:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "stop_token_ids": list(stop_ids),
+            "ignore_eos": True,  # the stop ids say all
         }
 
     def draw(self, requests: Sequence[Request]) -> list[list[Answer]]:
