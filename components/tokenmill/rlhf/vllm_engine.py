@@ -16,7 +16,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from tokenmill import tether
-from tokenmill.model.layout import export_llama, llama_state, save_model
+from tokenmill.model.folder import export_llama, save_model
+from tokenmill.model.layout import llama_state
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.rlhf import vllm_process
 from tokenmill.rlhf.config import PPOExecution, SamplingConfig
