@@ -1,5 +1,6 @@
 """SFT and RLHF at pico size: every training step on two real ranks, every artifact through the store."""
 
+import math
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from tokenmill.pretraining.config import TokenizeConfig, TokenizerConfig
 from tokenmill.records import read_jsonl
 from tokenmill.rlhf.config import (
     CollectPreferencesConfig,
+    DPOConfig,
     EvaluateRewardModelConfig,
     PPOConfig,
     PPOExecution,
@@ -259,6 +261,24 @@ def test_the_actor_is_the_same_to_the_bit_through_fifty_iterations_of_the_critic
     assert contents[0] == contents[1] != contents[2]
     losses = [r["value_loss"] for r in records(alone["training_log"])]
     assert sum(losses[-10:]) < sum(losses[:10]) / 2
+
+
+def test_dpo_learns_one_domains_preferences_from_the_same_pairs(lab, preferences, sft, tokens, records):
+    config = DPOConfig(
+        domain="helpful",
+        batch_tokens=1024,
+        max_length=128,
+        precision="fp32",
+        optim=OptimConfig(lr=1e-3, warmup_ratio=0.0),
+        execution=TWO_RANKS,
+    )
+    inputs = {"preferences": preferences["train"], "patches": [], "sft": sft["weights"], "tokenizer": tokens[1]}
+    made = lab.step("rlhf.dpo", config, **inputs)
+    log = records(made["training_log"])
+    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the policy is the reference
+    assert log[0]["margin"] == pytest.approx(0, abs=1e-4)
+    assert log[-1]["margin"] > 0.1 and log[-1]["accuracy"] > 0.7
+    assert made["weights"].content != sft["weights"].content
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -136,6 +136,33 @@ class PPOConfig(TrainingConfig):
         return self
 
 
+class DPOConfig(TrainingConfig):
+    """Direct preference optimisation, which the report has not (Rafailov et al. 2023)."""
+
+    beta: float = Field(
+        0.1, gt=0, description="how much a nat against the reference is worth (Rafailov et al. 2023, §6)"
+    )
+    domain: str | None = Field(
+        None, description="of the pairs that are learned; none: all, which may contradict each other"
+    )
+    batch_tokens: int = Field(
+        16_384, ge=32, description="tokens of pairs an optimizer step, as the reward model's (§4.2.1)"
+    )
+    max_length: int = Field(8192, ge=16, description="tokens of one side of a pair, conditional prompt included")
+    max_set_aside: float = Field(0.01, ge=0, le=1, description="share of pairs that may be unusable")
+    anomaly: AnomalyConfig = Field(AnomalyConfig(spike_mads=0), description="a preference loss comes close to 0")
+    optim: OptimConfig = Field(
+        OptimConfig(lr=1e-6, final_lr_ratio=0.0, warmup_ratio=0.1, weight_decay=0.0),
+        description="rate and warm-up as in Rafailov et al. 2023, appendix B, whose optimizer is RMSprop",
+    )
+
+    @model_validator(mode="after")
+    def _a_pair_fits(self) -> Self:
+        if self.batch_tokens < 2 * self.max_length:
+            raise ValueError(f"batch_tokens must hold one pair, 2 × max_length = {2 * self.max_length} tokens")
+        return self
+
+
 class ProbeConfig(StepConfig):
     """What PPO has learned, on queries it has not seen (report §4.2.2)."""
 
@@ -164,4 +191,5 @@ class RLHFConfig(Section):
     train_reward_model: RewardModelConfig = RewardModelConfig()
     evaluate_reward_model: EvaluateRewardModelConfig = EvaluateRewardModelConfig()
     ppo: PPOConfig = PPOConfig()
+    dpo: DPOConfig = DPOConfig()
     probe: ProbeConfig = ProbeConfig()

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy
 import torch
@@ -20,6 +21,8 @@ from tokenmill.training.run import LossOutput, StepBatch
 
 Pair = tuple[list[int], list[int]]
 """What the reward model reads of the chosen and of the rejected answer."""
+One = TypeVar("One")
+Packed = TypeVar("Packed")
 
 
 def sound_pairs(
@@ -83,13 +86,13 @@ class PairPack:
     pairs: int
 
 
-class PairBatches:
-    """The `Batches` of preference pairs: shuffled by the seed, cut where the next pair would exceed the budget.
+class PairBatches(Generic[One, Packed]):
+    """The `Batches` of pairs: shuffled by the seed, cut where the next pair would exceed the budget.
 
     A rank computes on at most `micro_batch_tokens` of its pairs at once, at least on one; the gradient is the same.
     """
 
-    def __init__(self, pairs: Sequence[Pair], batch_tokens: int, seed: int, *, micro_batch_tokens: int) -> None:
+    def __init__(self, pairs: Sequence[One], batch_tokens: int, seed: int, *, micro_batch_tokens: int) -> None:
         if not pairs:
             raise InputError("no preference pairs to train on")
         self.pairs, self.micro_batch_tokens = pairs, micro_batch_tokens
@@ -104,6 +107,14 @@ class PairBatches:
                 room = batch_tokens
             self.bins[-1].append(index)
             room -= self._tokens(index)
+
+    def tokens_of(self, pair: One) -> int:
+        """What a pair costs of the budget."""
+        raise NotImplementedError
+
+    def packed(self, pairs: Sequence[One]) -> Packed:
+        """What the loss is given of some pairs. Without a pair it is one token, which is computed on for nothing."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.bins)
@@ -125,19 +136,25 @@ class PairBatches:
         everything, at_once = self.bins[step], self._at_once(step, rank, world)
         groups = at_once + [[]] * (self.accumulation(world) - len(at_once))
         tokens = sum(map(self._tokens, everything))
-        return StepBatch([self._pack(group) for group in groups], float(len(everything)), tokens)
+        packs = [self.packed([self.pairs[index] for index in group]) for group in groups]
+        return StepBatch(packs, float(len(everything)), tokens)
 
     def _at_once(self, step: int, rank: int, world: int) -> list[list[int]]:
         return list(in_groups(self.bins[step][rank::world], self.micro_batch_tokens, self._tokens))
 
-    def _pack(self, pairs: Sequence[int]) -> PairPack:
-        """Without a pair it is one token, which is computed on for nothing."""
-        rows = [side for index in pairs for side in self.pairs[index]] or [[0]]
-        return PairPack(Pack.of(rows), len(pairs))
-
     def _tokens(self, index: int) -> int:
-        chosen, rejected = self.pairs[index]
+        return self.tokens_of(self.pairs[index])
+
+
+class RewardBatches(PairBatches[Pair, PairPack]):
+    """`PairBatches` of what the reward model reads."""
+
+    def tokens_of(self, pair: Pair) -> int:
+        chosen, rejected = pair
         return len(chosen) + len(rejected)
+
+    def packed(self, pairs: Sequence[Pair]) -> PairPack:
+        return PairPack(Pack.of([side for pair in pairs for side in pair] or [[0]]), len(pairs))
 
 
 def reward_loss(config: RewardModelConfig) -> Callable[[torch.nn.Module, PairPack], LossOutput]:

@@ -30,7 +30,7 @@ def build(
     from tokenmill.model.folder import load_model, save_model
     from tokenmill.model.modeling import InternLM2ForRewardModel
     from tokenmill.model.tokenizer import Tokenizer
-    from tokenmill.rlhf.pairs import PairBatches, reward_loss, sound_pairs, with_shuffled_labels
+    from tokenmill.rlhf.pairs import RewardBatches, reward_loss, sound_pairs, with_shuffled_labels
     from tokenmill.training.run import TrainingRun
 
     words = Tokenizer.load(ctx.files(tokenizer))
@@ -42,7 +42,7 @@ def build(
     aside.require_few(len(records), config.max_set_aside, "rlhf.train_reward_model.max_set_aside", ctx.log)
     model = load_model(ctx.files(sft), InternLM2ForRewardModel, fresh_head=config.seed)
     model.config = replace(model.config, reward_token_id=words.reward_id)
-    batches = PairBatches(
+    batches = RewardBatches(
         pairs,
         config.batch_tokens,
         config.seed,

@@ -6,7 +6,7 @@ import torch
 from tokenmill.errors import InputError
 from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input, sound_queries
 from tokenmill.rlhf.config import RewardModelConfig
-from tokenmill.rlhf.pairs import PairBatches, encode_pairs, reward_loss, sound_pairs, with_shuffled_labels
+from tokenmill.rlhf.pairs import RewardBatches, encode_pairs, reward_loss, sound_pairs, with_shuffled_labels
 from tokenmill.rlhf.reward import pair_loss
 from tokenmill.rlhf.scoring import reward_scores
 
@@ -47,10 +47,10 @@ def test_the_reward_model_reads_condition_dialogue_answer_and_reward_token(recor
 def test_every_pair_once_and_no_batch_over_its_budget(records, tokenizer):
     pairs = encode_pairs(records, tokenizer, max_length=128)
     for budget in range(260, 460, 20):
-        batches = PairBatches(pairs, batch_tokens=budget, seed=5, micro_batch_tokens=4096)
+        batches = RewardBatches(pairs, batch_tokens=budget, seed=5, micro_batch_tokens=4096)
         assert sorted(index for step in batches.bins for index in step) == list(range(len(pairs)))
         assert all(batches.at(step, 0, 1).tokens <= budget for step in range(len(batches)))
-    other = PairBatches(pairs, batch_tokens=440, seed=6, micro_batch_tokens=4096)
+    other = RewardBatches(pairs, batch_tokens=440, seed=6, micro_batch_tokens=4096)
     assert batches.bins[0] != other.bins[0]
 
 
@@ -59,7 +59,7 @@ def test_the_mean_over_pairs_does_not_depend_on_ranks_or_micro_batches(records, 
     pairs, loss = encode_pairs(records, tokenizer, 128), reward_loss(config)
 
     def gradient(world, micro_batch_tokens=4096):
-        batches = PairBatches(pairs, 700, seed=0, micro_batch_tokens=micro_batch_tokens)
+        batches = RewardBatches(pairs, 700, seed=0, micro_batch_tokens=micro_batch_tokens)
         judge.zero_grad()
         total = 0.0
         for rank in range(world):
@@ -76,7 +76,7 @@ def test_the_mean_over_pairs_does_not_depend_on_ranks_or_micro_batches(records, 
         assert alone[0] == pytest.approx(other[0], abs=1e-6)
         torch.testing.assert_close(alone[1], other[1], atol=1e-6, rtol=1e-4)
 
-    batches = PairBatches(pairs, 700, seed=0, micro_batch_tokens=200)
+    batches = RewardBatches(pairs, 700, seed=0, micro_batch_tokens=200)
     assert batches.accumulation(1) > 2
     sides = [pairs[index] for index in batches.bins[0]]
     chosen, rejected = (reward_scores(judge, [pair[side] for pair in sides]) for side in (0, 1))
@@ -139,6 +139,6 @@ def test_queries_that_cannot_be_judged_are_set_aside(records, tokenizer):
 def test_a_pair_that_no_batch_holds_is_refused(records, tokenizer):
     pairs = encode_pairs(records, tokenizer, 128)
     longest = max(len(chosen) + len(rejected) for chosen, rejected in pairs)
-    PairBatches(pairs, longest, seed=0, micro_batch_tokens=1)
+    RewardBatches(pairs, longest, seed=0, micro_batch_tokens=1)
     with pytest.raises(InputError, match=f"a pair has {longest} tokens, more than a batch may have"):
-        PairBatches(pairs, longest - 1, seed=0, micro_batch_tokens=1)
+        RewardBatches(pairs, longest - 1, seed=0, micro_batch_tokens=1)
