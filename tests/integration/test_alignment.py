@@ -1,5 +1,6 @@
 """SFT and RLHF at pico size: every training step on two real ranks, every artifact through the store."""
 
+import math
 import os
 import re
 import shutil
@@ -24,8 +25,10 @@ from tokenmill.pretraining.config import TokenizeConfig, TokenizerConfig
 from tokenmill.records import read_jsonl
 from tokenmill.rlhf.config import (
     CollectPreferencesConfig,
+    DPOConfig,
     EvaluateRewardModelConfig,
     PPOConfig,
+    PPOExecution,
     ProbeConfig,
     RewardModelConfig,
     SamplingConfig,
@@ -142,7 +145,7 @@ PPO = PPOConfig(
     critic_lr=5e-4,
     precision="fp32",
     optim=OptimConfig(lr=1e-4, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0),
-    execution=TWO_RANKS,
+    execution=PPOExecution(**TWO_RANKS.model_dump()),
 )
 
 
@@ -220,6 +223,7 @@ def test_reward_model_is_trained_and_judged(lab, preferences, reward_model, toke
     judged = lab.step("rlhf.evaluate_reward_model", config, control=reward_model["weights"], **inputs)["output"]
     report = document(judged, "reward_model.json")
     assert set(report["with_prompts"]["accuracy"]) == {"helpful", "harmless"}
+    assert {"accuracy", "margin", "ece", "conflicts", "curve"} <= set(report["with_prompts"]["domains"]["helpful"])
     assert report["without_prompts"]["flips"] == 0  # nothing tells the domains apart
     assert report["without_prompts"]["conflict_accuracy"] == pytest.approx(0.5, abs=0.01)
     assert report["shuffled_labels"] == report["with_prompts"]
@@ -229,23 +233,58 @@ def test_reward_model_is_trained_and_judged(lab, preferences, reward_model, toke
 def test_ppo_is_on_policy_and_reports_every_iteration(ppo, sft, records):
     log = records(ppo["training_log"])
     assert [r["step"] for r in log] == [0, 1, 2]
-    names = {"reward", "kl", "length", "policy_loss", "value_loss", "pretrain_loss", "ratio_error"}
-    assert names <= set(log[0])
-    assert all(r["ratio_error"] < 1e-3 for r in log)
+    names = {
+        "reward",
+        "kl",
+        "length",
+        "entropy",
+        "policy_loss",
+        "value_loss",
+        "pretrain_loss",
+        "ratio_error",
+        "clipped",
+    }
+    names |= {"reward/helpful", "reward/harmless", "kl_coefficient", "explained_variance", "unfinished"}
+    assert all(names <= set(record) for record in log)
+    assert all(r["ratio_error"] < 1e-3 and r["clipped"] == 0 for r in log)
     assert [abs(r["kl"]) > 1e-4 for r in log] == [False, False, True]  # the actor stood still in the warm-up
     assert ppo["weights"].content != sft["weights"].content
 
 
-def test_a_warm_up_leaves_the_actor_to_the_bit(lab, ppo_inputs, sft):
-    config = PPO.model_copy(update={"iterations": 1})
-    warm = lab.step("rlhf.ppo", config, **ppo_inputs)["weights"]
-    assert warm.shard("model.safetensors").content == sft["weights"].shard("model.safetensors").content
+def test_the_actor_is_the_same_to_the_bit_through_fifty_iterations_of_the_critic_alone(lab, ppo_inputs, sft, records):
+    """The report's 50: after them the actor is SFT, after one more it is not; the critic has learned meanwhile."""
+    config = PPO.model_copy(
+        update={"critic_warmup": 50, "answers": 4, "block": 4, "execution": PPOExecution(ranks=1, zero_stage=0)}
+    )
+    alone, then = (lab.step("rlhf.ppo", config.model_copy(update={"iterations": n}), **ppo_inputs) for n in (50, 51))
+    contents = [m["weights"].shard("model.safetensors").content for m in (sft, alone, then)]
+    assert contents[0] == contents[1] != contents[2]
+    losses = [r["value_loss"] for r in records(alone["training_log"])]
+    assert sum(losses[-10:]) < sum(losses[:10]) / 2
+
+
+def test_dpo_learns_one_domains_preferences_from_the_same_pairs(lab, preferences, sft, tokens, records):
+    config = DPOConfig(
+        domain="helpful",
+        batch_tokens=1024,
+        max_length=128,
+        precision="fp32",
+        optim=OptimConfig(lr=1e-3, warmup_ratio=0.0),
+        execution=TWO_RANKS,
+    )
+    inputs = {"preferences": preferences["train"], "patches": [], "sft": sft["weights"], "tokenizer": tokens[1]}
+    made = lab.step("rlhf.dpo", config, **inputs)
+    log = records(made["training_log"])
+    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the policy is the reference
+    assert log[0]["margin"] == pytest.approx(0, abs=1e-4)
+    assert log[-1]["margin"] > 0.1 and log[-1]["accuracy"] > 0.7
+    assert made["weights"].content != sft["weights"].content
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_ppo_stopped_within_an_iteration_ends_it_and_goes_on_exactly(lab, ppo_inputs, tmp_path):
+def test_ppo_stopped_within_an_iteration_ends_it_and_goes_on_exactly(lab, ppo_inputs, records, tmp_path):
     """The second pass over some answers is no place to stop: there the actor is not the one that drew them."""
-    config = PPO.model_copy(update={"passes": 2, "iterations": 2, "critic_warmup": 0})
+    config = PPO.model_copy(update={"passes": 2, "iterations": 3, "critic_warmup": 0, "kl_target": 0.5})
     shutil.copytree(lab.folder / "store", tmp_path / "store")
     elsewhere = Lab(tmp_path)
     with ThreadPoolExecutor(1) as stopper:
@@ -255,6 +294,8 @@ def test_ppo_stopped_within_an_iteration_ends_it_and_goes_on_exactly(lab, ppo_in
         stopping.result()
     resumed, undisturbed = (where.step("rlhf.ppo", config, **ppo_inputs) for where in (elsewhere, lab))
     assert resumed["weights"].content == undisturbed["weights"].content
+    steered = [r["kl_coefficient"] for r in records(undisturbed["training_log"])][::2]
+    assert steered[0] == 0.01 and steered[1] == pytest.approx(0.0098)  # no KL yet: it went down, and a checkpoint knew
 
 
 def stop_ranks(store, ranks):

@@ -12,7 +12,7 @@ import torch
 from pico import documents
 from torch import Tensor
 
-from tokenmill.deployment.server import VLLMServer, serving_available
+from tokenmill.deployment.server import VLLMServer
 from tokenmill.deployment.smoke import GOLDEN_CHATS, served_tokens
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.config import InternLM2Config
@@ -21,6 +21,7 @@ from tokenmill.model.folder import export_llama, load_model, save_model
 from tokenmill.model.generation import Generation, generate
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
+from tokenmill.serving import serving_available
 
 pytestmark = pytest.mark.integration
 AVAILABLE, REASON = serving_available()

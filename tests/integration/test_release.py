@@ -9,7 +9,7 @@ import pytest
 import torch
 from pico import Lab, Released, released
 
-from tokenmill.deployment import server as serving
+from tokenmill import serving
 from tokenmill.deployment.config import DeployConfig, PromoteConfig, RegisterConfig
 from tokenmill.deployment.release import RELEASE
 from tokenmill.errors import CorruptError, InputError

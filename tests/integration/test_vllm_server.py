@@ -14,8 +14,9 @@ import pytest
 from checkpoints import CONTEXT, reciting_llama
 from tokenizers import Tokenizer
 
-from tokenmill.deployment.server import EngineError, VLLMServer, serving_available
+from tokenmill.deployment.server import VLLMServer
 from tokenmill.errors import InputError
+from tokenmill.serving import EngineError, serving_available
 
 AVAILABLE, REASON = serving_available()
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(not AVAILABLE, reason=REASON)]

@@ -436,3 +436,13 @@ def test_a_comparison_is_a_row_a_group_with_its_error(planted: dict[str, Any]) -
         "coding loss – – – 2",
     ):
         assert words in page.text, words
+
+
+def test_a_reward_model_is_a_row_a_domain_with_and_without_its_prompt(planted: dict[str, Any]) -> None:
+    one = {"pairs": 60, "accuracy": 0.95, "margin": 1.5, "ece": 0.04, "conflicts": 40, "conflict_accuracy": 0.925}
+    given = {"domains": {"helpful": one}, "flips": 0.9}
+    without = {"domains": {"helpful": one | {"accuracy": 0.5, "conflict_accuracy": 0.5}}, "flips": 0.0}
+    page = Reader(render(planted | {"reward_models": [{"with_prompts": given, "without_prompts": without}]}))
+    assert "reward-model-1" in page.sections()
+    assert "helpful 60 0.95 0.5 1.5 1.5 0.04 0.04 0.925 0.5 40" in page.text
+    assert "right in 0.9 of the requests (without prompts 0)" in page.text

@@ -22,7 +22,7 @@ def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx:
     What is not the release that was registered is refused. A test that fails is a finding, for promotion to act on; so
     is an engine that does not start. Without a serving environment nothing is served, and the output says so.
     """
-    from tokenmill.deployment.server import serving_available
+    from tokenmill.serving import serving_available
 
     registered = ctx.read_json(registration, REGISTRATION)
     if registered["model"] != release.digest:
@@ -53,8 +53,9 @@ def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx:
 def _serve(config: DeployConfig, folder: Path, name: str, ctx: StepContext) -> dict[str, Any]:
     import torch
 
-    from tokenmill.deployment.server import EngineError, VLLMServer
+    from tokenmill.deployment.server import VLLMServer
     from tokenmill.deployment.smoke import smoke_test
+    from tokenmill.serving import EngineError
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     began = time.monotonic()

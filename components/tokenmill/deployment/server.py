@@ -1,8 +1,6 @@
 """vLLM as a child process: what a step, a test or a person's shell serves a checkpoint folder with, and talks to.
 
-The engine lives in the serving environment (`.venv-serve`, or the Python that TOKENMILL_SERVE_PYTHON names), because it
-pins other versions than ours: nothing of vLLM is imported here. On a cluster the inference chart runs the same server;
-this is for one machine and listens on loopback only.
+On a cluster the inference chart runs the same server; this is for one machine and listens on loopback only.
 """
 
 import json
@@ -19,60 +17,21 @@ from typing import Any
 import requests
 
 from tokenmill.deployment import guard
-from tokenmill.errors import InputError, UserError
+from tokenmill.errors import InputError
+from tokenmill.serving import (
+    EngineError,
+    decisive_line,
+    engine_environment,
+    last_line,
+    serve_python,
+    serving_available,
+)
 
-SERVE_PYTHON = "TOKENMILL_SERVE_PYTHON"
-_REPOSITORY = Path(__file__).resolve().parents[3]
-_BESIDE = (_REPOSITORY, Path(sys.prefix).parent, Path.cwd())
-_SERVING_ENVIRONMENTS = tuple(folder / ".venv-serve" for folder in _BESIDE)
-
-# The engine loads files from outside, so it gets none of our keys: only these variables go through.
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES")
-_ENGINE_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # two threads on two shared cores ran at a tenth of the speed of one
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_COLOR": "0",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" pins every engine on the machine to the same core
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # with the `uni` executor: no worker process, 6 s and 0.5 GB less
-}
 _ENGINE_FLAGS = ["--enforce-eager", "--distributed-executor-backend=uni", "--disable-uvicorn-access-log", "--seed=0"]
 
-_LOG_PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d [\d:]+ \[[^\]]*\] ?)?")
 _STEP = re.compile(r"^\(\w+ pid=\d+\) INFO [^\]]*\] (\S.*)")
-_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)(?::|$)|^\w+\.py: error: ")
 _GRACE_S = 5  # from SIGTERM to SIGKILL
-_AFTERMATH = "Engine core initialization failed"
 _PORT_TAKEN = "Address already in use"
-
-
-class EngineError(UserError):
-    """The inference engine did not start, died, or refused a request."""
-
-
-def serve_python() -> Path | None:
-    """The serving environment's Python: TOKENMILL_SERVE_PYTHON, or the first `.venv-serve` near."""
-    if given := os.environ.get(SERVE_PYTHON):
-        return Path(given)
-    return next((python for folder in _SERVING_ENVIRONMENTS if (python := folder / "bin" / "python").exists()), None)
-
-
-def serving_available() -> tuple[bool, str]:
-    """Whether an engine can be started here, and if not, why."""
-    if not os.environ.get(SERVE_PYTHON):
-        for marker in (folder / "unavailable" for folder in _SERVING_ENVIRONMENTS):
-            if marker.exists():
-                return False, marker.read_text().strip()
-    python = serve_python()
-    if python is None:
-        return False, f"no serving environment: run scripts/serve_env.sh, or set {SERVE_PYTHON}"
-    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
-    try:
-        found = subprocess.run([python, "-I", "-c", look], capture_output=True, timeout=60).returncode == 0
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return False, f"{python} does not run: {error}"
-    return (True, "") if found else (False, f"{python} has no vllm: run scripts/serve_env.sh, or set {SERVE_PYTHON}")
 
 
 class VLLMServer:
@@ -245,7 +204,6 @@ class VLLMServer:
     def _start_on(self, port: int) -> bool:
         """Start on `port` and wait until healthy. False if somebody took the port first."""
         self.url = f"http://127.0.0.1:{port}"
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _ENGINE_ENVIRONMENT
         engine = [str(serve_python()), "-m", "vllm.entrypoints.openai.api_server"]
         engine += ["--host", "127.0.0.1", "--port", str(port), *self._flags]
         watch = [sys.executable, "-I", guard.__file__, str(os.getpid()), str(_GRACE_S)]
@@ -256,7 +214,7 @@ class VLLMServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=engine_environment(),
                 start_new_session=True,  # Ctrl-C is for us; we stop the engine
             )
         begin = said = time.monotonic()
@@ -318,27 +276,6 @@ def sse_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             raise EngineError(f"the inference engine gave up in the middle of an answer: {error.get('message', error)}")
         yield event
     raise EngineError("the inference engine's answer ended in the middle, without its [DONE]")
-
-
-def decisive_line(printed: str, limit: int = 300) -> str:
-    """The line of the engine's log that says what went wrong: the last exception that is no aftermath of another."""
-    lines = [_LOG_PREFIX.sub("", line).rstrip() for line in printed.splitlines()]
-    for number in range(len(lines) - 1, -1, -1):
-        line = lines[number]
-        if not _EXCEPTION.match(line) or _AFTERMATH in line:
-            continue
-        if line.endswith(":") or "validation error" in line:  # pydantic and others say it on the following lines
-            line = " ".join([line, *(part.strip() for part in lines[number + 1 : number + 5])])
-        line = re.sub(
-            r".* validation errors? for \w+ (?:Value error, )?| \[type=.*| Supported architectures:.*", "", line
-        )
-        return line if len(line) <= limit else line[:limit] + "…"
-    return ""
-
-
-def last_line(printed: str) -> str:
-    """The last line that says something."""
-    return next((line.strip()[:300] for line in reversed(printed.splitlines()) if line.strip()), "")
 
 
 def last_step(printed: str) -> str:

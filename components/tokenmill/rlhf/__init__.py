@@ -4,4 +4,4 @@ Round k: RM_k learns from all preferences and the patches of earlier rounds; PPO
 tricks that PPO_k found, and writes the patches for RM_k+1.
 """
 
-STEP_MODULES = ("collect_preferences", "train_reward_model", "evaluate_reward_model", "ppo", "probe")
+STEP_MODULES = ("collect_preferences", "train_reward_model", "evaluate_reward_model", "ppo", "dpo", "probe")

@@ -1,15 +1,16 @@
 """The two models that PPO trains, in one module, and their loss (report §4.2.3)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from tokenmill.errors import ConfigError
 from tokenmill.model import IGNORE
 from tokenmill.model.modeling import InternLM2Critic, InternLM2ForCausalLM
 from tokenmill.rlhf.config import PPOConfig
+from tokenmill.rlhf.scoring import move
 from tokenmill.training.packing import Pack
 from tokenmill.training.run import LossOutput
 
@@ -40,6 +41,10 @@ class Experience:
     """Pieces of pretraining data, about half as many tokens as the answers (§4.2.3)."""
     measured: dict[str, float]
     """Sums over the answers: reward, kl, length…"""
+    measured_tokens: dict[str, float]
+    """Sums over their tokens, for means a token: entropy…"""
+    rewards: dict[str, tuple[float, int]]
+    """Domain → sum of rewards, answers."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class MicroBatch:
     experience: Experience
     totals: Totals
     critic_only: bool
+    on_policy: bool
+    """Whether nothing was learned from these answers yet: then every importance ratio is 1."""
 
 
 def ppo_loss(config: PPOConfig) -> Callable[[nn.Module, MicroBatch], LossOutput]:
@@ -63,6 +70,9 @@ def ppo_loss(config: PPOConfig) -> Callable[[nn.Module, MicroBatch], LossOutput]
 
     Means over the answers' tokens, and over the pretraining tokens. Advantages are not normalised, the value loss is
     not clipped (§4.2.3). While only the critic learns, the actor's terms count nothing.
+
+    Raises (when called):
+        ConfigError: in an iteration's first pass ratios are not 1, so what drew the answers is not what learns from them.
     """
 
     def loss(model: nn.Module, batch: MicroBatch) -> LossOutput:
@@ -73,19 +83,32 @@ def ppo_loss(config: PPOConfig) -> Callable[[nn.Module, MicroBatch], LossOutput]
         action = judged.labels != IGNORE
         scored = len(judged.input_ids)
         ratio = (-losses[:scored][action] - experience.logprobs.to(device)).exp()
+        error = float((ratio.detach() - 1).abs().sum())
+        if batch.on_policy and not error <= config.max_ratio_error * len(ratio):
+            raise ConfigError(
+                f"rlhf.ppo: before anything was learned from them, answers have importance ratios {error / len(ratio):.3g} "
+                f"from 1 on average (max_ratio_error={config.max_ratio_error}): what draws is not what learns. "
+                "Try precision=fp32 or another execution.attention"
+            )
         advantages = experience.advantages.to(device)
         clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
         policy = -torch.minimum(ratio * advantages, clipped * advantages).sum() / totals.actions
         value = (values[action] - experience.returns.to(device)).square().sum() / (2 * totals.actions)
         pretraining = losses[scored:].sum() / totals.pretraining
         actor = policy + config.pretrain_coefficient * pretraining
-        metrics = {name: total / totals.answers for name, total in experience.measured.items()} | {
-            "policy_loss": float(policy.detach()),
-            "value_loss": float(value.detach()),
-            "pretrain_loss": float(pretraining.detach()),
-            "ratio_error": float((ratio.detach() - 1).abs().sum()) / totals.actions,
-            "clipped": float(((ratio.detach() - 1).abs() > config.clip).sum()) / totals.actions,
-        }
+        answers = {name: total / totals.answers for name, total in experience.measured.items()}
+        tokens = {name: total / totals.actions for name, total in experience.measured_tokens.items()}
+        metrics = (
+            answers
+            | tokens
+            | {
+                "policy_loss": float(policy.detach()),
+                "value_loss": float(value.detach()),
+                "pretrain_loss": float(pretraining.detach()),
+                "ratio_error": error / totals.actions,
+                "clipped": float(((ratio.detach() - 1).abs() > config.clip).sum()) / totals.actions,
+            }
+        )
         return LossOutput(value + (0.0 if batch.critic_only else 1.0) * actor, metrics)
 
     return loss
@@ -102,10 +125,3 @@ def with_pretraining(answers: Pack, pieces: list[list[int]]) -> Pack:
         positions=torch.cat((answers.positions, more.positions)),
         cu_seqlens=torch.cat((answers.cu_seqlens, more.cu_seqlens[1:] + answers.cu_seqlens[-1])),
     )
-
-
-def move(pack: Pack, device: torch.device) -> Pack:
-    tensors: dict[str, Any] = {
-        name: value.to(device) for name, value in vars(pack).items() if isinstance(value, torch.Tensor)
-    }
-    return replace(pack, **tensors)

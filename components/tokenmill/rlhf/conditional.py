@@ -12,6 +12,7 @@ from tokenmill.errors import InputError
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
+from tokenmill.rlhf.set_aside import SetAside
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,46 @@ class Query:
     @classmethod
     def of(cls, record: Record) -> "Query":
         """From a record of queries or of preferences."""
-        return cls(record["id"], record["domain"], tuple(record.get("prompt") or record["messages"]))
+        messages = tuple(record.get("prompt") or record["messages"])
+        if not messages:
+            raise InputError(f"{record['id']}: nothing is asked")
+        return cls(record["id"], record["domain"], messages)
 
 
 @cache
 def conditional_prompts() -> dict[str, str]:
     """Domain → system prompt: rm_prompts.yaml."""
     return dict(yaml.safe_load((resources.files("tokenmill.rlhf") / "rm_prompts.yaml").read_text("utf-8")))
+
+
+def sound_queries(
+    records: Sequence[Record], tokenizer: Tokenizer, *, context: int, max_length: int
+) -> tuple[list[Query], SetAside]:
+    """The queries that can be asked and judged; the others are set aside with their reason.
+
+    Args:
+        context: tokens that the policy reads at most; an answer needs one of them.
+        max_length: tokens that the reward model reads at most, its prompt and the reward token included.
+    """
+    queries, aside = [], SetAside()
+    for record in records:
+        try:
+            query = Query.of(record)
+            asked = len(encode_prompt(query.prompt, tokenizer))
+            if query.domain not in conditional_prompts():
+                aside.add(record, f"of domain {query.domain!r}, which has no prompt in rm_prompts.yaml")
+            elif asked >= context or len(reward_input(query, [], tokenizer, max_length=max_length + 1)) >= max_length:
+                aside.add(record, "too long to be answered and judged")
+            else:
+                queries.append(query)
+        except (InputError, KeyError, TypeError, AttributeError) as error:
+            aside.add(record, unreadable(error))
+    return queries, aside
+
+
+def unreadable(error: Exception) -> str:
+    """Why a record is no dialogue."""
+    return f"without {error}" if isinstance(error, KeyError) else f"not a dialogue: {error}"
 
 
 def reward_input(

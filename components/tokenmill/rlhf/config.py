@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tokenmill.config import Section, StepConfig
-from tokenmill.training.settings import AnomalyConfig, OptimConfig, TrainingConfig
+from tokenmill.training.settings import AnomalyConfig, OptimConfig, TrainingConfig, TrainingExecution
 
 
 class CollectPreferencesConfig(StepConfig):
@@ -32,6 +32,12 @@ class RewardModelConfig(TrainingConfig):
     penalty: float = Field(0.02, ge=0, description="weight of the barrier that keeps scores within the bound (§4.2.1)")
     penalty_reduction: Literal["mean", "sum"] = Field("mean", description="over a pair's two scores; not published")
     bound: float = Field(5.0, gt=0, description="scores stay in (-bound, bound) (§4.2.1)")
+    max_set_aside: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of pairs that may be unusable: equal sides, too long, no prompt, unreadable",
+    )
     max_pairs: int | None = Field(None, ge=2, description="train on so many pairs only (the negative control)")
     shuffle_labels: bool = Field(False, description="swap half of the pairs: a control that must learn nothing")
     anomaly: AnomalyConfig = Field(
@@ -54,6 +60,7 @@ class EvaluateRewardModelConfig(StepConfig):
     min_accuracy: float = Field(0.8, ge=0, le=1, description="wanted accuracy in every domain on held-out pairs")
     min_flips: float = Field(0.7, ge=0, le=1, description="share of conflicting pairs that must flip with the prompt")
     bound: float = Field(5.0, gt=0, description="that no score may leave (§4.2.1)")
+    max_set_aside: float = Field(0.01, ge=0, le=1, description="share of held-out pairs that may be unusable")
     chance_margin: float = Field(0.15, ge=0, description="how far from 0.5 the control may be on conflicting pairs")
     max_length: int = Field(8192, ge=16, description="tokens of one side of a pair, system prompt included (§4.2.1)")
 
@@ -66,6 +73,15 @@ class SamplingConfig(Section):
     top_p: float = Field(0.9, gt=0, le=1, description="nucleus that is sampled from (§4.2.3)")
 
 
+class PPOExecution(TrainingExecution):
+    """A training's, and the memory of an engine that draws its answers."""
+
+    engine_kv_cache_mib: int = Field(256, ge=1, description="MiB that vLLM has for keys and values on a CPU")
+    engine_gpu_memory: float = Field(
+        0.5, gt=0, lt=1, description="share of a GPU that vLLM has while it draws; while PPO learns it sleeps"
+    )
+
+
 class PPOConfig(TrainingConfig):
     """PPO with four models: actor and critic learn, reference and reward model are frozen (report §4.2.3)."""
 
@@ -75,9 +91,26 @@ class PPOConfig(TrainingConfig):
     block: int = Field(32, ge=1, description="answers of a micro-batch, drawn together; the same on any ranks")
     passes: int = Field(1, ge=1, description="optimizer steps on an iteration's answers; not published")
     sampling: SamplingConfig = SamplingConfig()
+    rollouts: Literal["native", "vllm"] = Field(
+        "native",
+        description="who draws the answers: our own generation, or vLLM as a process of the serving environment. Their chance "
+        "differs, so it decides what comes out",
+    )
     kl_coefficient: float = Field(0.01, ge=0, description="reward lost a nat of KL against the reference (§4.2.3)")
+    kl_target: float | None = Field(
+        None,
+        gt=0,
+        description="nats an answer that the coefficient is steered to from kl_coefficient on; none: it is fixed (§4.2.3)",
+    )
+    kl_gain: float = Field(0.1, gt=0, lt=1, description="of that steering, an iteration (Ziegler et al. 2019, §2.2)")
     gamma: float = Field(1.0, gt=0, le=1, description="discount; not published")
     gae_lambda: float = Field(0.99, ge=0, le=1, description="of the advantage estimate (§4.2.3)")
+    max_ratio_error: float = Field(
+        0.05,
+        gt=0,
+        description="mean distance of importance ratios from 1 before anything is learned from an answer: beyond it what "
+        "draws and what learns are not the same model; fp32 has 1e-6, bf16 about 1e-2",
+    )
     clip: float = Field(0.2, gt=0, description="importance ratios beyond 1 ± clip gain nothing; not published")
     pretrain_coefficient: float = Field(
         0.5, ge=0, description="of the language-model loss on pretraining data (§4.2.3)"
@@ -86,6 +119,10 @@ class PPOConfig(TrainingConfig):
     pretrain_context: int = Field(4096, ge=2, description="tokens a piece of pretraining data at most; not published")
     critic_lr: float = Field(5e-6, gt=0, description="the critic's rate (§4.2.3); optim.lr is the actor's")
     max_length: int = Field(8192, ge=16, description="tokens the reward model reads at most (§4.2.1)")
+    max_set_aside: float = Field(
+        0.01, ge=0, le=1, description="share of queries that may be unusable: too long, no prompt"
+    )
+    execution: PPOExecution = PPOExecution()
     anomaly: AnomalyConfig = Field(AnomalyConfig(spike_mads=0), description="PPO's loss is no measure of how it goes")
     optim: OptimConfig = Field(
         OptimConfig(lr=1e-6, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0),
@@ -96,6 +133,33 @@ class PPOConfig(TrainingConfig):
     def _answers_fill_blocks(self) -> Self:
         if self.answers % self.block:
             raise ValueError(f"answers ({self.answers}) must be a multiple of block ({self.block})")
+        return self
+
+
+class DPOConfig(TrainingConfig):
+    """Direct preference optimisation, which the report has not (Rafailov et al. 2023)."""
+
+    beta: float = Field(
+        0.1, gt=0, description="how much a nat against the reference is worth (Rafailov et al. 2023, §6)"
+    )
+    domain: str | None = Field(
+        None, description="of the pairs that are learned; none: all, which may contradict each other"
+    )
+    batch_tokens: int = Field(
+        16_384, ge=32, description="tokens of pairs an optimizer step, as the reward model's (§4.2.1)"
+    )
+    max_length: int = Field(8192, ge=16, description="tokens of one side of a pair, conditional prompt included")
+    max_set_aside: float = Field(0.01, ge=0, le=1, description="share of pairs that may be unusable")
+    anomaly: AnomalyConfig = Field(AnomalyConfig(spike_mads=0), description="a preference loss comes close to 0")
+    optim: OptimConfig = Field(
+        OptimConfig(lr=1e-6, final_lr_ratio=0.0, warmup_ratio=0.1, weight_decay=0.0),
+        description="rate and warm-up as in Rafailov et al. 2023, appendix B, whose optimizer is RMSprop",
+    )
+
+    @model_validator(mode="after")
+    def _a_pair_fits(self) -> Self:
+        if self.batch_tokens < 2 * self.max_length:
+            raise ValueError(f"batch_tokens must hold one pair, 2 × max_length = {2 * self.max_length} tokens")
         return self
 
 
@@ -127,4 +191,5 @@ class RLHFConfig(Section):
     train_reward_model: RewardModelConfig = RewardModelConfig()
     evaluate_reward_model: EvaluateRewardModelConfig = EvaluateRewardModelConfig()
     ppo: PPOConfig = PPOConfig()
+    dpo: DPOConfig = DPOConfig()
     probe: ProbeConfig = ProbeConfig()

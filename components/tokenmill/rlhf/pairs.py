@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy
 import torch
@@ -11,29 +12,57 @@ from torch import Tensor
 from tokenmill.errors import InputError
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
-from tokenmill.rlhf.conditional import Query, answer_ids, reward_input
+from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input, unreadable
 from tokenmill.rlhf.config import RewardModelConfig
 from tokenmill.rlhf.reward import pair_loss
+from tokenmill.rlhf.set_aside import SetAside
 from tokenmill.training.packing import Pack, in_groups
 from tokenmill.training.run import LossOutput, StepBatch
 
 Pair = tuple[list[int], list[int]]
 """What the reward model reads of the chosen and of the rejected answer."""
+One = TypeVar("One")
+Packed = TypeVar("Packed")
+
+
+def sound_pairs(
+    records: Sequence[Record], tokenizer: Tokenizer, max_length: int
+) -> tuple[list[Record], list[Pair], SetAside]:
+    """The records that say something, their pairs of whole sides, and the others, set aside with their reason.
+
+    `max_length` counts the conditional prompt too. A side that is longer is not cut: it might lose what was preferred.
+    """
+    sound, pairs, aside = [], [], SetAside()
+    for record in records:
+        try:
+            if record["domain"] not in conditional_prompts():
+                aside.add(record, f"of domain {record['domain']!r}, which has no prompt in rm_prompts.yaml")
+            elif record["chosen"].strip() == record["rejected"].strip():
+                aside.add(record, "with equal sides")
+            elif max(map(len, pair := _encode(record, tokenizer, max_length + 1))) > max_length:
+                aside.add(record, f"longer than max_length = {max_length} tokens")
+            else:
+                sound.append(record)
+                pairs.append(pair)
+        except (InputError, KeyError, TypeError, AttributeError) as error:
+            aside.add(record, unreadable(error))
+    return sound, pairs, aside
 
 
 def encode_pairs(
     records: Sequence[Record], tokenizer: Tokenizer, max_length: int, *, conditional: bool = True
 ) -> list[Pair]:
     """Both sides of every preference, as token ids."""
-    pairs = []
-    for record in records:
-        query = Query.of(record)
-        chosen, rejected = (
-            reward_input(query, said, tokenizer, max_length=max_length, conditional=conditional)
-            for said in (answer_ids(record[side], tokenizer) for side in ("chosen", "rejected"))
-        )
-        pairs.append((chosen, rejected))
-    return pairs
+    return [_encode(record, tokenizer, max_length, conditional=conditional) for record in records]
+
+
+def _encode(record: Record, tokenizer: Tokenizer, max_length: int, *, conditional: bool = True) -> Pair:
+    query = Query.of(record)
+    chosen, rejected = (
+        reward_input(query, said, tokenizer, max_length=max_length, conditional=conditional)
+        for said in (answer_ids(record[side], tokenizer) for side in ("chosen", "rejected"))
+    )
+    return chosen, rejected
 
 
 def with_shuffled_labels(records: Sequence[Record], seed: int) -> list[Record]:
@@ -57,16 +86,18 @@ class PairPack:
     pairs: int
 
 
-class PairBatches:
-    """The `Batches` of preference pairs: shuffled by the seed, cut where the next pair would exceed the budget.
+class PairBatches(Generic[One, Packed]):
+    """The `Batches` of pairs: shuffled by the seed, cut where the next pair would exceed the budget.
 
     A rank computes on at most `micro_batch_tokens` of its pairs at once, at least on one; the gradient is the same.
     """
 
-    def __init__(self, pairs: Sequence[Pair], batch_tokens: int, seed: int, *, micro_batch_tokens: int) -> None:
+    def __init__(self, pairs: Sequence[One], batch_tokens: int, seed: int, *, micro_batch_tokens: int) -> None:
         if not pairs:
             raise InputError("no preference pairs to train on")
         self.pairs, self.micro_batch_tokens = pairs, micro_batch_tokens
+        if (longest := max(map(self._tokens, range(len(pairs))))) > batch_tokens:
+            raise InputError(f"a pair has {longest} tokens, more than a batch may have ({batch_tokens})")
         self.bins: list[list[int]] = []
         self._accumulation: dict[int, int] = {}
         room = 0
@@ -76,6 +107,14 @@ class PairBatches:
                 room = batch_tokens
             self.bins[-1].append(index)
             room -= self._tokens(index)
+
+    def tokens_of(self, pair: One) -> int:
+        """What a pair costs of the budget."""
+        raise NotImplementedError
+
+    def packed(self, pairs: Sequence[One]) -> Packed:
+        """What the loss is given of some pairs. Without a pair it is one token, which is computed on for nothing."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.bins)
@@ -97,19 +136,25 @@ class PairBatches:
         everything, at_once = self.bins[step], self._at_once(step, rank, world)
         groups = at_once + [[]] * (self.accumulation(world) - len(at_once))
         tokens = sum(map(self._tokens, everything))
-        return StepBatch([self._pack(group) for group in groups], float(len(everything)), tokens)
+        packs = [self.packed([self.pairs[index] for index in group]) for group in groups]
+        return StepBatch(packs, float(len(everything)), tokens)
 
     def _at_once(self, step: int, rank: int, world: int) -> list[list[int]]:
         return list(in_groups(self.bins[step][rank::world], self.micro_batch_tokens, self._tokens))
 
-    def _pack(self, pairs: Sequence[int]) -> PairPack:
-        """Without a pair it is one token, which is computed on for nothing."""
-        rows = [side for index in pairs for side in self.pairs[index]] or [[0]]
-        return PairPack(Pack.of(rows), len(pairs))
-
     def _tokens(self, index: int) -> int:
-        chosen, rejected = self.pairs[index]
+        return self.tokens_of(self.pairs[index])
+
+
+class RewardBatches(PairBatches[Pair, PairPack]):
+    """`PairBatches` of what the reward model reads."""
+
+    def tokens_of(self, pair: Pair) -> int:
+        chosen, rejected = pair
         return len(chosen) + len(rejected)
+
+    def packed(self, pairs: Sequence[Pair]) -> PairPack:
+        return PairPack(Pack.of([side for pair in pairs for side in pair] or [[0]]), len(pairs))
 
 
 def reward_loss(config: RewardModelConfig) -> Callable[[torch.nn.Module, PairPack], LossOutput]:

@@ -10,6 +10,9 @@ from tokenmill.rlhf.config import PPOConfig
 from tokenmill.steps import training_step
 
 if TYPE_CHECKING:
+    from tokenmill.model.modeling import InternLM2ForCausalLM
+    from tokenmill.model.tokenizer import Tokenizer
+    from tokenmill.rlhf.engines import RolloutEngine
     from tokenmill.training.run import TrainingRun
     from tokenmill.training.worker import WorkerContext
 
@@ -22,7 +25,7 @@ KINDS = {
 }
 
 
-@training_step("rlhf.ppo", version=3, kinds=KINDS)
+@training_step("rlhf.ppo", version=4, kinds=KINDS)
 def build(
     config: PPOConfig,
     queries: Manifest,
@@ -37,8 +40,9 @@ def build(
     from tokenmill.model.modeling import InternLM2Critic, InternLM2ForRewardModel
     from tokenmill.model.tokenizer import Tokenizer
     from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
-    from tokenmill.rlhf.conditional import Query
+    from tokenmill.rlhf.conditional import sound_queries
     from tokenmill.rlhf.rollouts import Rollouts
+    from tokenmill.training.engine import DTYPES
     from tokenmill.training.pieces import PretrainingPieces
     from tokenmill.training.run import ParameterGroup, TrainingRun
     from tokenmill.training.tokens import read_documents
@@ -47,12 +51,19 @@ def build(
         raise ConfigError("rlhf.ppo draws answers from whole weights: set rlhf.ppo.execution.zero_stage to 2 or less")
     start, judge = ctx.files(sft), ctx.files(reward_model)
     model = ActorCritic(load_model(start), load_model(judge, InternLM2Critic, fresh_head=config.seed))
+    model.to(DTYPES[config.precision])
+    words, given = Tokenizer.load(ctx.files(tokenizer)), list(ctx.records(queries))
+    asked, aside = sound_queries(
+        given, words, context=model.actor.config.max_position_embeddings, max_length=config.max_length
+    )
+    aside.require_few(len(given), config.max_set_aside, "rlhf.ppo.max_set_aside", ctx.log)
     batches = Rollouts(
+        engine=_engine(config, model.actor, words, ctx),
         model=model,
         reference=load_model(start),
         reward_model=load_model(judge, InternLM2ForRewardModel),
-        tokenizer=Tokenizer.load(ctx.files(tokenizer)),
-        queries=[Query.of(record) for record in ctx.records(queries)],
+        tokenizer=words,
+        queries=asked,
         pretraining=PretrainingPieces(read_documents(ctx.store, tokens), config.pretrain_context),
         config=config,
     )
@@ -66,5 +77,21 @@ def build(
             ParameterGroup(list(model.actor.parameters()), frozen_steps=config.critic_warmup * config.passes),
             ParameterGroup(list(model.critic.parameters()), lr_scale=config.critic_lr / config.optim.lr),
         ],
+        on_step=batches.measured,
+        kept=batches.kl_coefficient,
+        facts=aside.facts(),
         tokens_before=sft.counts.get("tokens_seen", 0),
     )
+
+
+def _engine(config: PPOConfig, actor: InternLM2ForCausalLM, words: Tokenizer, ctx: WorkerContext) -> RolloutEngine:
+    """Who draws the answers. Of a vLLM process there is one, rank 0's."""
+    from tokenmill.rlhf.engines import NativeEngine
+
+    if config.rollouts == "native":
+        return NativeEngine(actor, config.sampling, words.stop_ids)
+    from tokenmill.rlhf.vllm_engine import VLLMEngine, VLLMProcess
+
+    folder = ctx.workdir / "rollouts"
+    process = VLLMProcess(folder, actor, config.answers, config.execution) if ctx.rank == 0 else None
+    return VLLMEngine(process, actor, config.sampling, words.stop_ids)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 KINDS = {"preferences": "preferences", "patches": "preferences", "sft": "weights", "tokenizer": "tokenizer"}
 
 
-@training_step("rlhf.train_reward_model", version=2, kinds=KINDS)
+@training_step("rlhf.train_reward_model", version=3, kinds=KINDS)
 def build(
     config: RewardModelConfig,
     preferences: Manifest,
@@ -30,7 +30,7 @@ def build(
     from tokenmill.model.folder import load_model, save_model
     from tokenmill.model.modeling import InternLM2ForRewardModel
     from tokenmill.model.tokenizer import Tokenizer
-    from tokenmill.rlhf.pairs import PairBatches, encode_pairs, reward_loss, with_shuffled_labels
+    from tokenmill.rlhf.pairs import RewardBatches, reward_loss, sound_pairs, with_shuffled_labels
     from tokenmill.training.run import TrainingRun
 
     words = Tokenizer.load(ctx.files(tokenizer))
@@ -38,10 +38,12 @@ def build(
     records = records[: config.max_pairs]
     if config.shuffle_labels:
         records = with_shuffled_labels(records, config.seed)
+    _, pairs, aside = sound_pairs(records, words, config.max_length)
+    aside.require_few(len(records), config.max_set_aside, "rlhf.train_reward_model.max_set_aside", ctx.log)
     model = load_model(ctx.files(sft), InternLM2ForRewardModel, fresh_head=config.seed)
     model.config = replace(model.config, reward_token_id=words.reward_id)
-    batches = PairBatches(
-        encode_pairs(records, words, config.max_length),
+    batches = RewardBatches(
+        pairs,
         config.batch_tokens,
         config.seed,
         micro_batch_tokens=config.execution.micro_batch_tokens,
@@ -52,5 +54,6 @@ def build(
         loss=reward_loss(config),
         optim=config.optim,
         export=save_model,
+        facts=aside.facts(),
         tokens_before=sft.counts.get("tokens_seen", 0),
     )

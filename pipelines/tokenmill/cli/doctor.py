@@ -83,7 +83,7 @@ def _tracking() -> Finding:
 
 
 def _serving() -> Finding:
-    from tokenmill.deployment.server import serving_available
+    from tokenmill.serving import serving_available
 
     available, reason = serving_available()
     return Finding("vllm", available, reason or "serving environment found", "make serve", required=False)

@@ -132,7 +132,18 @@ def copy_checkpoint(
 
 def _architecture(folder: Path | str) -> str:
     """The class of ours that a folder's config.json names, or whose LLaMA it does."""
-    return (config_values(folder).get("architectures") or ["LlamaForCausalLM"])[0].replace("Llama", "InternLM2")
+    named = str((config_values(folder).get("architectures") or ["LlamaForCausalLM"])[0])
+    return "InternLM2ForRewardModel" if named == _REWARD["architectures"][0] else named.replace("Llama", "InternLM2")
+
+
+_REWARD: dict[str, Any] = {
+    "architectures": ["LlamaForSequenceClassification"],
+    "num_labels": 1,
+    "id2label": {"0": "reward"},
+    "label2id": {"reward": 0},
+    "problem_type": "regression",  # the score as it is: of a class, servers would tell its sigmoid
+}
+"""What a reward model is in LLaMA's layout: transformers and vLLM read one label's logit at the last token."""
 
 
 def export_llama(
@@ -145,19 +156,18 @@ def export_llama(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write the model in `source` as a LlamaForCausalLM, in its own precision or in `dtype`.
+    """Write the model in `source` as LLaMA's of its kind, in its own precision or in `dtype`.
+
+    A language model becomes a LlamaForCausalLM, a reward model a LlamaForSequenceClassification of one label.
 
     The RoPE base is fixed in the config and there is no `rope_scaling`: servers apply a "dynamic" one to all lengths
     alike. A variant for longer contexts is an export with its own `rope_theta`. `stop_ids` end a server's generation.
 
     Raises:
-        InputError: there is no language model in `source`, or a file of it is missing.
+        InputError: there is no model in `source`, or a file of it is missing.
     """
     config, ours = read_checkpoint(source)
-    if "output.weight" not in ours:
-        raise InputError(
-            f"{source} is no language model, which is all that a LLaMA of this name can be: it has no output"
-        )
+    judges = "v_head.weight" in ours
     state = llama_state(config, {name: tensor.to(dtype) for name, tensor in ours.items()})
     values = asdict(config) | {
         "architectures": ["LlamaForCausalLM"],
@@ -169,7 +179,8 @@ def export_llama(
         "rope_theta": rope_theta or config.rope_theta,
         "max_position_embeddings": max_position_embeddings or config.max_position_embeddings,
     }
-    for own in ("rope_scaling", "bias", "reward_token_id"):
+    values |= _REWARD if judges else {}
+    for own in ("rope_scaling", "bias", *(() if judges else ("reward_token_id",))):
         del values[own]
     _write(Path(target), json.dumps(values, indent=2) + "\n", state, max_shard_bytes)
     if stop_ids:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ class Generation:
     """Of each token in the model's own distribution (temperature 1, whole vocabulary): what PPO compares."""
     sampling_logprobs: list[float] = field(default_factory=list)
     """Of each token in the distribution it was drawn from (temperature and top_p applied); 0 when greedy."""
+    entropies: list[float] = field(default_factory=list)
+    """Of the model's own distribution at each token, in nats."""
     finish: Literal["stop", "length"] = "length"
 
 
@@ -61,20 +63,22 @@ def generate(
         for step in range(steps):
             drawn = sample(model.output(hidden).float(), noise[step, rows], temperature, top_p)
             running = []
-            for place, (row, token, *logprobs) in enumerate(zip(rows, *(x.tolist() for x in drawn), strict=True)):
+            for place, (row, token, *told) in enumerate(zip(rows, *(x.tolist() for x in drawn), strict=True)):
                 result = results[row]
                 if result.finish == "stop" or len(prompts[row]) + len(result.tokens) == context:
                     continue
                 result.tokens.append(token)
-                result.logprobs.append(logprobs[0])
-                result.sampling_logprobs.append(logprobs[1])
+                for kept, value in zip(
+                    (result.logprobs, result.sampling_logprobs, result.entropies), told, strict=True
+                ):
+                    kept.append(value)
                 if token in stop_ids:
                     result.finish = "stop"
                 else:
                     running.append(place)
             if not running or step == steps - 1:
                 break
-            tokens = drawn[0]
+            tokens = drawn.tokens
             if 2 * len(running) <= len(rows):  # half of them have stopped: go on with the others alone
                 rows, tokens = [rows[place] for place in running], tokens[running]
                 cache.keep(running)
@@ -82,17 +86,31 @@ def generate(
     return results
 
 
-def sample(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor, Tensor]:
-    """One token a row, its logprob in the softmax of `logits`, and its logprob in the distribution that was sampled.
+class Drawn(NamedTuple):
+    """One token a row, and what was known of it."""
+
+    tokens: Tensor
+    logprobs: Tensor
+    """In the softmax of the logits."""
+    sampling_logprobs: Tensor
+    """In the distribution that was sampled."""
+    entropies: Tensor
+    """Of the softmax of the logits, in nats."""
+
+
+def sample(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> Drawn:
+    """Draw one token a row of `logits` (rows, vocabulary).
 
     Inverse of the cumulative distribution at `noise`, over the smallest set of tokens that holds `top_p` of the mass.
     """
     logprobs = logits.log_softmax(-1)
+    own = logprobs.exp()
+    entropies = -(own * logprobs).sum(-1)
     if temperature == 0:
         tokens = logits.argmax(-1, keepdim=True)
-        own = logprobs.gather(1, tokens).squeeze(1)
-        return tokens.squeeze(1), own, torch.zeros_like(own)
-    probabilities = logprobs.exp() if temperature == 1 else (logits / temperature).softmax(-1)
+        chosen = logprobs.gather(1, tokens).squeeze(1)
+        return Drawn(tokens.squeeze(1), chosen, torch.zeros_like(chosen), entropies)
+    probabilities = own if temperature == 1 else (logits / temperature).softmax(-1)
     if top_p < 1:
         ranked = _descending(probabilities)
         size = (ranked.cumsum(-1) - ranked < top_p).sum(-1, keepdim=True).clamp(min=1)
@@ -102,7 +120,7 @@ def sample(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> t
     tokens = torch.searchsorted(cumulative, noise.to(logits.device)[:, None] * mass, right=True)
     tokens = tokens.clamp_(max=logits.shape[-1] - 1)
     sampled = (probabilities.gather(1, tokens) / mass).log().float()
-    return tokens.squeeze(1), logprobs.gather(1, tokens).squeeze(1), sampled.squeeze(1)
+    return Drawn(tokens.squeeze(1), logprobs.gather(1, tokens).squeeze(1), sampled.squeeze(1), entropies)
 
 
 def _descending(x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ _NAMES = (
     ("attention_norm", "input_layernorm"),
     ("ffn_norm", "post_attention_layernorm"),
     ("output", "lm_head"),
+    ("v_head", "score"),
 )
 _WQKV, _QKV = "attention.wqkv.weight", tuple(f"self_attn.{part}_proj.weight" for part in "qkv")
 _COMPUTED = "rotary_emb.inv_freq"

@@ -30,6 +30,7 @@ _NOTHING: RunData = {
     "training": [],
     "rounds": [],
     "evaluations": [],
+    "reward_models": [],
     "comparisons": [],
     "verdict": None,
     "served": None,
@@ -61,6 +62,7 @@ def render(run_data: RunData) -> str:
         training=[_panel(stage) for stage in data["training"] if _points(stage["log"], "loss")],
         rounds=_rounds(data["rounds"]),
         evaluation=_evaluation(data["evaluations"], data["verdict"]),
+        reward_models=[_reward_model(one) for one in data["reward_models"]],
         comparisons=[_comparison(one) for one in data["comparisons"]],
         verdict=data["verdict"],
         served=data["served"] and _UNSERVED | data["served"],
@@ -292,6 +294,22 @@ def _comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:
         )
     labels = [str(comparison[side].get("label") or side) for side in ("before", "after")]
     return {"labels": labels, "rows": rows}
+
+
+def _reward_model(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A row a domain: what the model is worth with the domain's prompt, and without."""
+    given, without = report["with_prompts"], report["without_prompts"]
+    names = ("accuracy", "margin", "ece", "conflict_accuracy")
+    rows = [
+        {
+            "domain": domain,
+            "pairs": values["pairs"],
+            "conflicts": values["conflicts"],
+            "cells": [(number(values[name]), number(without["domains"].get(domain, values)[name])) for name in names],
+        }
+        for domain, values in given["domains"].items()
+    ]
+    return {"rows": rows, "flips": (number(given["flips"]), number(without["flips"]))}
 
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

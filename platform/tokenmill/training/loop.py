@@ -199,6 +199,7 @@ class Loop:
                 "log": self.log.last,
                 "losses": list(self.detector.losses),
                 "device_s": self.meter.device_s,
+                "kept": self.run.kept.state_dict() if self.run.kept else None,
             }
             self.checkpoints.save(engine.engine, step, state, before={piece: rows} if self.rank == 0 else {})
             self.saved = step
@@ -220,6 +221,8 @@ class Loop:
         self.log = History(self.checkpoints.store, self.checkpoints.key, state["log"])
         self.detector = Detector(self.config.anomaly, state["losses"])
         self.meter.device_s = state["device_s"]
+        if self.run.kept:
+            self.run.kept.load_state_dict(state["kept"])
         return self.cursor.step
 
     def _on_sigterm(self, *_: Any) -> None:

@@ -54,6 +54,16 @@ class Batches(Protocol):
         """This rank's share of global step `step`. It may ask the model, which by then is where it trains."""
 
 
+class Stateful(Protocol):
+    """What a phase remembers from step to step beside its weights, alike on every rank. As `torch.distributed` has it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As JSON."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's."""
+
+
 @dataclass(frozen=True)
 class LossOutput:
     """The loss of one micro-batch, summed (the loop divides by the global weight)."""
@@ -92,6 +102,8 @@ class TrainingRun:
     evaluate_at: frozenset[int] = frozenset()
     on_step: Callable[[int], dict[str, float]] | None = None
     """Extra metrics after a step, from the phase itself."""
+    kept: Stateful | None = None
+    """What every checkpoint keeps of the phase's own."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Facts for the weights' manifest."""
     plan: "Plan | None" = None

@@ -38,6 +38,8 @@ class WorkerContext:
     rank: int
     world: int
     execution: Any
+    log: Log | None
+    """Of rank 0 alone: what all ranks see is said once."""
 
     def files(self, manifest: Manifest) -> Path:
         """A folder with the artifact's files; each rank has its own copy."""
@@ -107,7 +109,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
         seed_everything(0)
         from tokenmill.steps.runner import arguments
 
-        ctx = WorkerContext(store, workdir, rank, world, execution)
+        ctx = WorkerContext(store, workdir, rank, world, execution, log if rank == 0 else None)
         run = definition.function(config, *arguments(definition, inputs), ctx)
         shared = [str(workdir)]
         dist.broadcast_object_list(shared, src=0)

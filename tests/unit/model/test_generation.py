@@ -95,6 +95,15 @@ def test_sampling_follows_the_distribution():
 def test_no_noise_can_draw_an_excluded_token():
     logits = torch.tensor([[-1e9, 3.0, 2.0, -1e9]])
     for noise in (0.0, 1 - 2**-53):
-        token, _, logprob = sample(logits, torch.tensor([noise], dtype=torch.float64), 1.0, 0.99)
+        token, _, logprob, _ = sample(logits, torch.tensor([noise], dtype=torch.float64), 1.0, 0.99)
         assert token.item() in (1, 2)
         assert logprob.isfinite().all()
+
+
+def test_entropies_are_the_models_own_whatever_is_sampled(model):
+    (said,) = generate(model, [PROMPTS[0]], max_new_tokens=5, stop_ids=(), temperature=0.7, top_p=0.5, seed=1)
+    ids = torch.tensor([*PROMPTS[0], *said.tokens])
+    rows = model(ids).detach()[len(PROMPTS[0]) - 1 : -1]
+    torch.testing.assert_close(
+        torch.tensor(said.entropies), torch.distributions.Categorical(logits=rows).entropy(), atol=1e-5, rtol=1e-5
+    )

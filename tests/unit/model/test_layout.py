@@ -12,7 +12,15 @@ from safetensors.torch import save_file
 from tokenmill.errors import ConfigError, CorruptError, InputError, StepFailed
 from tokenmill.model.attention import attention
 from tokenmill.model.config import InternLM2Config
-from tokenmill.model.folder import export_llama, load_model, read_checkpoint, read_config, reshard, save_model
+from tokenmill.model.folder import (
+    copy_checkpoint,
+    export_llama,
+    load_model,
+    read_checkpoint,
+    read_config,
+    reshard,
+    save_model,
+)
 from tokenmill.model.layout import fit_vocabulary
 from tokenmill.model.modeling import (
     Attention,
@@ -78,6 +86,24 @@ def test_llama_round_trip_is_exact(model, saved, tmp_path):
     assert config == read_config(tmp_path / "llama") == model.config
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_a_reward_model_goes_out_as_llamas_and_comes_back(model, saved, tmp_path):
+    from transformers import LlamaForSequenceClassification
+
+    reward = load_model(saved, InternLM2ForRewardModel, fresh_head=5)
+    save_model(reward, tmp_path / "reward")
+    export_llama(tmp_path / "reward", tmp_path / "llama")
+    theirs = LlamaForSequenceClassification.from_pretrained(tmp_path / "llama", attn_implementation="eager")
+    with torch.no_grad():
+        score = theirs(IDS[None]).logits
+    torch.testing.assert_close(score.flatten(), reward(IDS)[-1:], atol=1e-4, rtol=1e-4)
+    values = json.loads((tmp_path / "llama" / "config.json").read_text())
+    assert (values["num_labels"], values["problem_type"]) == (1, "regression")
+    copy_checkpoint(tmp_path / "llama", tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == ["InternLM2ForRewardModel"]
+    back = load_model(tmp_path / "back", InternLM2ForRewardModel)
+    assert all(torch.equal(p, dict(reward.named_parameters())[name]) for name, p in back.named_parameters())
 
 
 @pytest.mark.parametrize("shard_size", ["5GB", "20KB"])

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input
+from tokenmill.errors import InputError
+from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input, sound_queries
 from tokenmill.rlhf.config import RewardModelConfig
-from tokenmill.rlhf.pairs import PairBatches, encode_pairs, reward_loss, with_shuffled_labels
+from tokenmill.rlhf.pairs import RewardBatches, encode_pairs, reward_loss, sound_pairs, with_shuffled_labels
 from tokenmill.rlhf.reward import pair_loss
 from tokenmill.rlhf.scoring import reward_scores
 
@@ -46,10 +47,10 @@ def test_the_reward_model_reads_condition_dialogue_answer_and_reward_token(recor
 def test_every_pair_once_and_no_batch_over_its_budget(records, tokenizer):
     pairs = encode_pairs(records, tokenizer, max_length=128)
     for budget in range(260, 460, 20):
-        batches = PairBatches(pairs, batch_tokens=budget, seed=5, micro_batch_tokens=4096)
+        batches = RewardBatches(pairs, batch_tokens=budget, seed=5, micro_batch_tokens=4096)
         assert sorted(index for step in batches.bins for index in step) == list(range(len(pairs)))
         assert all(batches.at(step, 0, 1).tokens <= budget for step in range(len(batches)))
-    other = PairBatches(pairs, batch_tokens=440, seed=6, micro_batch_tokens=4096)
+    other = RewardBatches(pairs, batch_tokens=440, seed=6, micro_batch_tokens=4096)
     assert batches.bins[0] != other.bins[0]
 
 
@@ -58,7 +59,7 @@ def test_the_mean_over_pairs_does_not_depend_on_ranks_or_micro_batches(records, 
     pairs, loss = encode_pairs(records, tokenizer, 128), reward_loss(config)
 
     def gradient(world, micro_batch_tokens=4096):
-        batches = PairBatches(pairs, 700, seed=0, micro_batch_tokens=micro_batch_tokens)
+        batches = RewardBatches(pairs, 700, seed=0, micro_batch_tokens=micro_batch_tokens)
         judge.zero_grad()
         total = 0.0
         for rank in range(world):
@@ -75,7 +76,7 @@ def test_the_mean_over_pairs_does_not_depend_on_ranks_or_micro_batches(records, 
         assert alone[0] == pytest.approx(other[0], abs=1e-6)
         torch.testing.assert_close(alone[1], other[1], atol=1e-6, rtol=1e-4)
 
-    batches = PairBatches(pairs, 700, seed=0, micro_batch_tokens=200)
+    batches = RewardBatches(pairs, 700, seed=0, micro_batch_tokens=200)
     assert batches.accumulation(1) > 2
     sides = [pairs[index] for index in batches.bins[0]]
     chosen, rejected = (reward_scores(judge, [pair[side] for pair in sides]) for side in (0, 1))
@@ -89,3 +90,55 @@ def test_shuffled_labels_leave_nothing_to_learn(records, written):
         members = [s for s, r in zip(swapped, records, strict=True) if r["domain"] == domain]
         assert sum(members) == len(members) / 2
     assert {(r["chosen"], r["rejected"]) for r in shuffled} == {written, written[::-1]}
+
+
+def test_pairs_that_say_nothing_are_set_aside_with_their_reason(records, tokenizer):
+    good = records[0]
+    longest = max(len(side) for side in encode_pairs([good], tokenizer, 512)[0])
+    bad = {
+        "equal": good | {"rejected": f" {good['chosen']}\n"},
+        "long": good | {"rejected": good["rejected"] + " Sure."},
+        "domain": good | {"domain": "poetry"},
+        "silent": good | {"prompt": [], "messages": []},
+        "role": good | {"prompt": [{"role": "narrator", "content": "Once."}]},
+        "half": {key: value for key, value in good.items() if key != "rejected"},
+        "number": good | {"chosen": 3},
+    }
+    given = [good, *(record | {"id": name} for name, record in bad.items())]
+    kept, pairs, aside = sound_pairs(given, tokenizer, max_length=longest)
+    assert kept == [good] and pairs == encode_pairs([good], tokenizer, longest)
+    assert {name: reason for reason, names in aside.reasons.items() for name in names}.keys() == bad.keys()
+    told = aside.facts()["set_aside"]
+    assert told["with equal sides"] == {"records": 1, "first": ["equal"]}
+    assert told[f"longer than max_length = {longest} tokens"]["first"] == ["long"]
+    assert told["without 'rejected'"]["first"] == ["half"]
+    assert any("unknown role 'narrator'" in reason for reason in told)
+    with pytest.raises(InputError, match=r"7 of 8 records cannot be used: .*\(equal\).*more than 50.0% \(option\)"):
+        aside.require_few(len(given), 0.5, "option")
+    aside.require_few(len(given), 0.9, "option")
+
+
+def test_nothing_is_told_of_sound_pairs(records, tokenizer):
+    kept, _, aside = sound_pairs(records, tokenizer, max_length=512)
+    assert kept == records and not aside and aside.facts() == {}
+    aside.require_few(0, 0.0, "option")
+
+
+def test_queries_that_cannot_be_judged_are_set_aside(records, tokenizer):
+    asked = {"id": "q", "domain": "helpful", "messages": records[0]["prompt"]}
+    long = [{"role": "user", "content": "paint the wall " * 40}]
+    given = [asked, asked | {"id": "poem", "domain": "poetry"}, asked | {"id": "long", "messages": long}]
+    queries, aside = sound_queries([*given, {"id": "half"}], tokenizer, context=128, max_length=512)
+    assert [query.id for query in queries] == ["q"]
+    assert sorted(name for names in aside.reasons.values() for name in names) == ["half", "long", "poem"]
+    read = len(reward_input(queries[0], [], tokenizer, max_length=512))
+    for room, asked_still in ((read, 0), (read + 1, 1)):  # one token of an answer must be read too
+        assert len(sound_queries([asked], tokenizer, context=128, max_length=room)[0]) == asked_still
+
+
+def test_a_pair_that_no_batch_holds_is_refused(records, tokenizer):
+    pairs = encode_pairs(records, tokenizer, 128)
+    longest = max(len(chosen) + len(rejected) for chosen, rejected in pairs)
+    RewardBatches(pairs, longest, seed=0, micro_batch_tokens=1)
+    with pytest.raises(InputError, match=f"a pair has {longest} tokens, more than a batch may have"):
+        RewardBatches(pairs, longest - 1, seed=0, micro_batch_tokens=1)

@@ -4,6 +4,7 @@ from collections import Counter
 from copy import deepcopy
 
 import numpy as np
+import orjson
 import pytest
 import torch
 from token_documents import Document, in_memory
@@ -13,6 +14,8 @@ from tokenmill.model import IGNORE
 from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
 from tokenmill.rlhf.conditional import conditional_prompts
 from tokenmill.rlhf.config import PPOConfig, SamplingConfig
+from tokenmill.rlhf.engines import NativeEngine
+from tokenmill.rlhf.kl import KLCoefficient
 from tokenmill.rlhf.rollouts import Rollouts
 from tokenmill.training.pieces import PretrainingPieces
 
@@ -33,12 +36,19 @@ def rollouts(actor, critic, judge, tokenizer, queries, pieces):
     with torch.no_grad():
         actor.output.weight *= 10  # answers that differ from one another
         judge.v_head.weight *= 100
-    return Rollouts(ActorCritic(actor, critic), deepcopy(actor), judge, tokenizer, queries, pieces, CONFIG)
+    engine = NativeEngine(actor, CONFIG.sampling, tokenizer.stop_ids)
+    return Rollouts(engine, ActorCritic(actor, critic), deepcopy(actor), judge, tokenizer, queries, pieces, CONFIG)
 
 
 def share(rollouts, step, rank=0, world=1):
     rollouts._iteration = -1
     return rollouts.at(step, rank, world)
+
+
+def block(rollouts):
+    """What the first block of all teaches."""
+    request = rollouts.request(0, 0)
+    return rollouts.judged(0, 0, request, *rollouts.engine.draw([request]))
 
 
 def test_ranks_share_out_the_same_answers(rollouts):
@@ -69,7 +79,7 @@ def test_only_the_reward_model_sees_the_condition(rollouts, tokenizer, monkeypat
     monkeypatch.setattr(
         "tokenmill.rlhf.rollouts.reward_scores", lambda model, inputs: judged.extend(inputs) or torch.zeros(len(inputs))
     )
-    experience = rollouts.block(0, 0)
+    experience = block(rollouts)
     conditions = list(conditional_prompts().values())
     assert all(any(c in tokenizer.decode(ids) for c in conditions) for ids in judged)
     assert all(ids[-1] == tokenizer.reward_id for ids in judged)
@@ -85,7 +95,7 @@ def test_the_score_comes_last_and_kl_is_paid_token_by_token(rollouts, monkeypatc
         rollouts.model.critic.v_head.weight.zero_()
         rollouts.reference.output.weight *= 0.5
     rollouts.config = CONFIG.model_copy(update={"gae_lambda": 1.0})
-    experience = rollouts.block(0, 0)
+    experience = block(rollouts)
     lengths = [int(n) for n in answer_lengths(experience)]
     firsts = [part[0] for part in experience.advantages.split(lengths)]
     kl = experience.measured["kl"]
@@ -143,6 +153,7 @@ def test_a_ratio_beyond_the_clip_gains_nothing(rollouts):
     micro_batch = share(rollouts, 1).micro_batches[0]
     experience = micro_batch.experience
     shifted = deepcopy(micro_batch)
+    object.__setattr__(shifted, "on_policy", False)
     object.__setattr__(shifted.experience, "logprobs", experience.logprobs - 0.5)
     object.__setattr__(shifted.experience, "advantages", experience.advantages.abs())
     output = ppo_loss(CONFIG)(rollouts.model, shifted)
@@ -155,3 +166,122 @@ def test_later_passes_learn_from_the_same_answers(rollouts):
     rollouts.config = CONFIG.model_copy(update={"passes": 2})
     first, second, third = (rollouts.at(step, 0, 1).micro_batches[0].experience for step in (0, 1, 2))
     assert first is second and first is not third
+
+
+def test_values_start_anywhere_and_advantages_are_not_made_to_fit(rollouts):
+    """Were advantages normalised, adding 3 to every reward would change nothing; were values clipped, a far one would cost less."""
+    experience = share(rollouts, 1).micro_batches[0].experience
+    assert abs(float(experience.advantages.mean())) > 1e-3
+    assert abs(float(experience.advantages.std()) - 1) > 1e-2
+    micro_batch = share(rollouts, 1).micro_batches[0]
+    far = deepcopy(micro_batch)
+    object.__setattr__(far.experience, "returns", far.experience.returns + 100)
+    cost = ppo_loss(CONFIG)(rollouts.model, far).metrics["value_loss"]
+    assert cost == pytest.approx(len(experience.logprobs) * 100**2 / 2 / micro_batch.totals.actions, rel=0.05)
+
+
+def test_what_is_measured_of_an_iteration(rollouts):
+    """Against sums over all answers, computed here from the models themselves."""
+    batch = share(rollouts, 1)
+    told = rollouts.measured(1)
+    experiences = [m.experience for m in batch.micro_batches]
+    returns, advantages = (torch.cat([getattr(e, of) for e in experiences]) for of in ("returns", "advantages"))
+    values = returns - advantages
+    expected = 1 - float((returns - values).var(correction=0) / returns.var(correction=0))
+    assert told["explained_variance"] == pytest.approx(expected, abs=1e-4)
+    assert told["kl_coefficient"] == CONFIG.kl_coefficient
+    outputs = [ppo_loss(CONFIG)(rollouts.model, m).metrics for m in batch.micro_batches]
+    reward = sum(o["reward"] for o in outputs)
+    asked = Counter(query.domain for index in (0, 1) for query in rollouts.asked(1, index))
+    assert reward == pytest.approx(sum(told[f"reward/{d}"] * n for d, n in asked.items()) / 8, abs=1e-5)
+    entropies = []
+    for experience in experiences:
+        pack = experience.answers
+        rows = rollouts.model.actor(pack.input_ids, pack.cu_seqlens).detach()[pack.labels != IGNORE]
+        entropies.append(torch.distributions.Categorical(logits=rows).entropy())
+    assert sum(o["entropy"] for o in outputs) == pytest.approx(float(torch.cat(entropies).mean()), abs=1e-4)
+
+
+def test_answers_of_another_model_are_refused_before_they_are_learned_from(rollouts):
+    micro_batch = share(rollouts, 1).micro_batches[0]
+    object.__setattr__(micro_batch.experience, "logprobs", micro_batch.experience.logprobs - 0.1)
+    with pytest.raises(ConfigError, match="importance ratios 0.105 from 1 on average"):
+        ppo_loss(CONFIG)(rollouts.model, micro_batch)
+    object.__setattr__(micro_batch, "on_policy", False)  # in a second pass they may be off
+    ppo_loss(CONFIG)(rollouts.model, micro_batch)
+
+
+def test_only_a_first_pass_is_on_policy(rollouts):
+    rollouts.config = CONFIG.model_copy(update={"passes": 2})
+    assert [rollouts.at(step, 0, 1).micro_batches[0].on_policy for step in range(4)] == [True, False, True, False]
+
+
+def test_frozen_models_stay_to_the_bit_and_share_nothing_with_those_that_learn(rollouts):
+    learning, frozen = rollouts.model, (rollouts.reference, rollouts.reward_model)
+    before = [{name: p.clone() for name, p in model.named_parameters()} for model in (learning, *frozen)]
+    optimizer = torch.optim.AdamW([p for p in learning.parameters() if p.requires_grad], lr=1e-2)
+    for step in (1, 2):
+        for micro_batch in share(rollouts, step).micro_batches:
+            ppo_loss(CONFIG.model_copy(update={"max_ratio_error": 10.0}))(learning, micro_batch).loss.backward()
+        optimizer.step()
+    moved = [
+        any(not torch.equal(p, was[name]) for name, p in model.named_parameters())
+        for model, was in zip((learning, *frozen), before, strict=True)
+    ]
+    assert moved == [True, False, False]
+    places = [{p.data_ptr() for p in model.parameters()} for model in (learning.actor, learning.critic, *frozen)]
+    assert len(set().union(*places)) == sum(map(len, places))
+
+
+@pytest.mark.parametrize(
+    ("kl", "factor"),
+    [(6.0, 1.0), (6.6, 1.01), (5.4, 0.99), (60.0, 1.02), (0.0, 0.98), (-3.0, 0.98)],
+)
+def test_the_kl_coefficient_is_steered_to_its_target(kl, factor):
+    """Ziegler et al. 2019, §2.2: β ← β (1 + 0.1 · clip(KL / target − 1, −0.2, 0.2))."""
+    steered, fixed = (KLCoefficient(0.05, target, 0.1) for target in (6.0, None))
+    for coefficient, expected in ((steered, 0.05 * factor), (fixed, 0.05)):
+        coefficient.update(kl)
+        assert coefficient.value == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_kl_coefficient_goes_on_from_where_it_was(rollouts):
+    one, two = (KLCoefficient(value, 6.0, 0.1) for value in (0.05, 0.9))
+    one.update(9.0)
+    two.load_state_dict(orjson.loads(orjson.dumps(one.state_dict())))
+    assert two.value == one.value
+    rollouts.kl_coefficient = KLCoefficient(0.5, 6.0, 0.1)
+    first, second = (share(rollouts, step) and rollouts.measured(step)["kl_coefficient"] for step in (0, 1))
+    assert (first, second) == (0.5, pytest.approx(0.49))  # at first there is no KL at all
+
+
+def test_reward_grows_on_a_task_that_chance_can_find(rollouts, monkeypatch):
+    """Rewarded for every token with an even id, the policy learns to say them; with rewards drawn by chance it does not."""
+
+    def learn(reward, iterations=8):
+        torch.manual_seed(0)
+        model = deepcopy(rollouts.model)
+        fresh = Rollouts(
+            NativeEngine(model.actor, CONFIG.sampling, ()), model, rollouts.reference, rollouts.reward_model,
+            rollouts.tokenizer, rollouts.queries, rollouts.pretraining,
+            CONFIG.model_copy(update={"answers": 16, "block": 16, "pretrain_coefficient": 0.0, "critic_warmup": 0}),
+        )  # fmt: skip
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+        even = []
+        for step in range(iterations):
+            monkeypatch.setattr("tokenmill.rlhf.rollouts.reward_scores", lambda _, inputs: reward(inputs))
+            batch = fresh.at(step, 0, 1)
+            (micro_batch,) = batch.micro_batches
+            pack = micro_batch.experience.answers
+            said = pack.labels[pack.labels != IGNORE]
+            even.append(float((said % 2 == 0).float().mean()))
+            optimizer.zero_grad()
+            ppo_loss(fresh.config)(model, micro_batch).loss.backward()
+            optimizer.step()
+        return sum(even[-2:]) / 2 - sum(even[:2]) / 2
+
+    def wanted(inputs):
+        return torch.tensor([float(sum(t % 2 == 0 for t in ids[-7:-1])) for ids in inputs])
+
+    assert learn(wanted) > 0.2
+    assert learn(lambda inputs: torch.randn(len(inputs))) < 0.1

@@ -1,5 +1,6 @@
 """Preferences from conversations: contradicting pairs of one request, told apart by the prompt alone."""
 
+import math
 import random
 from collections import Counter
 from itertools import islice
@@ -8,7 +9,7 @@ import pytest
 
 from tokenmill.rlhf.collect_preferences import PREFERRED, _broken, _by_request, _pairs, _query
 from tokenmill.rlhf.config import CollectPreferencesConfig
-from tokenmill.rlhf.evaluate_reward_model import quality
+from tokenmill.rlhf.evaluate_reward_model import calibration, quality
 from tokenmill.sft.requests import requests
 
 
@@ -76,3 +77,21 @@ def test_without_prompts_conflicting_pairs_are_at_chance_and_never_flip():
     measured = quality(pairs, knowing)
     assert measured["flips"] == 1 and measured["accuracy"] == {"harmless": 1.0, "helpful": 1.0}
     assert measured["margin"] == 2.0
+    assert measured["domains"]["helpful"] == calibration([2.0] * 40) | {"conflicts": 40, "conflict_accuracy": 1.0}
+
+
+def test_a_models_sureness_is_held_to_how_often_it_is_right():
+    """Of ten pairs with P = 0.8 eight are right: no error. Were it as sure and right half the time, 0.3 of error."""
+    margin = math.log(0.8 / 0.2)
+    assert calibration([margin] * 8 + [-margin] * 2)["ece"] == pytest.approx(0.0, abs=1e-12)
+    assert calibration([margin] * 5 + [-margin] * 5)["ece"] == pytest.approx(0.3)
+    unsure = math.log(0.6 / 0.4)  # another bin, all of it right: 0.4 of error there
+    mixed = calibration([margin] * 8 + [-margin] * 2 + [unsure] * 30)
+    assert mixed["ece"] == pytest.approx(0.3) and mixed["pairs"] == 40
+    assert [one["pairs"] for one in mixed["curve"]] == [30, 10]
+    assert mixed["accuracy"] == pytest.approx(38 / 40)
+    assert mixed["margin"] == pytest.approx((6 * margin + 30 * unsure) / 40)
+
+
+def test_sureness_at_its_ends_has_a_bin():
+    assert calibration([0.0, 50.0])["ece"] == pytest.approx(0.25)  # undecided is wrong, and half sure

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from tokenmill.errors import CorruptError
 from tokenmill.rlhf.reward import barrier_penalty, focal_ranking_loss, pair_loss
+from tokenmill.rlhf.scoring import reward_scores
 
 PAIRS = [  # chosen, rejected, plain, focal
     (1.0, 0.0, 0.313262, 0.090632),
@@ -61,3 +63,10 @@ def test_a_score_that_escapes_is_pulled_back():
         barrier_penalty(score).backward()
         assert math.copysign(1, float(score.grad)) == math.copysign(1, escaped)
         assert abs(float(score.grad)) > 50
+
+
+def test_a_score_that_is_no_number_is_refused(judge):
+    with torch.no_grad():
+        judge.v_head.weight.fill_(float("nan"))
+    with pytest.raises(CorruptError, match="gives 2 of 2 answers no finite score"):
+        reward_scores(judge, [[3, 4], [5, 6, 7]])

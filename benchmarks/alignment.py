@@ -1,0 +1,234 @@
+"""Alignment measured: PPO beside TRL's, vLLM's answers beside transformers' generate, the way of weights to vLLM, SFT.
+
+`python benchmarks/alignment.py ppo|rollouts|weight_sync|sft|all [--json] [--rounds N]`; one thread, wall time. Contestants
+take turns, round after round; what each needs to start is no part.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+import numpy
+import torch
+import torch.distributed as dist
+from rows import Table
+
+from tokenmill.logs import Log
+from tokenmill.model.chat import encode_prompt
+from tokenmill.model.config import InternLM2Config
+from tokenmill.model.modeling import InternLM2Critic, InternLM2ForCausalLM, InternLM2ForRewardModel
+from tokenmill.model.tokenizer import Tokenizer
+from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
+from tokenmill.rlhf.conditional import Query
+from tokenmill.rlhf.config import PPOConfig, PPOExecution, SamplingConfig
+from tokenmill.rlhf.engines import NativeEngine, Request
+from tokenmill.rlhf.rollouts import Rollouts
+from tokenmill.rlhf.vllm_engine import VLLMEngine, VLLMProcess
+from tokenmill.serving import serving_available
+from tokenmill.store import open_store
+from tokenmill.training.checkpoint import Checkpoints
+from tokenmill.training.loop import Loop
+from tokenmill.training.run import ParameterGroup, TrainingRun
+from tokenmill.training.watchdog import Heart
+
+TABLE = Table(__doc__, "rounds", 5, "the median of so many is said")
+SHAPE = InternLM2Config.preset("nano")
+ANSWERS, NEW_TOKENS, ITERATIONS = 32, 48, 5
+TOP_P = 0.9
+WORDS = "sure first get ready then open close paint wash the door wall coat key box fish step by home how do we please".split()  # noqa: SIM905
+
+
+@TABLE.row
+def ppo(rounds: int) -> dict[str, Any]:
+    """Samples a second of one PPO iteration, native answers, against TRL's PPO on the same prompts and lengths.
+
+    Both draw, judge with four models of one shape, and learn in one pass. No pretraining gradient, which TRL has not.
+    """
+    from alignment_peer import ppo_seconds
+
+    ours: list[float] = []
+    theirs: list[float] = []
+    with _one_rank():
+        for number in range(rounds + 1):
+            mine, peers = _ours(), ppo_seconds(SHAPE, _prompts(), ANSWERS, NEW_TOKENS, ITERATIONS)
+            if number:  # the first is for warming up
+                ours.append(statistics.median(mine))
+                theirs.append(statistics.median(peers))
+    return {
+        "parameters of a model": SHAPE.parameter_count(),
+        "answers an iteration": ANSWERS,
+        "tokens an answer": NEW_TOKENS,
+        "ours, samples/s": ANSWERS / statistics.median(ours),
+        "TRL, samples/s": ANSWERS / statistics.median(theirs),
+        **_ratio(theirs, ours),
+    }
+
+
+@TABLE.row
+def rollouts(rounds: int) -> dict[str, Any]:
+    """Sampled tokens a second at batch 32: vLLM's process and our own generation, against transformers' generate.
+
+    vLLM's with the weights handed over and log-probabilities computed once more by the actor, as PPO needs both.
+    """
+    from alignment_peer import Generation
+
+    sampling = SamplingConfig(max_new_tokens=NEW_TOKENS, top_p=TOP_P)
+    spent: dict[str, list[float]] = {"vLLM": [], "native": [], "transformers": []}
+    actor, request = InternLM2ForCausalLM(SHAPE, seed=0), Request(_prompts()[:ANSWERS], seed=1)
+    torch.set_num_threads(1)
+    peer = Generation(SHAPE, request.prompts)
+    with _engine(actor) as process:
+        contestants = {
+            "vLLM": lambda: _seconds(VLLMEngine(process, actor, sampling, ()), request),
+            "native": lambda: _seconds(NativeEngine(actor, sampling, ()), request),
+            "transformers": lambda: peer(NEW_TOKENS, TOP_P),
+        }
+        for number in range(rounds + 1):
+            for name, contestant in contestants.items():
+                seconds = contestant()
+                if number:
+                    spent[name].append(seconds)
+    tokens = ANSWERS * NEW_TOKENS
+    told = {f"{name}, tokens/s": tokens / statistics.median(seconds) for name, seconds in spent.items()}
+    return told | {
+        f"{name}: {what}": value
+        for name in ("vLLM", "native")
+        for what, value in _ratio(spent["transformers"], spent[name]).items()
+    }
+
+
+@TABLE.row
+def weight_sync(rounds: int) -> dict[str, Any]:
+    """Seconds from the actor's weights in memory to vLLM's answers being theirs: files, reload, acknowledgement."""
+    actor = InternLM2ForCausalLM(SHAPE, seed=0)
+    spent = []
+    with _engine(actor) as process:
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            process.load(actor)
+            spent.append(time.perf_counter() - start)
+    return {"parameters": SHAPE.parameter_count(), "s": statistics.median(spent[1:]), "largest, s": max(spent[1:])}
+
+
+@TABLE.row
+def sft(rounds: int) -> dict[str, Any]:
+    """Useful tokens a second of fine-tuning against TRL's SFTTrainer with packing."""
+    try:
+        from alignment_sft import row
+    except ModuleNotFoundError as missing:
+        return {"not measured": f"{missing.name} is not there"}
+    found: dict[str, Any] = row(rounds)
+    return found
+
+
+def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
+    ratios = [other / mine for other, mine in zip(theirs, ours, strict=True)]
+    return {"ratio": statistics.median(ratios), "ratio, each round": [round(ratio, 2) for ratio in ratios]}
+
+
+def _words() -> Tokenizer:
+    return Tokenizer.train(_texts(400), vocab_size=512)
+
+
+def _texts(count: int) -> list[str]:
+    """Requests of 8 to 40 made-up words; the same for all."""
+    draw = numpy.random.default_rng(0)
+    return [" ".join(draw.choice(WORDS, int(n)).tolist()) for n in draw.integers(8, 41, count)]
+
+
+def _queries() -> list[Query]:
+    asked = _texts(ANSWERS * ITERATIONS)
+    return [Query(str(n), "helpful", ({"role": "user", "content": text},)) for n, text in enumerate(asked)]
+
+
+def _prompts() -> list[list[int]]:
+    words = _words()
+    return [encode_prompt(query.prompt, words) for query in _queries()]
+
+
+class _NoPretraining:
+    """TRL has no gradient of pretraining: neither has this comparison."""
+
+    def draw(self, tokens: int, draw: numpy.random.Generator) -> list[list[int]]:
+        return []
+
+
+def _ours() -> list[float]:
+    """Seconds of every iteration but the first, by the whole loop: engine, metrics, log."""
+    words = _words()
+    config = PPOConfig(
+        precision="fp32",
+        iterations=ITERATIONS,
+        critic_warmup=0,
+        answers=ANSWERS,
+        block=ANSWERS,
+        sampling=SamplingConfig(max_new_tokens=NEW_TOKENS, top_p=1.0),  # TRL's
+        pretrain_share=0.0,
+        max_length=SHAPE.max_position_embeddings,
+        execution=PPOExecution(ranks=1, zero_stage=0),
+    )
+    actor = InternLM2ForCausalLM(SHAPE, seed=0)
+    model = ActorCritic(actor, InternLM2Critic(SHAPE, seed=1))
+    batches = Rollouts(
+        engine=NativeEngine(actor, config.sampling, ()),
+        model=model,
+        reference=InternLM2ForCausalLM(SHAPE, seed=0),
+        reward_model=InternLM2ForRewardModel(SHAPE, seed=2),
+        tokenizer=words,
+        queries=_queries(),
+        pretraining=_NoPretraining(),  # type: ignore[arg-type]
+        config=config,
+    )
+    groups = [ParameterGroup(list(model.actor.parameters())), ParameterGroup(list(model.critic.parameters()))]
+    run = TrainingRun(model, batches, ppo_loss(config), config.optim, lambda *_: None, groups, on_step=batches.measured)
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store((Path(folder) / "store").as_uri())
+        checkpoints = Checkpoints(store, "key", Path(folder) / "local", config.execution, Log())
+        heart = Heart(store, "work/key/attempt", rank=0, limit_s=60)
+        heart.start()
+        Loop(run, config, checkpoints, lambda *_: ends.append(time.perf_counter()), lambda: None, heart).train()
+        heart.stop()
+    assert len(ends) == ITERATIONS
+    return [after - before for before, after in pairwise(ends)]
+
+
+def _seconds(engine: Any, request: Request) -> float:
+    start = time.perf_counter()
+    (answers,) = engine.draw([request])
+    assert all(len(answer.tokens) == NEW_TOKENS for answer in answers)
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _engine(actor: InternLM2ForCausalLM) -> Any:
+    available, reason = serving_available()
+    if not available:
+        raise SystemExit(reason)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        process = VLLMProcess(Path(folder), actor, ANSWERS, PPOExecution())
+        yield process
+        process.close()
+
+
+@contextmanager
+def _one_rank() -> Any:
+    torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": "0"}  # DeepSpeed asks for it
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
+        yield
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    TABLE.main()

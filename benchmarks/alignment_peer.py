@@ -1,0 +1,120 @@
+"""The peers of alignment: TRL's PPO trainer and transformers' generate, on Hugging Face's Llama of the same shape."""
+
+import io
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from itertools import pairwise
+from typing import Any
+
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers.models import WordLevel
+from training_peer import llama
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast, TrainerCallback
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+from tokenmill.model.config import InternLM2Config
+
+PAD = 0
+
+
+def words(shape: InternLM2Config) -> PreTrainedTokenizerFast:
+    """A tokenizer that pads on the left; nothing is tokenised."""
+    raw = RawTokenizer(WordLevel({"<pad>": PAD, "</s>": 2}, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        eos_token="</s>",
+        padding_side="left",
+        model_max_length=shape.max_position_embeddings,
+    )
+
+
+class _Clock(TrainerCallback):
+    """When each iteration ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def ppo_seconds(
+    shape: InternLM2Config, prompts: Sequence[list[int]], answers: int, new_tokens: int, iterations: int
+) -> list[float]:
+    """Seconds of every iteration but the first: one pass over `answers` answers of `new_tokens` tokens each."""
+    policy, reference = LlamaForCausalLM(llama(shape)), LlamaForCausalLM(llama(shape))
+    reference.load_state_dict(policy.state_dict())
+    scored = llama(shape)
+    scored.num_labels, scored.pad_token_id = 1, PAD
+    reward, value = LlamaForSequenceClassification(scored), LlamaForSequenceClassification(scored)
+    clock = _Clock()
+    rank = os.environ.pop("LOCAL_RANK", None)  # with it, accelerate would look for other ranks
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # it prints every iteration
+        arguments = PPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=answers,
+            local_rollout_forward_batch_size=answers,
+            num_ppo_epochs=1,
+            num_mini_batches=1,
+            num_sample_generations=0,
+            total_episodes=answers * iterations,
+            response_length=new_tokens,
+            temperature=1.0,
+            gamma=1.0,
+            lam=0.99,
+            kl_coef=0.01,
+            gradient_checkpointing=False,
+            bf16=False,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        PPOTrainer(
+            args=arguments,
+            processing_class=words(shape),
+            model=policy,
+            ref_model=reference,
+            reward_model=reward,
+            value_model=value,
+            train_dataset=Dataset.from_dict({"input_ids": [list(prompt) for prompt in prompts]}),
+            callbacks=[clock],
+        ).train()
+    if rank is not None:
+        os.environ["LOCAL_RANK"] = rank
+    assert len(clock.ends) == iterations
+    return [after - before for before, after in pairwise(clock.ends)]
+
+
+class Generation:
+    """transformers' generate with its KV cache, a whole batch at once, padded on the left."""
+
+    def __init__(self, shape: InternLM2Config, prompts: Sequence[list[int]]) -> None:
+        self.model = LlamaForCausalLM(llama(shape)).eval()
+        padded = words(shape).pad({"input_ids": [list(prompt) for prompt in prompts]}, return_tensors="pt")
+        self.ids, self.mask = padded["input_ids"], padded["attention_mask"]
+
+    @torch.no_grad()
+    def __call__(self, new_tokens: int, top_p: float) -> float:
+        """Seconds of `new_tokens` sampled tokens a prompt."""
+        start = time.perf_counter()
+        made = self.model.generate(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            do_sample=True,
+            top_k=0,
+            top_p=top_p,
+            pad_token_id=PAD,
+        )
+        assert made.shape[1] == self.ids.shape[1] + new_tokens
+        return time.perf_counter() - start
