@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest, Shard, canonical, sha256
 from tokenmill.model.conversation import flaw
 from tokenmill.records import Record
@@ -18,12 +19,16 @@ from tokenmill.streams import Opened
 
 READERS = {".jsonl": jsonl_rows, ".ndjson": jsonl_rows, ".json": json_rows, ".parquet": parquet_rows}
 """File suffix, before one of a compression → rows."""
+MADE = frozenset(["arithmetic", "requests"])
+"""Sources of what `sft.prepare` generates."""
 Outcome = Keep | Drop | Reject
 
 
 def read_sources(store: ArtifactStore, sources: Manifest, formats: Mapping[str, Format]) -> Iterator[Outcome]:
     """The conversations of all files, in the order of the files' names; what is none with its file, line and reason."""
     fields, taken_down = (told(store, sources, what) for what in (FIELDS, TOMBSTONES))
+    if taken := {shard.name.split("/")[1] for shard in sources.shards if is_chat(shard)} & MADE:
+        raise InputError(f"a source of conversations is named {min(taken)!r}, as what sft.prepare makes: rename it")
     for shard in sorted(filter(is_chat, sources.shards), key=lambda s: s.name):
         _, source, path = shard.name.split("/", 2)
         file = _File(source, path, formats.get(source), fields.get(source, {}), frozenset(taken_down.get(source, ())))

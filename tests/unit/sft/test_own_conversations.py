@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from pico import Lab
 
-from tokenmill.curation.config import RegisterSourcesConfig
+from tokenmill.curation.config import IngestConfig, RegisterSourcesConfig
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
 from tokenmill.model import IGNORE
@@ -17,6 +17,7 @@ from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import read_jsonl
 from tokenmill.sft.config import DecontaminateConfig, PrepareConfig
 from tokenmill.sft.samples import chat_samples
+from tokenmill.takedown import take_down
 
 NOTHING_MADE = {"dialogues": 0, "arithmetic": 0, "requests": 0}
 
@@ -162,3 +163,35 @@ def test_what_evaluation_asks_is_left_out(lab, tmp_path):
     assert made.facts["decontamination"]["looked_for"] == 2
     with pytest.raises(InputError, match="none that can be looked for"):
         lab.step("sft.decontaminate", DecontaminateConfig(), **given | {"questions": lab.issue("questions", {})})
+
+
+def test_a_source_named_like_what_is_generated_is_refused(lab, tmp_path):
+    lines(tmp_path / "mine.jsonl", asked(1))
+    spec = {"name": "requests", "uri": str(tmp_path / "mine.jsonl"), "type": "chat", "licence": "MIT", "origin": "me"}
+    registered = lab.step("curation.register_sources", RegisterSourcesConfig(sources=[spec]))["output"]
+    with pytest.raises(InputError, match="named 'requests'"):
+        lab.step("sft.prepare", PrepareConfig(**NOTHING_MADE), sources=registered)
+
+
+def test_conversations_are_no_documents(lab, tmp_path):
+    """Curation passes a source of conversations over, alone in its list or not."""
+    lines(tmp_path / "mine.jsonl", asked(1))
+    lines(tmp_path / "page.txt", "The old king rode over the hills and saw a bright river.\n")
+    specs = [
+        {"name": "mine", "uri": str(tmp_path / "mine.jsonl"), "type": "chat", "licence": "MIT", "origin": "me"},
+        {"name": "page", "uri": str(tmp_path / "page.txt"), "type": "web", "licence": "MIT", "origin": "me"},
+    ]
+    registered = lab.step("curation.register_sources", RegisterSourcesConfig(sources=specs))["output"]
+    corpus = lab.step("curation.ingest", IngestConfig(), sources=registered)["output"]
+    assert (corpus.counts["in"], corpus.counts["records"]) == (1, 1)
+
+
+def test_a_conversation_that_was_taken_down_does_not_come_back(lab, tmp_path):
+    lines(tmp_path / "mine.jsonl", *map(asked, range(5)))
+    before = prepared(lab, tmp_path / "mine.jsonl", heldout_share=0.001)["train"]
+    gone = records(lab, before)[2]
+    take_down(lab.store, gone["id"], "asked for")
+    after = prepared(lab, tmp_path / "mine.jsonl", heldout_share=0.001)["train"]
+    assert {r["id"] for r in records(lab, before)} - {r["id"] for r in records(lab, after)} == {gone["id"]}
+    assert after.dropped == {"taken_down": 1}
+    assert question(0)[:9] not in json.dumps(aside(lab, after, "dropped"))
