@@ -100,6 +100,17 @@ FERTILITY = [
 """Of the planted tokenizer: 4 characters a token of English, 1.25 of Chinese, an eighth of whose tokens are single bytes."""
 
 
+CARD = {
+    "conversations": "0" * 64,
+    "records": 2_600,
+    "heldout": 140,
+    "topics": {"conversation": 2_000, "function calls": 600},
+    "sources": [{"source": "our-chats", "licence": "CC-BY-4.0", "languages": {"en": 2_600}, "records": 2_600}],
+    "dropped": [{"step": "sft.prepare", "reason": "rejected:empty turn", "records": 17}],
+}
+"""What the page needs of a data card."""
+
+
 def plant(store: ArtifactStore, folder: Path) -> RunRef:
     """A nano lifecycle with two rounds of RLHF that passes its gate."""
     run = RunRef(key="20260314T091500-0a1b2c3d", name="lifecycle", preset="nano", tags={"kfp.run_id": "5f2e"})
@@ -197,6 +208,7 @@ def plant(store: ArtifactStore, folder: Path) -> RunRef:
     chats = p.step(
         "sft.prepare", {"output": p.draft("conversations", counts={"records": 2_600})}, seconds=3.0, sources=sources
     )["output"]
+    p.step("sft.card", {"output": p.draft("report", {"card.json": CARD})}, seconds=1.0, conversations=chats)
     policy = p.step(
         "sft.train",
         p.training(3_400_000, 3_900_000, 3.0, 1.4, 110, held=2),

@@ -7,7 +7,7 @@ them a copy.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -173,6 +173,30 @@ class OverlapIndex:
                 if tuple(found[start : start + len(gram)]) == gram:
                     hits.add(owner)
         return hits
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All that evaluation will ask: the questions by their wording, the documents whose text it reads by their ids.
+
+    Looking for those documents' text would drop whatever is written after the same template.
+    """
+
+    index: OverlapIndex
+    read: frozenset[str]
+    looked_for: int
+    """Questions that are long enough, and documents."""
+
+    @classmethod
+    def of(cls, rule: OverlapRule, suites: Mapping[str, Iterable[Record]]) -> "Asked":
+        """Of a `questions` artifact's records by shard name."""
+        index, read, asked = OverlapIndex(rule), set[str](), 0
+        for shard, given in suites.items():
+            records = list(given)
+            asked += index.add_suite(shard.partition(".")[0], (record for record in records if "question" in record))
+            read |= {record["id"].partition("@")[0] for record in records if "question" not in record}
+        index.build()
+        return cls(index, frozenset(read), asked - len(index.too_short) + len(read))
 
 
 def _grams(words: Sequence[str], n: int) -> Iterable[Gram]:

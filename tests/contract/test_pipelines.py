@@ -89,7 +89,7 @@ PARTS = {
     "curation": {"sources"},
     "pretraining": {"corpus"},
     "enhancement": {"sources", "corpus", "tokens", "tokenizer", "base"},
-    "sft": {"sources", "tokens", "tokenizer", "base"},
+    "sft": {"sources", "corpus", "tokens", "tokenizer", "base"},
     "alignment": {"sources", "tokens", "tokenizer", "sft", "rounds"},
     "evaluation": {"sources", "corpus", "tokens", "tokenizer", "base", "enhanced", "sft", "chat"},
     "deployment": {
@@ -156,16 +156,17 @@ def test_every_input_of_a_part_is_made_by_a_part_before_it():
 
 def test_missing_and_unknown_parameters_are_one_line_that_says_where_to_find_them():
     sft = build("sft", "pico")
+    given = {"sources": "a", "corpus": "k", "tokens": "t", "tokenizer": "b", "base": "c"}
     with pytest.raises(
         ConfigError,
-        match=r"sft lacks tokens \(made by pretraining\), tokenizer \(made by pretraining\), base \(made by pretraining\)",
+        match=r"sft lacks corpus \(made by curation\), tokens \(made by pretraining\), tokenizer \(made by pretraining\), base",
     ):
         check_parameters("sft", sft, {"sources": "abcd"})
     with pytest.raises(
-        ConfigError, match="sft has no parameter 'bass'. It has sources, tokens, tokenizer, base, overrides"
+        ConfigError, match="sft has no parameter 'bass'. It has sources, corpus, tokens, tokenizer, base, overrides"
     ):
-        check_parameters("sft", sft, {"sources": "a", "tokens": "t", "tokenizer": "b", "base": "c", "bass": "d"})
-    check_parameters("sft", sft, {"sources": "a", "tokens": "t", "tokenizer": "b", "base": "c"})
+        check_parameters("sft", sft, {**given, "bass": "d"})
+    check_parameters("sft", sft, given)
     check_parameters("lifecycle", build("lifecycle", "pico"), {})
 
 

@@ -13,10 +13,11 @@ from faults import complete_checkpoints, finish, kill, wait_for, weights
 from pico import Lab
 
 from tokenmill.model.config import InternLM2Config
-from tokenmill.model.lora import ADAPTER, adapters, trainable
+from tokenmill.model.lora import ADAPTER, adapters, merge_adapter, trainable
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.weights import read_state
 from tokenmill.pretraining.config import TokenizeConfig
+from tokenmill.sft.config import SFTTrainConfig
 from tokenmill.steps.context import materialise
 from tokenmill.store import open_store
 from tokenmill.training.data import PackedBatches, Sample, Samples, next_token_loss
@@ -122,3 +123,23 @@ def test_a_killed_training_of_adapters_goes_on_and_its_model_is_merged(prepared,
     assert json.loads(done.stdout)["changed"] == 14
     merged = read_state(tmp_path / "merged")
     assert all(torch.allclose(merged[name], torch.from_numpy(tensor), atol=1e-6) for name, tensor in whole.items())
+
+
+def test_fine_tuning_trains_adapters_on_conversations_and_leaves_the_sum_and_the_adapter(tmp_path):
+    lab = Lab(tmp_path)
+    base = lab.weights(counts={"tokens_seen": 1000})
+    optim = OptimConfig(lr=0.01, warmup_ratio=0.0)
+    one = TrainingExecution(ranks=1, checkpoint_every=100)
+    config = SFTTrainConfig(
+        context=CONTEXT, packs_per_step=4, pretraining_share=0, precision="fp32", optim=optim, execution=one,
+        lora=LoRAConfig(rank=4, targets=("wqkv", "wo")),
+    )  # fmt: skip
+    inputs = {"conversations": lab.conversations, "base": base, "tokenizer": lab.tokenizer}
+    made = lab.step("sft.train", config, **inputs)["weights"]
+    old, new = (read_state(materialise(lab.store, m, tmp_path / m.digest[:8])) for m in (base, made))
+    moved = {name.split(".")[-2] for name in new if not torch.equal(new[name], old[name])}
+    assert moved == {"wqkv", "wo"}
+    assert merge_adapter(tmp_path / base.digest[:8], tmp_path / made.digest[:8] / ADAPTER, tmp_path / "sum") == 8
+    merged = read_state(tmp_path / "sum")
+    assert set(merged) == set(new)
+    assert all(torch.allclose(merged[name], new[name], atol=1e-6) for name in new)

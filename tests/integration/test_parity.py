@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_chats import GOLDEN, over_the_wire
 from pico import documents
 from torch import Tensor
 
@@ -19,9 +20,11 @@ from tokenmill.model.config import InternLM2Config
 from tokenmill.model.exchange import export_model
 from tokenmill.model.folder import export_llama, load_model, save_model
 from tokenmill.model.generation import Generation, generate
+from tokenmill.model.lora import ADAPTER, adapters, trainable
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.serving import serving_available
+from tokenmill.training.settings import LoRAConfig
 
 pytestmark = pytest.mark.integration
 AVAILABLE, REASON = serving_available()
@@ -118,8 +121,24 @@ def test_transformers_says_our_greedy_tokens(released: Path, prompts: list[list[
 
 
 @pytest.fixture(scope="module")
-def server(released: Path) -> Iterator[VLLMServer]:
-    with VLLMServer(released, log=released.parent / "vllm.log") as running:
+def adapted(model: InternLM2ForCausalLM, released: Path) -> Path:
+    """The same model with adapters that changed it: merged, as training leaves it, and the adapter beside."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        tuned = load_model(released.parent / "ours")
+        export = trainable(tuned, LoRAConfig(rank=4), seed=3)
+        with torch.no_grad():
+            for _, module in adapters(tuned):
+                module.lora_b.normal_(std=0.5)
+        export(tuned, released.parent / "adapted")
+    return released.parent / "adapted"
+
+
+@pytest.fixture(scope="module")
+def server(released: Path, adapted: Path) -> Iterator[VLLMServer]:
+    """The base, and beside it the adapter under its own name."""
+    flags = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"adapted={adapted / ADAPTER}"]
+    with VLLMServer(released, log=released.parent / "vllm.log", flags=flags) as running:
         yield running
 
 
@@ -133,3 +152,29 @@ def test_vllm_says_our_greedy_tokens_with_our_logprobs(
         (choice,) = server.post("/v1/completions", body)["choices"]
         logprobs = torch.tensor(choice["logprobs"]["token_logprobs"])
         torch.testing.assert_close(logprobs, torch.tensor(answer.logprobs), atol=1e-3, rtol=0)
+
+
+@pytest.mark.skipif(not AVAILABLE, reason=REASON)
+@pytest.mark.parametrize("name", GOLDEN)
+def test_vllm_reads_a_chat_as_training_does(server: VLLMServer, words: Tokenizer, name: str) -> None:
+    """Ids of /tokenize: what is served is what was learned, tools and their calls included."""
+    messages, tools = GOLDEN[name]
+    assert server.tokenize(over_the_wire(messages), tools) == encode_prompt(messages, words, tools=tools)
+
+
+@pytest.mark.skipif(not AVAILABLE, reason=REASON)
+def test_vllm_serves_an_adapter_beside_its_base(
+    server: VLLMServer, adapted: Path, prompts: list[list[int]], said: list[Generation], words: Tokenizer
+) -> None:
+    """The oracle is our merged model; the base, asked in between, still says what it said."""
+    assert set(server.models()) == {server.name, "adapted"}
+    merged = load_model(adapted)
+    answers = generate(merged, prompts, max_new_tokens=NEW_TOKENS, temperature=0, stop_ids=words.stop_ids)
+    assert [a.tokens for a in answers] != [a.tokens for a in said]
+    for ids, answer, before in zip(prompts, answers, said, strict=True):
+        body = {"prompt": ids, "temperature": 0, "max_tokens": NEW_TOKENS, "logprobs": 0, "return_token_ids": True}
+        (choice,) = server.post("/v1/completions", body | {"model": "adapted"})["choices"]
+        assert choice["token_ids"] == answer.tokens
+        logprobs = torch.tensor(choice["logprobs"]["token_logprobs"])
+        torch.testing.assert_close(logprobs, torch.tensor(answer.logprobs), atol=1e-3, rtol=0)
+        assert served_tokens(server, ids, NEW_TOKENS) == before.tokens

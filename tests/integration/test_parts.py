@@ -112,12 +112,16 @@ def test_a_part_finds_done_what_another_run_did_with_the_same_config_and_inputs(
 def test_sft_alone_goes_on_from_that_base(folder, curated, pretrained):
     made = curated["outputs"] | pretrained["outputs"]
     inputs = [
-        part for name in ("sources", "tokens", "tokenizer", "base") for part in ("--input", f"{name}={made[name]}")
+        part
+        for name in ("sources", "corpus", "tokens", "tokenizer", "base")
+        for part in ("--input", f"{name}={made[name]}")
     ]
     tuned = run(folder, "sft", *inputs)
     assert set(tuned["outputs"]) == {"sft"}
     weights = open_store(f"file://{folder}/store").get_manifest(tuned["outputs"]["sft"])
     assert weights.parents["base"] == (made["base"],)
+    told = finished(folder, tuned)["sft.card"]["outputs"]["output"]["counts"]
+    assert told["sources"] == 2 and told["records"] > 50
 
 
 def test_a_killed_run_leaves_no_rank_and_a_rerun_ends_as_if_nothing_had_been(folder, tmp_path, curated, pretrained):
@@ -153,7 +157,7 @@ def test_a_wrong_input_is_one_line_and_exit_code_2(folder, curated):
         ("pretraining", ("--input", "corpus"), "--input 'corpus': expected name=manifest"),
         (
             "sft",
-            [p for n in ("sources", "tokens", "tokenizer", "base") for p in ("-i", f"{n}={corpus}")],
+            [p for n in ("sources", "corpus", "tokens", "tokenizer", "base") for p in ("-i", f"{n}={corpus}")],
             "must be sources",
         ),
     ):

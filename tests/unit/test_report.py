@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_run import ANSWER, FERTILITY, PlantedRun, plant
+from planted_run import ANSWER, CARD, FERTILITY, PlantedRun, plant
 
 from tokenmill.report import collect, render
 from tokenmill.report.charts import Series, element, line_chart, number, thin, ticks
@@ -90,7 +90,17 @@ def test_collect_finds_what_was_planted(planted: dict[str, Any]) -> None:
 
 def test_page_tells_what_was_planted(planted: dict[str, Any]) -> None:
     page = Reader(render(planted))
-    everything = {"funnel", "tokenizer", "training", "rounds", "evaluation", "served", "lineage", "steps"}
+    everything = {
+        "funnel",
+        "tokenizer",
+        "conversations",
+        "training",
+        "rounds",
+        "evaluation",
+        "served",
+        "lineage",
+        "steps",
+    }
     assert page.sections() == everything
     for words in (
         "Passed the gate all 4 checks passed",
@@ -101,6 +111,9 @@ def test_page_tells_what_was_planted(planted: dict[str, Any]) -> None:
         "Certainly! Certainly!",
         "book en 4.00 4.05 1.33 0.1% 80,000",
         "web zh 1.25 3.75 – 12.5% 3,000 learned from",
+        "2,600 conversations, 140 more held out: conversation 2,000, function calls 600",
+        "our-chats CC-BY-4.0 en 2,600",
+        "rejected:empty turn 17",
         "10 s over",  # deduplicate took 11.4 s
         "At what temperature does water boil?",
     ):
@@ -128,6 +141,12 @@ def test_hostile_text_stays_text_everywhere() -> None:
         "steps": [step | {"cache": "", "seconds": 1.0, "budget_s": None, "attempts": 1, "outputs": {}}],
         "funnel": [{"step": f"curation.{bad}", "in": 2, "kept": 1, "dropped": {bad: 1}, "cached": False}],
         "fertility": [row | {"type": bad, "lang": bad} for row in FERTILITY],
+        "conversations": CARD
+        | {
+            "topics": {bad: 1},
+            "sources": [CARD["sources"][0] | {"source": bad, "licence": bad, "languages": {bad: 1}}],
+            "dropped": [{"step": bad, "reason": bad, "records": 1}],
+        },
         "training": [
             {
                 "step": bad,
@@ -155,7 +174,7 @@ def test_hostile_text_stays_text_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["steps", "funnel", "training", "rounds", "evaluations", "verdict", "served", "lineage"]
+    "part", ["steps", "funnel", "conversations", "training", "rounds", "evaluations", "verdict", "served", "lineage"]
 )
 def test_any_part_may_be_absent(planted: dict[str, Any], part: str) -> None:
     rest = {name: value for name, value in planted.items() if name != part}

@@ -14,9 +14,9 @@ import orjson
 
 from tokenmill.curation.config import ImportScorerConfig
 from tokenmill.curation.scorer import CARD, WINDOW, folder_digest, orientation, score_by_windows
-from tokenmill.curation.sources import is_file
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest, canonical
+from tokenmill.registered import is_file
 from tokenmill.steps import StepContext, step
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")

@@ -20,9 +20,9 @@ import numpy as np
 import zstandard
 
 from tokenmill.curation.config import BuildBlockListConfig
-from tokenmill.curation.sources import is_file
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
+from tokenmill.registered import is_file
 from tokenmill.steps import StepContext, step
 
 DOMAINS, WORDS = "domains.u64", "words.txt"

@@ -8,6 +8,8 @@ from pydantic import AliasChoices, Discriminator, Field, Tag, model_validator
 from tokenmill.config import Execution, Section, StepConfig
 
 DocumentType = Literal["web", "book", "techlit", "code", "math", "qa"]
+SourceType = DocumentType | Literal["chat"]
+"""A source's: conversations are no documents. Curation passes them over, and fine-tuning reads them."""
 
 
 class SourceSpec(Section):
@@ -18,7 +20,9 @@ class SourceSpec(Section):
         description="a file or folder; `package:<distribution>[==<version>]/<glob>` for files of an installed Python "
         "distribution; `generator:reasoning-gym/<task>,<task>?size=<n>&seed=<n>`; or several of these"
     )
-    type: DocumentType = Field(description="type of its documents (report §3.1.1)")
+    type: SourceType = Field(
+        description="type of its documents (report §3.1.1); or `chat`: conversations, which fine-tuning reads"
+    )
     licence: str = Field(
         "", validation_alias=AliasChoices("licence", "license"), description="best as an SPDX identifier; required"
     )

@@ -1,10 +1,5 @@
-"""Bytes to text, and the language of a text: both without a word from the outside."""
+"""Bytes to text, without a word from the outside."""
 
-import re
-from functools import cache
-from typing import Any
-
-LANGUAGES = ("en", "zh")
 _ENCODINGS = ["utf_16", "utf_32", "gb18030", "big5", "cp1252", "latin_1"]
 
 
@@ -39,28 +34,6 @@ def _guessed(data: bytes) -> str | None:
 
     best = from_bytes(data, cp_isolation=_ENCODINGS, threshold=0.15).best()
     return None if best is None else str(best)
-
-
-_HAN = re.compile(r"[㐀-鿿\uf900-\ufaff]")
-
-
-def language(text: str, stated: object = None) -> str:
-    """`en` or `zh`: as the source states it, else by a model, offline (the report uses pycld2)."""
-    if stated in LANGUAGES:
-        return str(stated)
-    sample = text[:4000]
-    if len(_HAN.findall(sample)) > 0.3 * len(sample):
-        return "zh"
-    return str(_identifier().classify(sample)[0])
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    identifier.set_languages(list(LANGUAGES))
-    return identifier
 
 
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenmill.curation.streams import Opened
+from tokenmill.streams import Opened
 
 MEMBER = "!/"
 """Between an archive's path and a path inside it."""

@@ -14,16 +14,17 @@ from typing import Any
 import orjson
 
 from tokenmill.curation.config import IngestConfig
-from tokenmill.curation.encoding import invisible_share, language
+from tokenmill.curation.encoding import invisible_share
 from tokenmill.curation.fields import KNOWN_FIELDS
 from tokenmill.curation.found import MEMBER, Document, Found, Skipped, Unreadable
 from tokenmill.curation.readers import CODE_LANGUAGES, reader_for
-from tokenmill.curation.sources import DUMPS, FIELDS, is_file, told
-from tokenmill.curation.streams import Limits, Opened, UnreadableError
+from tokenmill.language import language
 from tokenmill.manifest import Draft, Manifest, Shard, canonical
+from tokenmill.registered import DUMPS, FIELDS, is_document, told
 from tokenmill.steps import Drop, Keep, Reject, StepContext, step
 from tokenmill.store import ArtifactStore
 from tokenmill.store.layout import TOMBSTONES
+from tokenmill.streams import Limits, Opened, UnreadableError
 
 Outcome = Keep | Drop | Reject
 PART_BYTES, PART_FILES = 4_000_000, 250
@@ -38,7 +39,7 @@ LIBRARIES = ("trafilatura", "py3langid", "charset-normalizer", "warcio", "pypdf"
 @step("curation.ingest", version=4, libraries=LIBRARIES, kinds={"sources": "sources"})
 def ingest(config: IngestConfig, sources: Manifest, ctx: StepContext) -> Draft:
     """Read every source file into records, partitioned by type and language."""
-    shards = sorted(filter(is_file, sources.shards), key=lambda s: s.name)
+    shards = sorted(filter(is_document, sources.shards), key=lambda s: s.name)
     read = ReadFiles(
         ctx.store,
         dumps=told(ctx.store, sources, DUMPS),

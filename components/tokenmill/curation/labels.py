@@ -14,10 +14,10 @@ import orjson
 import yaml
 
 from tokenmill.curation.config import ImportLabelsConfig, ScoreName
-from tokenmill.curation.sources import is_file
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import JSONL
+from tokenmill.registered import is_file
 from tokenmill.steps import StepContext, step
 
 DIMENSIONS = ("consistency", "noise", "information", "grammar")

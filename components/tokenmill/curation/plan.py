@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tokenmill.curation.config import PlanConfig
 from tokenmill.curation.merge import merged
-from tokenmill.curation.sources import is_file
 from tokenmill.manifest import Draft, Manifest, Shard
+from tokenmill.registered import is_document, is_file
 from tokenmill.steps import StepContext, step
 
 GROUP = "group-{:05d}"
@@ -37,7 +37,7 @@ def sources_groups(sources: Manifest, config: PlanConfig) -> Iterator[Draft]:
     Licences stay where they were registered, one step up in every lineage.
     """
     told = [shard for shard in sources.shards if not is_file(shard)]
-    for files in in_groups(filter(is_file, sources.shards), config.group_bytes, _stored_bytes):
+    for files in in_groups(filter(is_document, sources.shards), config.group_bytes, _stored_bytes):
         counts = {"files": len(files), "bytes": sum(s.size for s in files)}
         yield Draft(kind="sources", shards=(*files, *told), counts=counts)
 

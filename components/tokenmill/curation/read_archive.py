@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tokenmill.curation.found import Document, Found, Reader, Skipped, Unreadable
-from tokenmill.curation.streams import Opened, Stream, UnreadableError
+from tokenmill.streams import Opened, Stream, UnreadableError
 
 ReaderFor = Callable[..., Reader | None]
 _LICENCE = re.compile(r"(?:un)?licen[cs]e|copying|copyright", re.IGNORECASE)

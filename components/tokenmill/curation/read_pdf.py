@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tokenmill.curation.found import Document, Found, Unreadable
-from tokenmill.curation.streams import Opened
+from tokenmill.streams import Opened
 
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it reports every oddity that it mends
 

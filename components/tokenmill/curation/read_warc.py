@@ -12,7 +12,7 @@ from typing import Any
 from tokenmill.curation.encoding import decode
 from tokenmill.curation.found import Document, Found, Skipped, Unreadable
 from tokenmill.curation.read_html import page_document
-from tokenmill.curation.streams import Gap, Opened
+from tokenmill.streams import Gap, Opened
 
 HEADER_BYTES = 1 << 16
 _WARC_START = re.compile(rb"WARC/\d\.\d\r?\n")

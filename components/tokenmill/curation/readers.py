@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from email import message_from_string
 from pathlib import PurePosixPath
 
-import orjson
-
 from tokenmill.curation.encoding import decode
 from tokenmill.curation.fields import from_row
 from tokenmill.curation.found import Document, Found, Reader, Unreadable
@@ -14,7 +12,8 @@ from tokenmill.curation.read_html import page_document
 from tokenmill.curation.read_parquet import read_parquet
 from tokenmill.curation.read_pdf import read_pdf
 from tokenmill.curation.read_warc import read_warc
-from tokenmill.curation.streams import Opened, TooLong, UnreadableError
+from tokenmill.rows import Damaged, Rows, json_rows, jsonl_rows
+from tokenmill.streams import Opened
 
 CODE_LANGUAGES = {
     "py": "python", "pyi": "python", "c": "c", "h": "c", "cc": "cpp", "cpp": "cpp", "cxx": "cpp", "hpp": "cpp",
@@ -56,35 +55,20 @@ def read_html(opened: Opened) -> Iterator[Found]:
 
 def read_jsonl(opened: Opened) -> Iterator[Found]:
     """One document a line, as `fields.from_row` takes it."""
-    number = 0
-    try:
-        for number, line in enumerate(opened.lines(), 1):
-            place = f" line {number}"
-            if isinstance(line, TooLong):
-                yield Unreadable(f"too large (a line of {line.size:,} bytes; at most {opened.max_bytes:,})", place)
-            elif line.strip():
-                try:
-                    row = orjson.loads(line)
-                except orjson.JSONDecodeError as broken:
-                    yield Unreadable(f"not JSON ({broken})", place)
-                else:
-                    yield from_row(row, place, opened.fields)
-    except UnreadableError as torn:
-        yield Unreadable(str(torn), f" after line {number}" if number else "")
+    return _documents(jsonl_rows(opened), opened)
 
 
 def read_json(opened: Opened) -> Iterator[Found]:
     """A list of texts or of records."""
-    try:
-        items = orjson.loads(opened.whole())
-    except orjson.JSONDecodeError as broken:
-        yield Unreadable(f"not JSON ({broken})")
-        return
-    if not isinstance(items, list):
-        yield Unreadable("neither a list of texts nor of records")
-        return
-    for number, item in enumerate(items, 1):
-        yield from_row(item, f" item {number}", opened.fields)
+    return _documents(json_rows(opened, "neither a list of texts nor of records"), opened)
+
+
+def _documents(rows: Rows, opened: Opened) -> Iterator[Found]:
+    for row in rows:
+        if isinstance(row, Damaged):
+            yield Unreadable(row.reason, row.place)
+        else:
+            yield from_row(row.value, row.place, opened.fields)
 
 
 def read_package_page(opened: Opened) -> Iterator[Found]:

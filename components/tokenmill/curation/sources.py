@@ -21,7 +21,8 @@ from tokenmill.config import Section
 from tokenmill.curation.config import RegisterReferenceConfig, RegisterSourcesConfig, SourceSpec
 from tokenmill.curation.generators import generate
 from tokenmill.errors import InputError
-from tokenmill.manifest import Draft, Manifest, Shard
+from tokenmill.manifest import Draft, Shard
+from tokenmill.registered import DUMPS, FIELDS, TOLD, is_file
 from tokenmill.steps import StepContext, effect
 from tokenmill.store import ArtifactStore
 from tokenmill.store.layout import TOMBSTONES
@@ -29,9 +30,6 @@ from tokenmill.takedown import tombstones
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SKIPPED = {"__pycache__", "node_modules"}
-DUMPS = "dumps"
-FIELDS = "fields"
-_TOLD = {TOMBSTONES: "documents.json", DUMPS: "dump.json", FIELDS: "fields.json"}
 
 
 @effect("curation.register_sources", version=2)
@@ -69,20 +67,6 @@ def register_reference(config: RegisterReferenceConfig, ctx: StepContext) -> Dra
     return register_sources(config, ctx)
 
 
-def is_file(shard: Shard) -> bool:
-    """Whether a shard of a sources manifest is a source's file, and not something told about a source."""
-    return not shard.name.startswith(tuple(f"{what}/" for what in _TOLD))
-
-
-def told(store: ArtifactStore, sources: Manifest, what: str) -> dict[str, Any]:
-    """Source → what a sources manifest tells of it: the documents that were taken down, or its crawl dump."""
-    return {
-        s.name.split("/")[1]: orjson.loads(store.get_blob(s.blob))
-        for s in sources.shards
-        if s.name.startswith(f"{what}/")
-    }
-
-
 def _taken_down(store: ArtifactStore) -> dict[tuple[str, str], list[str]]:
     """(source, file) → ids of its documents that were taken down."""
     found: dict[tuple[str, str], list[str]] = {}
@@ -95,7 +79,7 @@ def _taken_down(store: ArtifactStore) -> dict[tuple[str, str], list[str]]:
 def _told(store: ArtifactStore, what: str, source: str, value: Any) -> Shard:
     """What changes how a source's files are read is content: a change of it must be seen by the action cache."""
     blob, size = store.put_blob(orjson.dumps(value))
-    return Shard(name=f"{what}/{source}/{_TOLD[what]}", blob=blob, content=blob, size=size)
+    return Shard(name=f"{what}/{source}/{TOLD[what]}", blob=blob, content=blob, size=size)
 
 
 class SourceList(Section):

@@ -153,9 +153,12 @@ class VLLMServer:
         prompt = prompt if isinstance(prompt, str) else list(prompt)
         return str(self.post("/v1/completions", {"prompt": prompt, **sampling})["choices"][0]["text"])
 
-    def tokenize(self, messages: str | Sequence[Mapping[str, str]]) -> list[int]:
+    def tokenize(
+        self, messages: str | Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
         """Token ids of a text, or of messages in the checkpoint's chat template with the answer's opening."""
-        body = {"prompt": messages} if isinstance(messages, str) else {"messages": list(messages)}
+        body: dict[str, Any] = {"prompt": messages} if isinstance(messages, str) else {"messages": list(messages)}
+        body |= {"tools": list(tools)} if tools else {}
         return [int(token) for token in self.post("/tokenize", body)["tokens"]]
 
     def metrics(self) -> dict[str, float]:

@@ -1,14 +1,14 @@
 """The domain set, decontaminated: what a benchmark asks is not trained on (report §3.3.3)."""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenmill.enhancement.config import PrepareConfig
 from tokenmill.enhancement.decontamination import REPORT
 from tokenmill.enhancement.mixture import fitting, mixed, once, shares_of
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.overlap import OverlapIndex, OverlapRule, count_by_suite
+from tokenmill.overlap import Asked, OverlapRule, count_by_suite
 from tokenmill.records import Record
 from tokenmill.steps import Drop, Keep, StepContext, step
 
@@ -16,20 +16,20 @@ from tokenmill.steps import Drop, Keep, StepContext, step
 @step("enhancement.prepare", version=1, kinds={"corpus": "corpus", "questions": "questions"})
 def prepare(config: PrepareConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Documents of the domain plus the best of the rest, without what evaluation asks word for word or reads."""
-    index, read, asked = questions_of(config, questions, ctx)
+    asked = Asked.of(config, {shard.name: ctx.records(questions, shard) for shard in questions.shards})
     chosen = _chosen(config, ctx.records(corpus))
     hits = Counter[str]()
-    draft = ctx.partition(_decontaminated(chosen, index, read, hits))
+    draft = ctx.partition(_decontaminated(chosen, asked, hits))
     report = {
         "corpus": draft.content,
         "questions": questions.content,
-        "looked_for": asked - len(index.too_short) + len(read),
+        "looked_for": asked.looked_for,
         "rule": config.model_dump(mode="json", include=set(OverlapRule.model_fields)),
         "documents": len(chosen),
         "dropped": draft.dropped,
         "shares": shares_of(config, chosen),
         "hits": dict(sorted(hits.items())),
-        "not_looked_for": dict(count_by_suite(index.too_short)),
+        "not_looked_for": dict(count_by_suite(asked.index.too_short)),
     }
     counts = {"hits": sum(hits.values()), "documents": len(chosen)}
     return {"corpus": draft, "decontamination": ctx.write_json("decontamination", REPORT, report, counts=counts)}
@@ -56,29 +56,13 @@ def _chosen(config: PrepareConfig, records: Iterable[Record]) -> list[Record]:
     return domain + list(fitting(best, size * config.high_quality_share / (1 - config.high_quality_share)))
 
 
-def questions_of(config: PrepareConfig, questions: Manifest, ctx: StepContext) -> tuple[OverlapIndex, set[str], int]:
-    """Every question that evaluation will ask, the ids of the documents whose text it reads, and how many are asked.
-
-    Those documents are known by their ids: looking for their text would drop whatever is written after the same template.
-    """
-    index, read, asked = OverlapIndex(config), set[str](), 0
-    for shard in questions.shards:
-        records = list(ctx.records(questions, shard))
-        asked += index.add_suite(shard.name.partition(".")[0], (record for record in records if "question" in record))
-        read |= {record["id"].partition("@")[0] for record in records if "question" not in record}
-    index.build()
-    return index, read, asked
-
-
-def _decontaminated(
-    records: Iterable[Record], index: OverlapIndex, read: Container[str], hits: Counter[str]
-) -> Iterator[Keep | Drop]:
+def _decontaminated(records: Iterable[Record], asked: Asked, hits: Counter[str]) -> Iterator[Keep | Drop]:
     for record in records:
-        found = index.find(record["text"])
+        found = asked.index.find(record["text"])
         hits.update(count_by_suite(found))
         if found:
             yield Drop("asked_by_evaluation", record, sorted(found)[:3], 0)
-        elif record["id"] in read:
+        elif record["id"] in asked.read:
             yield Drop("read_by_evaluation", record, record["id"], 0)
         else:
             yield Keep(record)

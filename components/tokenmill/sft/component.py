@@ -12,11 +12,39 @@ def prepare_conversations(
     conversations: dsl.Output[dsl.Dataset],
     heldout: dsl.Output[dsl.Dataset],
 ) -> None:
-    """Dialogues, questions with verifiable answers and requests, deduplicated and split."""
+    """The user's conversations, dialogues, questions with verifiable answers and requests, deduplicated and split."""
     from tokenmill.steps import run_component
 
     outputs = {"train": conversations, "heldout": heldout}
     run_component("sft.prepare", run, inputs={"sources": sources}, outputs=outputs)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def decontaminate_conversations(
+    run: str,
+    conversations: dsl.Input[dsl.Dataset],
+    questions: dsl.Input[dsl.Dataset],
+    unasked: dsl.Output[dsl.Dataset],
+) -> None:
+    """Leave out the conversations that hold what evaluation asks."""
+    from tokenmill.steps import run_component
+
+    inputs = {"conversations": conversations, "questions": questions}
+    run_component("sft.decontaminate", run, inputs=inputs, outputs={"output": unasked})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def data_card(
+    run: str,
+    conversations: dsl.Input[dsl.Dataset],
+    heldout: dsl.Input[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """What the model is fine-tuned on: sources, licences, topics, languages, lengths, and what was left out."""
+    from tokenmill.steps import run_component
+
+    inputs = {"conversations": conversations, "heldout": heldout}
+    run_component("sft.card", run, inputs=inputs, outputs={"output": page})
 
 
 @dsl.component(base_image=images.TRAINER, install_kfp_package=False)

@@ -3,7 +3,9 @@
 from pydantic import Field
 
 from tokenmill.config import Section, StepConfig
-from tokenmill.training.settings import OptimConfig, TrainingConfig
+from tokenmill.overlap import OverlapConfig
+from tokenmill.sft.formats import Format
+from tokenmill.training.settings import LoRAConfig, OptimConfig, TrainingConfig
 
 
 class PrepareConfig(StepConfig):
@@ -15,8 +17,19 @@ class PrepareConfig(StepConfig):
     one_sided: float = Field(0.5, ge=0, le=1, description="of requests: answered in the fitting style only")
     max_characters: int = Field(180, ge=40, description="of a dialogue's messages together: up to 96 nano tokens")
     max_turns: int = Field(4, ge=2, description="messages a dialogue at most")
+    formats: dict[str, Format] = Field(
+        default_factory=dict,
+        description="source of conversations (type: chat) → messages, alpaca or sharegpt; others are told by their fields",
+    )
+    max_rejected: float = Field(
+        0.01, ge=0, le=1, description="share of unusable records of such sources above which the step stops"
+    )
     heldout_share: float = Field(0.05, gt=0, lt=0.5, description="share held out, by a hash of the id; not published")
     seed: int = Field(1024, description="of what is generated and of which dialogues are taken")
+
+
+class DecontaminateConfig(OverlapConfig):
+    """What counts as a copy of a question that evaluation asks."""
 
 
 class SFTTrainConfig(TrainingConfig):
@@ -29,6 +42,7 @@ class SFTTrainConfig(TrainingConfig):
     pretraining_types: tuple[str, ...] = Field(
         ("book", "code"), description="document types of those pieces (§4.3: books and repositories)"
     )
+    lora: LoRAConfig = LoRAConfig()
     packs_per_step: int = Field(64, ge=1, description="packs an optimizer step, over all ranks (XTuner: 2.1M tokens)")
     optim: OptimConfig = Field(
         OptimConfig(lr=4e-5, final_lr_ratio=0.15, warmup_ratio=0.025, weight_decay=0.01),
@@ -40,4 +54,5 @@ class SFTConfig(Section):
     """The section `sft` of a preset."""
 
     prepare: PrepareConfig = PrepareConfig()
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
     train: SFTTrainConfig = SFTTrainConfig()

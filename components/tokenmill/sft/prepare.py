@@ -1,41 +1,86 @@
-"""Sources → conversations: dialogues between people, arithmetic, and requests answered in two styles."""
+"""Sources → conversations: the user's own, dialogues between people, arithmetic, and requests answered in two styles."""
 
 from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain, islice
 
 import orjson
 
 from tokenmill.errors import InputError
-from tokenmill.manifest import Draft, Manifest, canonical, sha256
-from tokenmill.records import JSONL, Record
+from tokenmill.manifest import Draft, Manifest, sha256
+from tokenmill.model.conversation import asked_first
+from tokenmill.records import Record
+from tokenmill.registered import is_chat
 from tokenmill.sft import arithmetic, dialogues
 from tokenmill.sft.config import PrepareConfig
+from tokenmill.sft.read import read_sources, said
 from tokenmill.sft.requests import requests
-from tokenmill.steps import StepContext, step
+from tokenmill.steps import Drop, Keep, StepContext, step
 
-SHARD = f"part-00000{JSONL}"
+TRAIN, HELDOUT = "train", "heldout"
 
 
-@step("sft.prepare", version=5, kinds={"sources": "sources"})
+@step("sft.prepare", version=6, kinds={"sources": "sources"})
 def prepare_conversations(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> dict[str, Draft]:
-    """Gather, deduplicate, shuffle and split conversations; all of one question stay on one side of the split."""
-    kept: dict[str, Record] = {}
-    dropped = Counter[str]()
-    for record in _gather(config, sources, ctx):
-        said = sha256(canonical(record["messages"]))
-        if said in kept:
-            dropped["duplicate"] += 1
-        else:
-            kept[said] = record
-    rows = [record for _, record in sorted(kept.items())]  # by hash: a shuffle that needs no seed
-    drafts = {}
-    for role in ("train", "heldout"):
-        chosen = [r for r in rows if _is_heldout(r, config.heldout_share) == (role == "heldout")]
-        counts = Counter(f"records/{r['source']}" for r in chosen)
-        drafts[role] = ctx.write_records("conversations", {SHARD: chosen}, counts=counts, dropped=dropped)
+    """Gather, deduplicate, shuffle and split conversations; all of one question stay on one side of the split.
+
+    What is set aside, as no conversation, taken down or there twice, lies with `train`.
+    """
+    own = _own(config, sources, ctx)
+    records = chain(_gather(config, sources, ctx), ctx.records(own) if own else ())
+    kept = ctx.partition(_once(records), kind="conversations", by=partial(side, share=config.heldout_share))
+    drafts = {role: _of_side(role, kept, ctx) for role in (TRAIN, HELDOUT)}
+    drafts[TRAIN] = _with_aside(drafts[TRAIN], read=own, once=kept)
     return drafts
+
+
+def _own(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> Draft | None:
+    """What the user brings: usable records, and the others with their reasons."""
+    if not any(map(is_chat, sources.shards)):
+        return None
+    read = read_sources(ctx.store, sources, config.formats)
+    return ctx.partition(read, kind="conversations", by=lambda record: "own", max_rejected=config.max_rejected)
+
+
+def _once(records: Iterable[Record]) -> Iterator[Keep | Drop]:
+    """Each conversation once, in the order of their hashes: a shuffle that needs no seed."""
+    kept: dict[str, Record] = {}
+    for record in records:
+        if (first := kept.setdefault(said(record), record)) is not record:
+            yield Drop("duplicate", record, first["id"], "once")
+    yield from (Keep(record) for _, record in sorted(kept.items()))
+
+
+def side(record: Record, share: float) -> str:
+    """The side of the split that a conversation is on, by what is asked first in it."""
+    asked = asked_first(record["messages"]).strip().lower()
+    return HELDOUT if int(sha256(asked.encode())[:8], 16) < share * 2**32 else TRAIN
+
+
+def _of_side(role: str, kept: Draft, ctx: StepContext) -> Draft:
+    """The shards of one side under their own names, and how many records are of each source."""
+    shards = tuple(
+        shard.model_copy(update={"name": shard.name.removeprefix(f"{role}/")})
+        for shard in kept.shards
+        if shard.name.startswith(f"{role}/")
+    )
+    draft = Draft(kind=kept.kind, shards=shards)
+    counts = Counter(f"records/{record['source']}" for record in ctx.records(draft))
+    return draft.model_copy(update={"counts": {"records": counts.total(), **dict(sorted(counts.items()))}})
+
+
+def _with_aside(draft: Draft, **passes: Draft | None) -> Draft:
+    """A draft with what was left out on the way to it, pass by pass."""
+    dropped = Counter[str]()
+    aside = []
+    for name, one in passes.items():
+        if one:
+            dropped.update(one.dropped)
+            for shard in one.aside:
+                what, _, number = shard.name.partition("/")
+                aside.append(shard.model_copy(update={"name": f"{what}/{name}-{number}"}))
+    return draft.model_copy(update={"dropped": dict(sorted(dropped.items())), "aside": tuple(aside)})
 
 
 def _gather(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> Iterator[Record]:
@@ -74,11 +119,6 @@ def _dialogues(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> It
 
 
 def _labelled(record: Record, source: str, number: str = "") -> Record:
-    question: Any = record["messages"][0]["content"]
+    question = asked_first(record["messages"])
     identity = f"{source}/{sha256(question.encode())[:16]}{number}"
     return record | {"id": identity, "source": source}
-
-
-def _is_heldout(record: Record, share: float) -> bool:
-    question: Any = record["messages"][0]["content"]
-    return int(sha256(question.strip().lower().encode())[:8], 16) < share * 2**32

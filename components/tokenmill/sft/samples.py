@@ -7,6 +7,7 @@ import numpy
 from tokenmill.errors import InputError
 from tokenmill.model import IGNORE
 from tokenmill.model.chat import encode
+from tokenmill.model.conversation import flaw
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
 from tokenmill.sft.config import SFTTrainConfig
@@ -16,9 +17,15 @@ from tokenmill.training.tokens import Documents
 
 
 def chat_samples(conversations: Iterable[Record], tokenizer: Tokenizer, max_length: int) -> list[Sample]:
-    """One sample a conversation, cut on the right at `max_length`; one with nothing left to learn is left out."""
+    """One sample a conversation, cut on the right at `max_length`; one with nothing left to learn is left out.
+
+    Raises:
+        InputError: a record is no conversation (`sft.prepare` sets such ones aside), or none has anything to learn.
+    """
     samples = []
     for record in conversations:
+        if why := flaw(record["messages"], record.get("tools")):
+            raise InputError(f"conversation {record.get('id', '')!r}: {why}: mend it, or let sft.prepare set it aside")
         ids, labels = encode(record["messages"], tokenizer, tools=record.get("tools"), max_length=max_length)
         if any(label != IGNORE for label in labels):
             samples.append(Sample(ids, labels, record.get("source", "")))

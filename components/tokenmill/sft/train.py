@@ -38,7 +38,8 @@ def build(
 
     The loss is a mean over the trained tokens of the global batch: the assistant's, and all of a piece.
     """
-    from tokenmill.model.folder import load_model, save_model
+    from tokenmill.model.folder import load_model
+    from tokenmill.model.lora import trainable
     from tokenmill.model.tokenizer import Tokenizer
     from tokenmill.sft.samples import chat_samples, pretraining_samples
     from tokenmill.training.data import PackedBatches, Samples, mean_loss, next_token_loss
@@ -61,17 +62,21 @@ def build(
         config.seed,
         micro_batch_tokens=config.execution.micro_batch_tokens,
     )
-    kept_back = chat_samples(ctx.records(heldout), words, config.context) if heldout else []
+    kept_back = (
+        chat_samples(ctx.records(heldout), words, config.context) if heldout and heldout.counts["records"] else []
+    )
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
         return {"heldout/loss": mean_loss(model, kept_back)}
 
+    model = load_model(ctx.files(base))
+    export = trainable(model, config.lora, config.seed)
     return TrainingRun(
-        model=load_model(ctx.files(base)),
+        model=model,
         batches=Prefetched(batches),
         loss=next_token_loss,
         optim=config.optim,
-        export=save_model,
+        export=export,
         evaluate=evaluate if kept_back else None,
         evaluate_at=frozenset((0, len(batches))),
         tokens_before=base.counts.get("tokens_seen", 0),

@@ -50,6 +50,7 @@ def lifecycle(preset: str) -> Any:
                 run=run,
                 conversations=instructions.outputs["conversations"],
                 heldout=instructions.outputs["heldout"],
+                questions=asked.outputs["questions"],
                 base=base,
                 tokenizer=tokenizer,
                 tokens=tokens,
@@ -57,7 +58,7 @@ def lifecycle(preset: str) -> Any:
             aligned = alignment(
                 run=run,
                 rounds=rounds,
-                conversations=instructions.outputs["conversations"],
+                conversations=tuned.outputs["conversations"],
                 sft=tuned.outputs["checkpoint"],
                 tokenizer=tokenizer,
                 tokens=tokens,

@@ -61,13 +61,20 @@ def sft(preset: str) -> Any:
     """Base → `sft`, a model that answers."""
 
     @_pipeline("sft", preset)
-    def pipeline(sources: str, tokens: str, tokenizer: str, base: str, overrides: dict = {}) -> None:  # noqa: B006
+    def pipeline(sources: str, corpus: str, tokens: str, tokenizer: str, base: str, overrides: dict = {}) -> None:  # noqa: B006
         with opened("sft", preset, overrides) as run:
-            given = imported(run, sources=sources)
+            given = imported(run, sources=sources, corpus=corpus)
             model = imported(run, tokens=tokens, tokenizer=tokenizer, base=base)
-            instructions = prepare_conversations(run=run, **given).outputs
+            instructions = prepare_conversations(run=run, sources=given["sources"]).outputs
+            asked = phases.questions(
+                run=run, corpus=given["corpus"], tokens=model["tokens"], conversations=instructions["heldout"]
+            )
             tuned = phases.sft(
-                run=run, conversations=instructions["conversations"], heldout=instructions["heldout"], **model
+                run=run,
+                conversations=instructions["conversations"],
+                heldout=instructions["heldout"],
+                questions=asked.outputs["questions"],
+                **model,
             )
             report(run=run).after(tuned)
 

@@ -130,22 +130,31 @@ def enhancement(
 
 
 class FineTuned(NamedTuple):
+    conversations: dsl.Dataset
     checkpoint: dsl.Model
 
 
-@dsl.pipeline(name="sft", description="ChatML, loss on what the assistant says, one epoch, from Base.")
+@dsl.pipeline(
+    name="sft",
+    description="Conversations that evaluation does not ask; ChatML, loss on the assistant's words, from Base.",
+)
 def sft(
     run: str,
     conversations: dsl.Input[dsl.Dataset],
     heldout: dsl.Input[dsl.Dataset],
+    questions: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     tokens: dsl.Input[dsl.Dataset],
 ) -> FineTuned:
+    unasked = sft_tasks.decontaminate_conversations(run=run, conversations=conversations, questions=questions).outputs[
+        "unasked"
+    ]
+    sft_tasks.data_card(run=run, conversations=unasked, heldout=heldout)
     tuned = sft_tasks.fine_tune(
-        run=run, conversations=conversations, heldout=heldout, base=base, tokenizer=tokenizer, tokens=tokens
+        run=run, conversations=unasked, heldout=heldout, base=base, tokenizer=tokenizer, tokens=tokens
     )
-    return FineTuned(checkpoint=tuned.outputs["checkpoint"])
+    return FineTuned(conversations=unasked, checkpoint=tuned.outputs["checkpoint"])
 
 
 class Aligned(NamedTuple):

@@ -1,27 +1,18 @@
 """Conversations as ChatML tokens with a loss mask (report §4.1; tool turns §4.4).
 
-A message is {"role": system|user|assistant|environment, "content": text}; where it applies with "name" (`<|plugin|>`,
-`<|interpreter|>`, or any text, as in `user name=file`), "output_with_loss": false, and OpenAI's "tool_calls" and role
-"tool".
+What a message may be, and what is no conversation: `tokenmill.model.conversation`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tokenmill.errors import InputError
 from tokenmill.model import IGNORE
+from tokenmill.model.conversation import ACTIONS, ROLES, TOOL_NAMES, Message
 from tokenmill.model.tokenizer import Tokenizer
-
-Message = Mapping[str, Any]
-
-ROLES = ("system", "user", "assistant", "environment")
-TOOL_NAMES = ("<|plugin|>", "<|interpreter|>")
-ACTIONS = re.compile(r"(<\|action_start\|>|<\|action_end\|>|<\|plugin\|>|<\|interpreter\|>)")
-"""What an assistant may say with special tokens; in every other role's text these names are text."""
 
 
 class Encoded(NamedTuple):

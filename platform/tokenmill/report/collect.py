@@ -1,8 +1,8 @@
 """Gathers what a run's page shows, from its events and the artifacts they name.
 
 Nothing here knows a phase's code: a training log is records with `tokens` and `loss`, a tokenizer's fertility a JSON file
-with `domains`, an evaluation one with `suites`, a reward model's with `with_prompts`, a verdict one with `passed` and
-`checks`. What a run does not have is left out.
+with `domains`, a data card one with `conversations`, an evaluation one with `suites`, a reward model's with
+`with_prompts`, a verdict one with `passed` and `checks`. What a run does not have is left out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,6 +44,7 @@ def collect(store: ArtifactStore, run_key: str) -> RunData:
         "fertility": next(
             (f["domains"] for _, m in made for f in _json(store, m, "tokenizer") if f.get("domains")), []
         ),
+        "conversations": next((c for _, m in made for c in _json(store, m, "report") if "conversations" in c), None),
         "training": [_training(store, row, records) for row, _, records in logs if not _is_policy(records)],
         "rounds": _rounds(store, made, [(row, records) for row, _, records in logs if _is_policy(records)]),
         "evaluations": [e for _, m in made for e in _json(store, m, "evaluation") if e.get("suites")],

@@ -68,7 +68,7 @@ class StepContext:
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
-    def records(self, manifest: Manifest, shard: Shard | None = None) -> Iterator[Record]:
+    def records(self, manifest: Draft, shard: Shard | None = None) -> Iterator[Record]:
         """Records of a JSONL.zst artifact, in shard order, verified as stored."""
         for one in (shard,) if shard else manifest.shards:
             if one.name.endswith(JSONL):

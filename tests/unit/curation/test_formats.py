@@ -13,9 +13,9 @@ import zstandard
 from formats import ENGLISH, PAGES, REPOSITORY, crawl, parquet, pdf, tar, zipped
 
 from tokenmill.curation.ingest import SourceFile, parts_of, read_source_file
-from tokenmill.curation.streams import Limits
 from tokenmill.manifest import Shard
 from tokenmill.steps import Drop, Keep, Reject
+from tokenmill.streams import Limits
 
 CHINESE = "海水每天涨落两次，是因为月亮吸引着海水。满月和新月的时候，太阳和月亮在一条线上，潮水最高。"
 

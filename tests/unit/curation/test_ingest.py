@@ -7,8 +7,9 @@ import random
 import pytest
 import zstandard
 
-from tokenmill.curation.encoding import decode, language
+from tokenmill.curation.encoding import decode
 from tokenmill.curation.ingest import SourceFile, read_source_file
+from tokenmill.language import language
 from tokenmill.steps import Drop, Keep, Reject
 
 ENGLISH = "The café was closed, and the naïve tourist went home: “What a pity”, he said, and so did all of the others."

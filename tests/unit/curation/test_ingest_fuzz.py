@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokenmill.curation.ingest import SourceFile, read_source_file
-from tokenmill.curation.streams import Limits, Opened, TooLong, UnreadableError
 from tokenmill.steps import Drop, Keep, Reject
+from tokenmill.streams import Limits, Opened, TooLong, UnreadableError
 
 WHOLE = {
     "x.warc": b"".join(crawl(*PAGES)),
