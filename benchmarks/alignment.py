@@ -152,10 +152,10 @@ def weight_sync(rounds: int) -> dict[str, Any]:
 def sft(rounds: int) -> dict[str, Any]:
     """Useful tokens a second of fine-tuning against TRL's SFTTrainer with packing."""
     try:
-        from alignment_sft import row
+        from alignment_sft import sft as fine_tuning
     except ModuleNotFoundError as missing:
         return {"not measured": f"{missing.name} is not there"}
-    found: dict[str, Any] = row(rounds)
+    found: dict[str, Any] = fine_tuning(rounds)
     return found
 
 
