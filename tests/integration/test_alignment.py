@@ -270,7 +270,7 @@ def test_vllm_draws_for_all_ranks_and_what_it_drew_is_learned_from_on_policy(lab
     made = lab.step("rlhf.ppo", PPO.model_copy(update={"rollouts": "vllm"}), **ppo_inputs)
     log = records(made["training_log"])
     assert len(log) == 3
-    assert all(r["ratio_error"] < 1e-5 and 0 < r["engine_error"] < 1e-2 for r in log)  # of ours, of the engine's
+    assert all(r["ratio_error"] < 1e-4 and 0 < r["engine_error"] < 1e-2 for r in log)  # of ours, of the engine's
     assert [abs(r["kl"]) > 1e-4 for r in log] == [False, False, True]  # it had the actor's new weights at once
     assert made["weights"].content != sft["weights"].content
 
