@@ -1,15 +1,17 @@
 """Alignment measured: PPO beside TRL's, vLLM's answers beside transformers' generate, the way of weights to vLLM, SFT.
 
-`python benchmarks/alignment.py ppo|rollouts|weight_sync|sft|all [--json] [--rounds N]`; one thread, wall time. Contestants
-take turns, round after round; what each needs to start is no part.
+`python benchmarks/alignment.py ppo|rollouts|weight_sync|sft|all [--json] [--rounds N]`; one thread, processor
+time, that of vLLM's process with it. Contestants take turns, round after round; what each needs to start is no part.
 """
 
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import numpy
+import psutil
 import torch
 import torch.distributed as dist
 from rows import Table
@@ -41,6 +44,16 @@ from tokenmill.training.watchdog import Heart
 
 TABLE = Table(__doc__, "rounds", 5, "the median of so many is said")
 SHAPE = InternLM2Config.preset("nano")
+LARGER = replace(
+    SHAPE,
+    vocab_size=8192,
+    hidden_size=256,
+    num_hidden_layers=8,
+    num_attention_heads=4,
+    head_dim=64,
+    intermediate_size=768,
+)
+"""Ten million parameters: of nano's milliseconds a token most are Python's."""
 ANSWERS, NEW_TOKENS, ITERATIONS = 32, 48, 5
 TOP_P = 0.9
 WORDS = "sure first get ready then open close paint wash the door wall coat key box fish step by home how do we please".split()  # noqa: SIM905
@@ -78,31 +91,48 @@ def rollouts(rounds: int) -> dict[str, Any]:
 
     vLLM's with the weights handed over and log-probabilities computed once more by the actor, as PPO needs both.
     """
+
+    return {
+        f"{shape.parameter_count() / 1e6:.1f}M, {what}": value
+        for shape in (SHAPE, LARGER)
+        for what, value in _rollouts(shape, rounds).items()
+    }
+
+
+def _rollouts(shape: InternLM2Config, rounds: int) -> dict[str, Any]:
     from alignment_peer import Generation
 
-    sampling = SamplingConfig(max_new_tokens=NEW_TOKENS, top_p=TOP_P)
-    spent: dict[str, list[float]] = {"vLLM": [], "native": [], "transformers": []}
-    actor, request = InternLM2ForCausalLM(SHAPE, seed=0), Request(_prompts()[:ANSWERS], seed=1)
-    torch.set_num_threads(1)
-    peer = Generation(SHAPE, request.prompts)
+    actor, request = InternLM2ForCausalLM(shape, seed=0), Request(_prompts()[:ANSWERS], seed=1)
+    peer, told = Generation(shape, request.prompts), {}
     with _engine(actor) as process:
-        contestants = {
-            "vLLM": lambda: _seconds(VLLMEngine(process, actor, sampling, ()), request),
-            "native": lambda: _seconds(NativeEngine(actor, sampling, ()), request),
-            "transformers": lambda: peer(NEW_TOKENS, TOP_P),
-        }
-        for number in range(rounds + 1):
-            for name, contestant in contestants.items():
-                seconds = contestant()
-                if number:
-                    spent[name].append(seconds)
-    tokens = ANSWERS * NEW_TOKENS
-    told = {f"{name}, tokens/s": tokens / statistics.median(seconds) for name, seconds in spent.items()}
-    return told | {
-        f"{name}: {what}": value
-        for name in ("vLLM", "native")
-        for what, value in _ratio(spent["transformers"], spent[name]).items()
-    }
+        for top_p in (1.0, TOP_P):
+            sampling = SamplingConfig(max_new_tokens=NEW_TOKENS, top_p=top_p)
+            contestants: dict[str, Callable[[], None]] = {
+                "vLLM": partial(_drawn, VLLMEngine(process, actor, sampling, ()), request),
+                "native": partial(_drawn, NativeEngine(actor, sampling, ()), request),
+                "transformers": partial(peer, NEW_TOKENS, top_p),
+            }
+            spent = _in_turns(contestants, rounds, process)
+            for name, times in spent.items():
+                told[f"top_p {top_p}: {name}, tokens/s"] = ANSWERS * NEW_TOKENS / statistics.median(times)
+            for name in ("vLLM", "native"):
+                for what, value in _ratio(spent["transformers"], spent[name]).items():
+                    told[f"top_p {top_p}: {name} over transformers, {what}"] = value
+    return told
+
+
+def _in_turns(
+    contestants: Mapping[str, Callable[[], None]], rounds: int, process: VLLMProcess
+) -> dict[str, list[float]]:
+    """Processor seconds of each, round after round; a first one is for warming up."""
+    spent: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, contestant in contestants.items():
+            start = _processor(process)
+            contestant()
+            if number:
+                spent[name].append(_processor(process) - start)
+    return spent
 
 
 @TABLE.row
@@ -122,10 +152,10 @@ def weight_sync(rounds: int) -> dict[str, Any]:
 def sft(rounds: int) -> dict[str, Any]:
     """Useful tokens a second of fine-tuning against TRL's SFTTrainer with packing."""
     try:
-        from alignment_sft import row
+        from alignment_sft import sft as fine_tuning
     except ModuleNotFoundError as missing:
         return {"not measured": f"{missing.name} is not there"}
-    found: dict[str, Any] = row(rounds)
+    found: dict[str, Any] = fine_tuning(rounds)
     return found
 
 
@@ -195,17 +225,21 @@ def _ours() -> list[float]:
         checkpoints = Checkpoints(store, "key", Path(folder) / "local", config.execution, Log())
         heart = Heart(store, "work/key/attempt", rank=0, limit_s=60)
         heart.start()
-        Loop(run, config, checkpoints, lambda *_: ends.append(time.perf_counter()), lambda: None, heart).train()
+        Loop(run, config, checkpoints, lambda *_: ends.append(time.process_time()), lambda: None, heart).train()
         heart.stop()
     assert len(ends) == ITERATIONS
     return [after - before for before, after in pairwise(ends)]
 
 
-def _seconds(engine: Any, request: Request) -> float:
-    start = time.perf_counter()
+def _drawn(engine: Any, request: Request) -> None:
     (answers,) = engine.draw([request])
     assert all(len(answer.tokens) == NEW_TOKENS for answer in answers)
-    return time.perf_counter() - start
+
+
+def _processor(process: VLLMProcess) -> float:
+    """Processor seconds of this process and of the engine's."""
+    engine = psutil.Process(process.pid).cpu_times()
+    return time.process_time() + engine.user + engine.system
 
 
 @contextmanager

@@ -37,13 +37,13 @@ def words(shape: InternLM2Config) -> PreTrainedTokenizerFast:
 
 
 class _Clock(TrainerCallback):
-    """When each iteration ended."""
+    """When each iteration ended, in processor seconds."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ends.append(time.perf_counter())
+        self.ends.append(time.process_time())
 
 
 def ppo_seconds(
@@ -103,9 +103,8 @@ class Generation:
         self.ids, self.mask = padded["input_ids"], padded["attention_mask"]
 
     @torch.no_grad()
-    def __call__(self, new_tokens: int, top_p: float) -> float:
-        """Seconds of `new_tokens` sampled tokens a prompt."""
-        start = time.perf_counter()
+    def __call__(self, new_tokens: int, top_p: float) -> None:
+        """Sample `new_tokens` tokens a prompt."""
         made = self.model.generate(
             input_ids=self.ids,
             attention_mask=self.mask,
@@ -117,4 +116,3 @@ class Generation:
             pad_token_id=PAD,
         )
         assert made.shape[1] == self.ids.shape[1] + new_tokens
-        return time.perf_counter() - start

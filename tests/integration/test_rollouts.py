@@ -109,7 +109,7 @@ def test_an_engine_ends_with_whoever_started_it(tmp_path):
         "from pathlib import Path\n"
         "from test_rollouts import PPOExecution, VLLMProcess, actor, time\n"
         "engine = VLLMProcess(Path(sys.argv[1]), actor(1), 8, PPOExecution())\n"
-        "print(engine._process.pid, flush=True); time.sleep(600)\n"
+        "print(engine.pid, flush=True); time.sleep(600)\n"
     )
     here = str(Path(__file__).parent)
     command = [sys.executable, "-c", program, str(tmp_path), here, *sys.path]

@@ -71,6 +71,11 @@ class VLLMProcess:
             memory=memory,
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the engine's process."""
+        return self._process.pid
+
     def load(self, actor: InternLM2ForCausalLM) -> None:
         """Hand over the actor's weights, to the bit."""
         there = self.folder / "weights"

@@ -40,7 +40,7 @@ class Engine:
             disable_log_stats=True,
             **memory,
         )
-        return {}
+        return self.sleep()  # until it is asked
 
     def load(self, folder: str) -> Reply:
         """Take over the weights of a folder; the shapes are those of the model it started with."""

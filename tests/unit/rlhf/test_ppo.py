@@ -13,10 +13,12 @@ from tokenmill.errors import ConfigError
 from tokenmill.model import IGNORE
 from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
 from tokenmill.rlhf.conditional import conditional_prompts
-from tokenmill.rlhf.config import PPOConfig, SamplingConfig
+from tokenmill.rlhf.config import PPOConfig, PPOExecution, SamplingConfig
 from tokenmill.rlhf.engines import NativeEngine
 from tokenmill.rlhf.kl import KLCoefficient
 from tokenmill.rlhf.rollouts import Rollouts
+from tokenmill.rlhf.vllm_engine import VLLMProcess
+from tokenmill.serving import EngineError
 from tokenmill.training.pieces import PretrainingPieces
 
 CONFIG = PPOConfig(
@@ -285,3 +287,12 @@ def test_reward_grows_on_a_task_that_chance_can_find(rollouts, monkeypatch):
 
     assert learn(wanted) > 0.2
     assert learn(lambda inputs: torch.randn(len(inputs))) < 0.1
+
+
+def test_without_a_serving_environment_vllm_is_refused_in_one_line(actor, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "tokenmill.rlhf.vllm_engine.serving_available",
+        lambda: (False, "no serving environment: run scripts/serve_env.sh"),
+    )
+    with pytest.raises(EngineError, match="rlhf.ppo.rollouts=vllm: no serving environment: run scripts/serve_env.sh"):
+        VLLMProcess(tmp_path, actor, 4, PPOExecution())
