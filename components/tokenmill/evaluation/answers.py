@@ -34,6 +34,21 @@ def _boxed(text: str) -> str | None:
     return None
 
 
+def option(text: str, letters: str = "ABCD") -> str | None:
+    """The letter that was chosen: the last one that is stated (`the answer is (B)`, `答案是B`), else the one that the answer
+    begins with (`B. Paris`), else the only one that stands alone; None where several do."""
+    one = rf"[(（\[]?\s*([{letters}])(?![A-Za-z])"
+    stated = (
+        rf"(?:answer|choice|option|答案|选择|选项?|故选|应选)(?:\s*(?:is|was|:|：|为|是|应为|应该是))*\s*\**\s*{one}"
+    )
+    if found := re.findall(stated, text, re.IGNORECASE):
+        return str(found[-1]).upper()
+    if begins := re.match(rf"\s*\**{one}\s*(?:[.):：、，。）\]*]|$|\n)", text):
+        return begins[1]
+    alone = set(re.findall(rf"(?<![A-Za-z])([{letters}])(?![A-Za-z'’])", text))
+    return alone.pop() if len(alone) == 1 else None
+
+
 def same(answer: str | None, expected: str) -> bool:
     """Equal as numbers where a number is expected, else as text without case, spaces, currency signs and a last full stop.
 
