@@ -220,7 +220,9 @@ def test_shared_memory_counts_too(place):
 
 
 def test_an_endless_loop_meets_the_cpu_limit(place):
-    result = place.run("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", cpu_s=1)
+    result = place.run(
+        "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", cpu_s=1, wall_s=60
+    )
     assert result.status == "cpu" and result.exit_code is None and 0.9 < result.cpu_s < 2.5
 
 

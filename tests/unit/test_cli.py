@@ -142,6 +142,30 @@ def test_scripts_get_json_and_pipes_whole_lines(weights: Manifest, tokenmill: Ca
     assert all(part in tree for part in ("part-00000.jsonl.zst record 0", "reached 1 models"))
 
 
+def test_datasets_are_listed_shown_and_added(
+    tmp_path: Path, store: ArtifactStore, tokenmill: Callable[..., Said]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, rows in (("test", 2), ("train", 4)):
+        lines = (f'{{"question": "{i} + {i}?", "answer": "#### {2 * i}"}}\n' for i in range(rows))
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    assert "gsm8k" in tokenmill("eval", "list").out
+    wrong = tokenmill("eval", "add", str(folder))
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1) and "there is no dataset.yaml in" in wrong.err
+    made = orjson.loads(tokenmill("eval", "add", str(folder), "--as", "gsm8k", "--json").out)
+    assert (made["suite"], made["group"], made["licence"]) == ("generate/gsm8k", "reasoning", "MIT")
+    listed = orjson.loads(tokenmill("eval", "list", "--json").out)
+    assert [one["questions"] for one in listed["added"]] == [made["questions"]] and len(listed["known"]) >= 8
+    assert "generate/gsm8k" in tokenmill("eval", "list").out.split("\n")[0]
+    (folder / "dataset.yaml").write_text(
+        "{name: sums, description: d, language: en, licence: MIT, group: qa, inferencer: generate, template: 'Q: {question}'}"
+    )
+    shown = tokenmill("eval", "show", str(folder)).out
+    assert "sums" in shown and "Q: 0 + 0?" in shown
+    assert "4-shot" not in shown and "n': 4" in tokenmill("eval", "show", "gsm8k").out
+
+
 def test_fertility_of_two_tokenizers_side_by_side(
     store: ArtifactStore, tmp_path: Path, tokenmill: Callable[..., Said]
 ) -> None:
