@@ -166,6 +166,46 @@ def test_datasets_are_listed_shown_and_added(
     assert "4-shot" not in shown and "n': 4" in tokenmill("eval", "show", "gsm8k").out
 
 
+def test_a_dataset_that_fails_does_not_take_the_others_with_it(
+    store: ArtifactStore, tmp_path: Path, tokenmill: Callable[..., Said]
+) -> None:
+    from pico import Lab
+
+    lab = Lab(tmp_path)
+    model = (
+        "--weights",
+        lab.weights().digest,
+        "--tokenizer",
+        lab.tokenizer.digest,
+        "--set",
+        "evaluation.evaluate.answer_tokens=4",
+    )
+    for name in ("good", "torn"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "test.jsonl").write_text("".join(f'{{"q": "{name} {i}", "answer": "{i}"}}\n' for i in range(3)))
+        (folder / "dataset.yaml").write_text(
+            f"{{name: {name}, description: d, language: en, licence: MIT, group: qa, inferencer: generate, template: '{{q}}'}}"
+        )
+        made = orjson.loads(tokenmill("eval", "add", str(folder), "--json").out)
+    torn = store.get_manifest(made["questions"])
+    store.blob_path(torn.shards[0].blob).unlink()
+    ran = tokenmill("eval", "run", *model)
+    assert ran.code == 2 and "1 of 2 datasets failed: torn" in ran.err
+    good, bad = ran.out.splitlines()
+    assert (
+        good.split()[:2] == ["good", "accuracy"]
+        and "3 questions" in good
+        and bad.startswith("torn")
+        and "failed: " in bad
+    )
+    (row,) = orjson.loads(tokenmill("eval", "run", "good", *model, "--json").out)
+    assert (row["suite"], row["n"]) == ("generate/good", 3) and store.get_manifest(
+        row["evaluation"]
+    ).kind == "evaluation"
+    assert "no dataset nosuch in the store, which has good, torn" in tokenmill("eval", "run", "nosuch", *model).err
+
+
 def test_fertility_of_two_tokenizers_side_by_side(
     store: ArtifactStore, tmp_path: Path, tokenmill: Callable[..., Said]
 ) -> None:

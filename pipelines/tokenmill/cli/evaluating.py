@@ -1,4 +1,4 @@
-"""Commands about datasets: `tokenmill eval list | show | add`."""
+"""Commands about datasets: `tokenmill eval list | show | add | run`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenmill.cli.inspecting import show as show_json
-from tokenmill.cli.main import AsJson, StoreUri, app, use_store
+from tokenmill.cli.main import AsJson, Assignments, Preset, StoreUri, app, use_store
 from tokenmill.errors import InputError
 
 if TYPE_CHECKING:
     from tokenmill.evaluation.dataset import Dataset
+    from tokenmill.manifest import Manifest
+    from tokenmill.store import ArtifactStore
 
 eval_app = typer.Typer(help="Datasets that models are evaluated on.", no_args_is_help=True)
 app.add_typer(eval_app, name="eval")
@@ -93,6 +95,73 @@ def add(
         return
     typer.echo(f"{made.suite}: {made.questions.digest}  {made.questions.shards[0].records} questions")
     typer.echo(f"hand on   --input questions={made.questions.digest[:12]}")
+
+
+@eval_app.command()
+def run(
+    weights: Annotated[str, typer.Option(help="of the model: digest or prefix, URI, models:/name@alias")],
+    tokenizer: Annotated[str, typer.Option(help="that it was trained with")],
+    names: Annotated[list[str] | None, typer.Argument(help="datasets of the store [all]")] = None,
+    preset: Preset = "nano",
+    assignments: Assignments = None,
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a model on datasets of the store; what fails on one is told, and the others go on."""
+    from tokenmill.cli.running import checked
+    from tokenmill.evaluation import hub
+    from tokenmill.lineage import resolve
+    from tokenmill.steps import configured, find
+    from tokenmill.store import open_store
+
+    opened = open_store(use_store(store))
+    given = {
+        role: opened.get_manifest(resolve(opened, named))
+        for role, named in (("weights", weights), ("tokenizer", tokenizer))
+    }
+    added = {one.name: one for one in hub.listed(opened)}
+    if unknown := sorted(set(names or ()) - added.keys()):
+        raise InputError(
+            f"no dataset {', '.join(unknown)} in the store, which has {', '.join(added) or 'none'}; see `eval add`"
+        )
+    config = configured(find("evaluation.evaluate"), preset, checked(preset, assignments))
+    rows = []
+    for name in names or added:
+        try:
+            rows.append(
+                {"dataset": name} | _evaluated(opened, preset, config, given | {"questions": added[name].questions})
+            )
+        except Exception as failure:  # another dataset's numbers are no less true
+            rows.append({"dataset": name, "failed": f"{type(failure).__name__}: {failure}"})
+        if not as_json:
+            typer.echo(_line(rows[-1]))
+    if as_json:
+        show_json(rows)
+    if failed := [row["dataset"] for row in rows if "failed" in row]:
+        raise InputError(f"{len(failed)} of {len(rows)} datasets failed: {', '.join(failed)}")
+
+
+def _evaluated(store: "ArtifactStore", preset: str, config: Any, inputs: "dict[str, Manifest]") -> dict[str, Any]:
+    """The one suite of an evaluation, and where it is."""
+    import orjson
+
+    from tokenmill.evaluation.evaluate import EVALUATION
+    from tokenmill.steps import run_step
+    from tokenmill.tracking import RunRef
+
+    given = {role: [manifest] for role, manifest in inputs.items()}
+    made = run_step("evaluation.evaluate", config, given, store=store, run=RunRef.new("eval", preset))["output"]
+    suites = orjson.loads(store.get_blob(made.shard(EVALUATION).blob))["suites"]
+    (suite, numbers), *_ = suites.items()
+    return {"suite": suite, "evaluation": made.digest} | numbers
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return f"{row['dataset']:<24}failed: {row['failed']}"
+    low, high = row["ci_low"], row["ci_high"]
+    value = "diverged" if row["value"] is None else f"{row['value']:.4g} [{low:.4g}, {high:.4g}]"
+    return f"{row['dataset']:<24}{row['metric']:<12}{value:<28}{row['n']:>6} questions  {row['evaluation'][:12]}"
 
 
 def _shipped() -> "list[Dataset]":
