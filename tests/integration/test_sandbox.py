@@ -20,9 +20,17 @@ from pathlib import Path
 import pytest
 
 import tokenmill.sandbox as sandbox
-from tokenmill.sandbox import ALL, BASE, Limits, Result, SandboxError
+from tokenmill.sandbox import ALL, BASE, Limits, Result, SandboxError, landlock
 
-pytestmark = [pytest.mark.integration, pytest.mark.skipif(sys.platform != "linux", reason="a sandbox is Linux's")]
+
+def landlocked():
+    try:
+        return landlock.abi() > 0
+    except OSError:
+        return False
+
+
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(not landlocked(), reason="this kernel has no Landlock")]
 NOBODY = 65534
 OTHER = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -563,6 +571,26 @@ def test_runs_at_once_do_not_disturb_each_other(place):
     for thread in threads:
         thread.join()
     assert {number: result.stdout for number, result in found.items()} == {n: f"{n}\n" for n in range(6)}
+
+
+def test_the_limit_of_processes_is_each_runs_own():
+    """The kernel counts by user; several sandboxes of one user that are full do not fill each other."""
+    code = """
+    import os, time
+    for _ in range(3):
+        if os.fork() == 0:
+            time.sleep(1.5); os._exit(0)
+    for _ in range(3):
+        os.wait()
+    print("all of them")
+    """
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(own(ALL).run(code, processes=4))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result.stdout for result in found] == ["all of them\n"] * 3, found
 
 
 def test_its_folder_goes_with_it(tmp_path, monkeypatch):

@@ -139,16 +139,14 @@ def _judged(said: dict[str, Any], texts: list[bytes], overflowed: bool, order: O
     if not said:
         last = (stderr.strip().splitlines() or ["it told nothing"])[-1]
         raise SandboxError(f"the sandbox's guard failed: {last}")
-    missing = said.get("missing", {})
-    absent = [
-        f"{name} ({missing.get(name, 'not asked for')})" for name in order.required if name not in said.get("held", ())
-    ]
+    if "failed" in said:
+        raise SandboxError(f"nothing was run: the sandbox could not start {order.argv[0]}: {said['failed']}")
+    missing, held = said["missing"], frozenset(said["held"])
+    absent = [f"{name} ({missing.get(name, 'unknown')})" for name in order.required if name not in held]
     if absent:
         raise SandboxError(
             f"nothing was run: the sandbox has no {', no '.join(absent)} here; `tokenmill doctor` says what holds"
         )
-    if "failed" in said:
-        raise SandboxError(f"nothing was run: the sandbox could not start {order.argv[0]}: {said['failed']}")
     limit: Status | None = "output" if overflowed else said["limit"]
     code = said["exit_code"]
     return Result(
@@ -159,6 +157,6 @@ def _judged(said: dict[str, Any], texts: list[bytes], overflowed: bool, order: O
         wall_s=said["wall_s"],
         cpu_s=said["cpu_s"],
         peak_memory=said["peak"],
-        held=frozenset(said["held"]),
+        held=held,
         missing=missing,
     )

@@ -11,8 +11,6 @@ from tokenmill.sandbox import kernel, landlock, root, seccomp
 from tokenmill.sandbox.limits import Isolation, Order
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-FIRST_USER, USERS = 61184, 4336
-"""Who the code is where we are root: ids that no package gives to anybody (systemd's range for dynamic users)."""
 FILES, PLACE = "files", "root"
 """Within an order's folder: what the code finds in its own, and where a root is built."""
 
@@ -41,7 +39,7 @@ def reason(failure: BaseException) -> str:
     return f"{type(failure).__name__}: {failure}"
 
 
-def become(order: Order, holding: Holding, told: int, own_users: bool) -> None:
+def become(order: Order, holding: Holding, told: int, own_users: bool, user: int) -> None:
     """Never returns: the code, or exit code 127. What holds goes to `told` as JSON; `exec` closes it.
 
     Args:
@@ -49,6 +47,7 @@ def become(order: Order, holding: Holding, told: int, own_users: bool) -> None:
         holding: what the guard has done already.
         told: descriptor of a pipe.
         own_users: this is a user namespace, whose processes are counted apart.
+        user: who to be where we are root; nobody else's, for the kernel counts processes by user.
     """
     try:
         os.setpgid(0, 0)
@@ -56,7 +55,7 @@ def become(order: Order, holding: Holding, told: int, own_users: bool) -> None:
         home = _apart(order, holding)
         others = 2 if own_users else 0 if os.geteuid() == 0 else _tasks_of(os.getuid())
         with holding.attempt("unprivileged"):
-            _unprivileged()
+            _unprivileged(user)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         with holding.attempt("limits"):
             _limit(order, others)
@@ -89,10 +88,9 @@ def _apart(order: Order, holding: Holding) -> str:
     return home
 
 
-def _unprivileged() -> None:
+def _unprivileged(user: int) -> None:
     """No root, no capabilities; and none by a set-uid program either."""
     if os.geteuid() == 0:
-        user = FIRST_USER + os.getppid() % USERS
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
