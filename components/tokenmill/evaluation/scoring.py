@@ -117,7 +117,7 @@ def perplexity(subject: Subject, records: Sequence[Record]) -> Predictions:
 
 def choice(subject: Subject, records: Sequence[Record]) -> Predictions:
     """The option whose filled template has the lowest mean cross-entropy (OpenCompass' PPL mode)."""
-    samples = [subject.text(_shots(record) + text) for record in records for text in record["choices"]]
+    samples = [_filled(subject, record, text) for record in records for text in record["choices"]]
     means = iter([loss / max(tokens, 1) for loss, tokens in subject.losses(samples)])
     predictions = []
     for record in records:
@@ -134,8 +134,9 @@ def likelihood(subject: Subject, records: Sequence[Record]) -> Predictions:
     for record in records:
         before = len(subject.text(_shots(record) + record["question"])[0])
         for text in record["choices"]:
-            ids, labels = subject.text(_shots(record) + text)
-            samples.append((ids, [IGNORE] * min(before, len(ids) - 1) + list(labels[before:] or labels[-1:])))
+            ids, labels = _filled(subject, record, text)
+            start = min(before, len(ids) - 1)  # of an option that melted into the question's last token, that token
+            samples.append((ids, [IGNORE] * start + list(labels[start:])))
     losses = iter([loss for loss, _ in subject.losses(samples)])
     predictions = []
     for record in records:
@@ -144,6 +145,19 @@ def likelihood(subject: Subject, records: Sequence[Record]) -> Predictions:
         right = chosen == record["answer"]
         predictions.append({"id": record["id"], "losses": sums, "chosen": chosen, "score": float(right)})
     return predictions
+
+
+def _filled(subject: Subject, record: Record, text: str) -> Sample:
+    """A filled template after its examples. Cut at the context, all options would look alike: that is refused."""
+    if "shots" not in record:
+        return subject.text(text)
+    ids = [subject.tokenizer.bos_id, *subject.tokenizer.encode(_shots(record) + text)]
+    if len(ids) > subject.context:
+        raise InputError(
+            f"question {record['id']} has {len(ids)} tokens with its examples, the model reads {subject.context}: "
+            "lower few_shot.n of the dataset"
+        )
+    return ids, ids
 
 
 def _shots(record: Record) -> str:

@@ -169,6 +169,15 @@ def test_likelihood_is_of_the_option_alone_after_the_examples(subject: Subject) 
     assert found["chosen"] == sums.index(min(sums)) and found["score"] == float(found["chosen"] == 1)
 
 
+def test_examples_that_leave_no_room_are_refused_not_cut(subject: Subject) -> None:
+    record = {"id": "a7", "shots": "ships came home " * 400, "question": "", "choices": ["over", "under"], "answer": 0}
+    for mode in (scoring.choice, scoring.likelihood):
+        with pytest.raises(
+            InputError, match=r"question a7 has \d+ tokens with its examples, the model reads \d+: lower few_shot"
+        ):
+            mode(subject, [record])
+
+
 def test_examples_stand_before_every_option(subject: Subject) -> None:
     record = {"id": "a", "question": "", "choices": ["ships came home", "over the hills"], "answer": 0}
     shown = "the old king rode\n\n"
