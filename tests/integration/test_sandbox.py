@@ -144,6 +144,22 @@ def test_honest_code_runs_and_is_told_nothing_of_ours(place, monkeypatch):
     assert result.held >= BASE
 
 
+def test_no_descriptor_of_ours_is_handed_on(place):
+    """The guard's report goes through one: code that could write there could say how it ended."""
+    code = """
+    import os
+    found = []
+    for number in range(128):
+        try:
+            os.fstat(number)
+            found.append(number)
+        except OSError:
+            pass
+    print(found)
+    """
+    assert said(place.run(code)) == ["[0, 1, 2]"]
+
+
 def test_an_error_has_its_line(place):
     result = place.run("x = 1\nassert x == 2, 'no'\n")
     assert result.exit_code == 1 and "line 2" in result.stderr and "AssertionError: no" in result.stderr
@@ -267,6 +283,29 @@ def test_a_large_file_is_refused_and_a_full_folder_ends_it(place):
     )
     disk_full = filled.exit_code == 1 and "No space left on device" in filled.stderr
     assert disk_full if "mount" in filled.held else filled.status == "folder", filled
+
+
+def test_empty_files_fill_the_folder_too(place):
+    code = """
+    import time
+    for i in range(20_000):
+        open(str(i), "w").close()
+    time.sleep(20)
+    """
+    filled = place.run(code, folder=1 << 20)
+    disk_full = filled.exit_code == 1 and "No space left on device" in filled.stderr
+    assert disk_full if "mount" in filled.held else filled.status == "folder", filled
+
+
+def test_folders_in_folders_end_neither_guard_nor_caller(place):
+    code = """
+    import os
+    for _ in range(3000):
+        os.mkdir("d")
+        os.chdir("d")
+    print("deep")
+    """
+    assert said(place.run(code)) == ["deep"]
 
 
 # ---- out of its folder ----------------------------------------------------------------------------------------------
@@ -490,11 +529,12 @@ def test_a_daemon_does_not_stay(place):
     assert running_with(mark) == []
 
 
-def test_a_killed_caller_leaves_nothing_running():
+def test_a_killed_caller_leaves_nothing_running(tmp_path):
     mark = f"orphan-{os.getpid()}"
     code = f"import os, sys\nos.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(60)', {mark!r}])"
     script = f"import sys; sys.path.insert(0, {str(Path(sandbox.__file__).parents[2])!r}); from tokenmill.sandbox import Limits, run; run({code!r}, limits=Limits(wall_s=60))"
-    caller = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # which nobody is left to remove
+    caller = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, env=environment)
     until(lambda: running_with(mark))
     caller.kill()
     caller.wait()

@@ -39,6 +39,7 @@ class Child(NamedTuple):
 
 def main(report: int) -> None:
     """One order from standard input; one report, JSON, to the descriptor."""
+    os.set_inheritable(report, False)  # ours alone: the code would otherwise find it open
     order = Order.read(json.loads(_line(0)))
     holding = Holding()
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER)  # what the code leaves behind becomes ours
@@ -46,9 +47,11 @@ def main(report: int) -> None:
     child = _start(order, holding, own_users)
     said = _hear(child)
     began = time.monotonic()
-    limit, peak = _watch(child, order, began) if "held" in said else (None, 0)
-    wall_s = time.monotonic() - began
-    status, cpu_s, largest = _end(child)
+    try:
+        limit, peak = _watch(child, order, began) if "held" in said else (None, 0)
+    finally:  # whatever becomes of the guard, nothing of the code stays
+        wall_s = time.monotonic() - began
+        status, cpu_s, largest = _end(child)
     if limit is None and _by_cpu(status, cpu_s, order):
         limit = "cpu"
     code = os.waitstatus_to_exitcode(status)
@@ -167,15 +170,18 @@ def _resident(pid: int) -> int:
 
 
 def _bytes_beneath(folder: str) -> int:
-    """What stands in the private folder; in a mount namespace nothing does, and the kernel holds the limit."""
-    total = 0
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                if entry.is_dir(follow_symlinks=False):
-                    total += _bytes_beneath(entry.path)
-                else:
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+    """What stands in the private folder; in a mount namespace nothing does, and the kernel holds the limit.
+
+    An empty file counts too, and no depth of folders ends the guard.
+    """
+    total, folders = 0, [folder]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    total += max(512, entry.stat(follow_symlinks=False).st_blocks * 512)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
     return total
 
 

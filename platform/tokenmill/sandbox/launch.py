@@ -1,5 +1,6 @@
 """Starting code in a sandbox, from any process: nothing of ours is forked but by a fresh interpreter."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -70,7 +71,15 @@ def run(
         )
         return _guarded(order)
     finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """However deep the code has nested it; Python's own way has a function call a level."""
+    try:
         shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
+        subprocess.run(["rm", "-rf", "--", str(folder)], check=False)
 
 
 def _readable(more: Iterable[Path]) -> list[str]:
@@ -110,8 +119,9 @@ def _guarded(order: Order) -> Result:
 def _collect(guard: "subprocess.Popen[bytes]", order: Order) -> tuple[list[bytes], bool]:
     """Hand over the order and take what is said, until all is over; whether it was too much."""
     assert guard.stdin and guard.stdout and guard.stderr
-    guard.stdin.write(json.dumps(order.document()).encode() + b"\n")
-    guard.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # it has ended already; why stands in what it said
+        guard.stdin.write(json.dumps(order.document()).encode() + b"\n")
+        guard.stdin.flush()
     found: list[list[bytes]] = [[], []]
     deadline = time.monotonic() + order.limits.wall_s + _GRACE_S
     left = order.limits.output

@@ -28,7 +28,9 @@ def enter(place: str, files: str, readable: Iterable[str], devices: Iterable[str
         _bind(path, place + path, 0)
     home = place + HOME
     os.mkdir(home)
-    kernel.mount("tmpfs", home, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"mode=1777,size={size}")
+    kernel.mount(
+        "tmpfs", home, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"mode=1777,size={size},nr_inodes={size // 2048}"
+    )
     for name in os.listdir(files):
         with open(f"{files}/{name}", "rb") as source, open(f"{home}/{name}", "wb") as copy:
             copy.write(source.read())
