@@ -136,9 +136,74 @@ def test_scripts_get_json_and_pipes_whole_lines(weights: Manifest, tokenmill: Ca
     assert orjson.loads(tokenmill("store", "du", "--json").out)["kinds"]["weights"]["objects"] == 1
     would_go = orjson.loads(tokenmill("store", "gc", "--dry-run", "--min-age-h", "0", "--json").out)
     assert would_go["dry_run"] and would_go["deleted"]["manifests"]["objects"] == 2
-    assert orjson.loads(tokenmill("doctor", "--json").out)[0]["name"] == "python"
+    findings = orjson.loads(tokenmill("doctor", "--json").out)
+    assert findings[0]["name"] == "python" and "sandbox" in {finding["name"] for finding in findings}
     tree = tokenmill("lineage", "poem", "--down").out
     assert all(part in tree for part in ("part-00000.jsonl.zst record 0", "reached 1 models"))
+
+
+def test_datasets_are_listed_shown_and_added(
+    tmp_path: Path, store: ArtifactStore, tokenmill: Callable[..., Said]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, rows in (("test", 2), ("train", 4)):
+        lines = (f'{{"question": "{i} + {i}?", "answer": "#### {2 * i}"}}\n' for i in range(rows))
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    assert "gsm8k" in tokenmill("eval", "list").out
+    wrong = tokenmill("eval", "add", str(folder))
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1) and "there is no dataset.yaml in" in wrong.err
+    made = orjson.loads(tokenmill("eval", "add", str(folder), "--as", "gsm8k", "--json").out)
+    assert (made["suite"], made["group"], made["licence"]) == ("generate/gsm8k", "reasoning", "MIT")
+    listed = orjson.loads(tokenmill("eval", "list", "--json").out)
+    assert [one["questions"] for one in listed["added"]] == [made["questions"]] and len(listed["known"]) >= 8
+    assert "generate/gsm8k" in tokenmill("eval", "list").out.split("\n")[0]
+    (folder / "dataset.yaml").write_text(
+        "{name: sums, description: d, language: en, licence: MIT, group: qa, inferencer: generate, template: 'Q: {question}'}"
+    )
+    shown = tokenmill("eval", "show", str(folder)).out
+    assert "sums" in shown and "Q: 0 + 0?" in shown
+    assert "4-shot" not in shown and "n': 4" in tokenmill("eval", "show", "gsm8k").out
+
+
+def test_a_dataset_that_fails_does_not_take_the_others_with_it(
+    store: ArtifactStore, tmp_path: Path, tokenmill: Callable[..., Said]
+) -> None:
+    from pico import Lab
+
+    lab = Lab(tmp_path)
+    model = (
+        "--weights",
+        lab.weights().digest,
+        "--tokenizer",
+        lab.tokenizer.digest,
+        "--set",
+        "evaluation.evaluate.answer_tokens=4",
+    )
+    for name in ("good", "torn"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "test.jsonl").write_text("".join(f'{{"q": "{name} {i}", "answer": "{i}"}}\n' for i in range(3)))
+        (folder / "dataset.yaml").write_text(
+            f"{{name: {name}, description: d, language: en, licence: MIT, group: qa, inferencer: generate, template: '{{q}}'}}"
+        )
+        made = orjson.loads(tokenmill("eval", "add", str(folder), "--json").out)
+    torn = store.get_manifest(made["questions"])
+    store.blob_path(torn.shards[0].blob).unlink()
+    ran = tokenmill("eval", "run", *model)
+    assert ran.code == 2 and "1 of 2 datasets failed: torn" in ran.err
+    good, bad = ran.out.splitlines()
+    assert (
+        good.split()[:2] == ["good", "accuracy"]
+        and "3 questions" in good
+        and bad.startswith("torn")
+        and "failed: " in bad
+    )
+    (row,) = orjson.loads(tokenmill("eval", "run", "good", *model, "--json").out)
+    assert (row["suite"], row["n"]) == ("generate/good", 3) and store.get_manifest(
+        row["evaluation"]
+    ).kind == "evaluation"
+    assert "no dataset nosuch in the store, which has good, torn" in tokenmill("eval", "run", "nosuch", *model).err
 
 
 def test_fertility_of_two_tokenizers_side_by_side(

@@ -1,8 +1,16 @@
 """What a model said: the answer in it, and whether it was well formed."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+
+from tokenmill.evaluation.metrics import exact_match, f1, rouge_l
+
+Extraction = Literal["none", "final", "hash", "boxed", "number", "option", "line"]
+"""What of a text is the answer. none: all of it; final: as `extract` says; line: its first."""
+Metric = Literal["same", "exact_match", "f1", "rouge_l"]
+"""How an answer is compared with the right one. same: as numbers, or as text."""
 
 _NUMBER = re.compile(r"[-−]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 _STATED = re.compile(r"(?:answer is|answer:|=)\s*(.+?)\s*(?:\n|$)", re.IGNORECASE)
@@ -11,14 +19,23 @@ _STATED = re.compile(r"(?:answer is|answer:|=)\s*(.+?)\s*(?:\n|$)", re.IGNORECAS
 def extract(text: str) -> str | None:
     """The final answer: after `####` (GSM8K), in `\\boxed{}` (MATH), after "answer is", else the last number."""
     if "####" in text:
-        last = text.rpartition("####")[2].strip()
-        return last.splitlines()[0].strip() if last else None
+        return _hashed(text)
     if boxed := _boxed(text):
         return boxed
     if stated := _STATED.findall(text):
         return str(stated[-1])
+    return _last_number(text)
+
+
+def _last_number(text: str) -> str | None:
     numbers = _NUMBER.findall(text)
     return numbers[-1] if numbers else None
+
+
+def _hashed(text: str) -> str | None:
+    """The rest of the line after the last `####`."""
+    last = text.rpartition("####")[2].strip() if "####" in text else ""
+    return last.splitlines()[0].strip() if last else None
 
 
 def _boxed(text: str) -> str | None:
@@ -32,6 +49,21 @@ def _boxed(text: str) -> str | None:
         if depth == 0:
             return text[begin:place].strip()
     return None
+
+
+def option(text: str, letters: str = "ABCD") -> str | None:
+    """The letter that was chosen: the last one that is stated (`the answer is (B)`, `答案是B`), else the one that the answer
+    begins with (`B. Paris`), else the only one that stands alone; None where several do."""
+    one = rf"[(（\[]?\s*([{letters}])(?![A-Za-z])"
+    stated = (
+        rf"(?:answer|choice|option|答案|选择|选项?|故选|应选)(?:\s*(?:is|was|:|：|为|是|应为|应该是))*\s*\**\s*{one}"
+    )
+    if found := re.findall(stated, text, re.IGNORECASE):
+        return str(found[-1]).upper()
+    if begins := re.match(rf"\s*\**{one}\s*(?:[.):：、，。）\]*]|$|\n)", text):
+        return begins[1]
+    alone = set(re.findall(rf"(?<![A-Za-z])([{letters}])(?![A-Za-z'’])", text))
+    return alone.pop() if len(alone) == 1 else None
 
 
 def same(answer: str | None, expected: str) -> bool:
@@ -62,6 +94,29 @@ def _number(text: str) -> Decimal | None:
     except (InvalidOperation, ZeroDivisionError):
         return None
     return value if value.is_finite() else None
+
+
+EXTRACTIONS: dict[str, Callable[[str], str | None]] = {
+    "none": lambda text: text.strip(),
+    "final": extract,
+    "hash": _hashed,
+    "boxed": _boxed,
+    "number": _last_number,
+    "option": option,
+    "line": lambda text: (text.strip().splitlines() or [""])[0].strip() or None,
+}
+METRICS: dict[str, Callable[[str, str], float]] = {
+    "same": lambda found, right: float(same(found, right)),
+    "exact_match": lambda found, right: exact_match(found, [right]),
+    "f1": lambda found, right: f1(found, [right]),
+    "rouge_l": lambda found, right: rouge_l(found, [right]),
+}
+
+
+def graded(said: str, record: Mapping[str, Any]) -> tuple[str | None, float]:
+    """The answer in what was said, by the record's `extraction`, and its score by the record's `metric`."""
+    found = EXTRACTIONS[record.get("extraction", "final")](said)
+    return found, 0.0 if found is None else METRICS[record.get("metric", "same")](found, record["answer"])
 
 
 def faults(ids: Sequence[int], text: str, end: int, special: Collection[int]) -> list[str]:

@@ -14,7 +14,14 @@ from tokenmill.records import JSONL
 from tokenmill.steps import StepContext, step
 
 EVALUATION, PREDICTIONS = "evaluation.json", f"predictions{JSONL}"
-METRICS = {"perplexity": "perplexity", "choice": "accuracy", "generate": "accuracy", "format": "well-formed share"}
+METRICS = {
+    "perplexity": "perplexity",
+    "choice": "accuracy",
+    "likelihood": "accuracy",
+    "generate": "accuracy",
+    "code": "pass@1",
+    "format": "well-formed share",
+}
 
 
 @step(

@@ -9,7 +9,7 @@ import tokenizers
 import torch
 
 from tokenmill.errors import InputError
-from tokenmill.evaluation import answers
+from tokenmill.evaluation import answers, programs
 from tokenmill.evaluation.config import EvaluateConfig
 from tokenmill.model.chat import encode, encode_prompt
 from tokenmill.model.folder import load_model
@@ -117,7 +117,7 @@ def perplexity(subject: Subject, records: Sequence[Record]) -> Predictions:
 
 def choice(subject: Subject, records: Sequence[Record]) -> Predictions:
     """The option whose filled template has the lowest mean cross-entropy (OpenCompass' PPL mode)."""
-    samples = [subject.text(text) for record in records for text in record["choices"]]
+    samples = [_filled(subject, record, text) for record in records for text in record["choices"]]
     means = iter([loss / max(tokens, 1) for loss, tokens in subject.losses(samples)])
     predictions = []
     for record in records:
@@ -128,19 +128,75 @@ def choice(subject: Subject, records: Sequence[Record]) -> Predictions:
     return predictions
 
 
+def likelihood(subject: Subject, records: Sequence[Record]) -> Predictions:
+    """The option that is likeliest after the question: the sum of its tokens' log-probabilities, the question's not."""
+    samples: list[Sample] = []
+    for record in records:
+        before = len(subject.text(_shots(record) + record["question"])[0])
+        for text in record["choices"]:
+            ids, labels = _filled(subject, record, text)
+            start = min(before, len(ids) - 1)  # of an option that melted into the question's last token, that token
+            samples.append((ids, [IGNORE] * start + list(labels[start:])))
+    losses = iter([loss for loss, _ in subject.losses(samples)])
+    predictions = []
+    for record in records:
+        sums = [next(losses) for _ in record["choices"]]
+        chosen = sums.index(min(sums))
+        right = chosen == record["answer"]
+        predictions.append({"id": record["id"], "losses": sums, "chosen": chosen, "score": float(right)})
+    return predictions
+
+
+def _filled(subject: Subject, record: Record, text: str) -> Sample:
+    """A filled template after its examples. Cut at the context, all options would look alike: that is refused."""
+    if "shots" not in record:
+        return subject.text(text)
+    ids = [subject.tokenizer.bos_id, *subject.tokenizer.encode(_shots(record) + text)]
+    if len(ids) > subject.context:
+        raise InputError(
+            f"question {record['id']} has {len(ids)} tokens with its examples, the model reads {subject.context}: "
+            "lower few_shot.n of the dataset"
+        )
+    return ids, ids
+
+
+def _shots(record: Record) -> str:
+    """A dataset's worked examples."""
+    return str(record.get("shots", ""))
+
+
+def _prompts(subject: Subject, records: Sequence[Record]) -> list[list[int]]:
+    """Questions as they are put: as the user's turn, or as text; a dataset's own template in place of ours."""
+    asked = [_shots(record) + record["question"] for record in records]
+    if subject.config.form == "chat":
+        return [encode_prompt([{"role": "user", "content": text}], subject.tokenizer) for text in asked]
+    ours = ["{}" if "shots" in record else "Question: {}\nAnswer:" for record in records]
+    return [list(subject.text(form.replace("{}", text))[0]) for form, text in zip(ours, asked, strict=True)]
+
+
 def generated(subject: Subject, records: Sequence[Record]) -> Predictions:
     """The answer that the model writes, compared with the right one."""
     chat = subject.config.form == "chat"
-    if chat:
-        prompts = [encode_prompt([{"role": "user", "content": r["question"]}], subject.tokenizer) for r in records]
-    else:
-        prompts = [list(subject.text(f"Question: {record['question']}\nAnswer:")[0]) for record in records]
     predictions = []
-    for record, answer in zip(records, subject.answer(prompts), strict=True):
-        said = subject.said(answer) if chat else subject.said(answer).strip().partition("\n")[0]
-        found = answers.extract(said)
-        right = answers.same(found, record["answer"])
-        predictions.append({"id": record["id"], "said": said, "found": found, "score": float(right)})
+    for record, answer in zip(records, subject.answer(_prompts(subject, records)), strict=True):
+        said = subject.said(answer) if chat else _own(subject.said(answer), record)
+        found, score = answers.graded(said, record)
+        predictions.append({"id": record["id"], "said": said, "found": found, "score": score})
+    return predictions
+
+
+def _own(said: str, record: Record) -> str:
+    """Of plain text, what belongs to the answer: a line, or of a dataset all until an empty one."""
+    return said.strip().partition("\n\n" if "shots" in record else "\n")[0]
+
+
+def code(subject: Subject, records: Sequence[Record]) -> Predictions:
+    """Programs that the model writes to the end, run with their tests in the sandbox (pass@1: answers are greedy)."""
+    predictions = []
+    for record, answer in zip(records, subject.answer(_prompts(subject, records)), strict=True):
+        said = subject.said(answer)
+        outcome = programs.check(record["question"], said, record["test"])
+        predictions.append({"id": record["id"], "said": said, "found": outcome.reason, "score": float(outcome.passed)})
     return predictions
 
 
@@ -167,7 +223,9 @@ def contamination(subject: Subject, records: Sequence[Record]) -> Predictions:
 MODES: dict[str, Callable[[Subject, Sequence[Record]], Predictions]] = {
     "perplexity": perplexity,
     "choice": choice,
+    "likelihood": likelihood,
     "generate": generated,
+    "code": code,
     "format": well_formed,
     "contamination": contamination,
 }

@@ -29,6 +29,7 @@ def examine(store_uri: str) -> list[Finding]:
         _store(store_uri),
         _tracking(),
         _serving(),
+        *_sandbox(),
         *(_program(name, fix) for name, fix in _PROGRAMS),
         _disk(),
     ]
@@ -87,6 +88,23 @@ def _serving() -> Finding:
 
     available, reason = serving_available()
     return Finding("vllm", available, reason or "serving environment found", "make serve", required=False)
+
+
+def _sandbox() -> list[Finding]:
+    """What code of a model would run under here: tried, not guessed."""
+    from tokenmill.sandbox import BASE, NAMESPACES, SandboxError, run
+
+    fix = "code is run with less only where `required` says so: docs/concepts/sandbox.md"
+    try:
+        made = run("", required=())
+    except SandboxError as refused:
+        return [Finding("sandbox", False, str(refused), fix, required=False)]
+    found = []
+    for name, wanted in (("sandbox", BASE), ("sandbox, namespaces", NAMESPACES)):
+        absent = [f"no {part} ({made.missing.get(part, 'not tried')})" for part in sorted(wanted - made.held)]
+        what = ", ".join([*sorted(wanted & made.held), *absent])
+        found.append(Finding(name, not absent, what, fix, required=False))
+    return found
 
 
 def _program(name: str, fix: str) -> Finding:

@@ -45,6 +45,7 @@ def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2; everything else keeps its traceback."""
     from tokenmill.cli import (  # noqa: F401 - registers the commands
         curating,
+        evaluating,
         inspecting,
         modeling,
         planning,

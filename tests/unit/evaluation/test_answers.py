@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenmill.evaluation.answers import extract, faults, same
+from tokenmill.evaluation.answers import extract, faults, option, same
 
 END, EOS, OTHER = 508, 2, 505
 
@@ -64,3 +64,27 @@ def test_same_compares_numbers_as_numbers(answer: str | None, expected: str, equ
 def test_faults_of_an_answer(ids: list[int], text: str, fault: str | None) -> None:
     found = faults(ids, text, END, {EOS, END, OTHER})
     assert (fault in found) if fault else not found
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The answer is (B).", "B"),
+        ("The answer is: **C**", "C"),
+        ("First I thought the answer is A, but the answer is D", "D"),
+        ("答案是B", "B"),
+        ("所以正确答案为：C。", "C"),
+        ("故选 D", "D"),
+        ("B. Paris is the capital", "B"),
+        ("(A) because of this", "A"),
+        ("C", "C"),
+        ("A banana is a fruit, so it must be choice D", "D"),
+        ("I would go for C here", "C"),
+        ("Either B or C", None),
+        ("none of them", None),
+        ("Because it rains", None),  # B begins a word
+        ("the answer is because", None),
+    ],
+)
+def test_option_is_the_letter_that_was_chosen(text: str, letter: str | None) -> None:
+    assert option(text) == letter

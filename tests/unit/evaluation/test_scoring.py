@@ -152,3 +152,63 @@ def test_batching_changes_no_answer(subject: Subject) -> None:
         EvaluateConfig(answer_tokens=8, execution=EvaluateExecution(batch_rows=2)),
     )  # fmt: skip
     assert [a.tokens for a in subject.answer(prompts)] == [a.tokens for a in small.answer(prompts)]
+
+
+def test_likelihood_is_of_the_option_alone_after_the_examples(subject: Subject) -> None:
+    """Sums over the option's tokens; those of examples and question are no part of them."""
+    shots, question = "the old king saw hills\n\n", "many ships came"
+    options = [" home with corn", " over", " where the bright river"]
+    record = {"id": "a", "shots": shots, "question": question, "choices": [question + o for o in options], "answer": 1}
+    sums = []
+    for option in options:
+        before = [subject.tokenizer.bos_id, *subject.tokenizer.encode(shots + question)]
+        ids = [subject.tokenizer.bos_id, *subject.tokenizer.encode(shots + question + option)]
+        sums.append(loss_by_hand(subject, ids, len(before)) * (len(ids) - len(before)))
+    (found,) = scoring.likelihood(subject, [record])
+    assert all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(found["losses"], sums, strict=True))
+    assert found["chosen"] == sums.index(min(sums)) and found["score"] == float(found["chosen"] == 1)
+
+
+def test_examples_that_leave_no_room_are_refused_not_cut(subject: Subject) -> None:
+    record = {"id": "a7", "shots": "ships came home " * 400, "question": "", "choices": ["over", "under"], "answer": 0}
+    for mode in (scoring.choice, scoring.likelihood):
+        with pytest.raises(
+            InputError, match=r"question a7 has \d+ tokens with its examples, the model reads \d+: lower few_shot"
+        ):
+            mode(subject, [record])
+
+
+def test_examples_stand_before_every_option(subject: Subject) -> None:
+    record = {"id": "a", "question": "", "choices": ["ships came home", "over the hills"], "answer": 0}
+    shown = "the old king rode\n\n"
+    (found,) = scoring.choice(subject, [record | {"shots": shown}])
+    (whole,) = scoring.choice(subject, [record | {"choices": [shown + text for text in record["choices"]]}])
+    assert found["losses"] == whole["losses"] != scoring.choice(subject, [record])[0]["losses"]
+
+
+def test_a_datasets_question_is_put_as_it_stands(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(self: Subject, prompts: Any) -> list[Generation]:
+        asked.extend(self.tokenizer.decode(prompt) for prompt in prompts)
+        return [Generation(tokens=self.tokenizer.encode(" So 3, or\n(B)\n\nQ: next")) for _ in prompts]
+
+    monkeypatch.setattr(Subject, "answer", answer)
+    plain = Subject(subject.model, subject.tokenizer, subject.special, EvaluateConfig(form="plain"))
+    records = [
+        {"id": "ours", "question": "1 + 2?", "answer": "3"},
+        {
+            "id": "theirs",
+            "shots": "Q: 0\nA\n\n",
+            "question": "Q: 1",
+            "answer": "B",
+            "extraction": "option",
+            "metric": "same",
+        },
+    ]
+    found = scoring.generated(plain, records)
+    assert [text.removeprefix("<s>") for text in asked] == ["Question: 1 + 2?\nAnswer:", "Q: 0\nA\n\nQ: 1"]
+    assert [(one["said"], one["found"], one["score"]) for one in found] == [
+        ("So 3, or", "3,", 1.0),
+        ("So 3, or\n(B)", "B", 1.0),
+    ]

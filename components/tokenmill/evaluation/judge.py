@@ -1,0 +1,131 @@
+"""A model as judge, behind any OpenAI-compatible endpoint: a rating of one answer, or the better of two.
+
+A judge likes what it reads first. So a pair is asked about in both orders, and a judge that changes its mind has seen no
+difference: a tie (report §5.3 swaps orders; counting a disagreement as a tie is ours). The prompts are our own words for
+MT-bench's forms (Zheng et al. 2023), with its verdicts: `[[8]]`, `[[A]]`, `[[B]]`, `[[C]]`.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import requests
+
+from tokenmill.errors import InputError, UserError
+
+Verdict = Literal["first", "second", "tie"]
+Ask = Callable[[str], str]
+"""A prompt → what the judge says."""
+KEY = "TOKENMILL_JUDGE_KEY"
+"""Environment: the endpoint's key, where it wants one."""
+
+_RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
+_CHOICE = re.compile(r"\[\[\s*([ABC])\s*\]\]")
+RATE = """Judge how well an assistant has answered a user: is it right, helpful, relevant, deep enough and clear?
+Explain briefly, then give a whole number from 1 to 10 in this very form: [[5]]
+
+[Question]
+{question}
+
+[Answer]
+{answer}
+[End of the answer]"""
+COMPARE = """Two assistants have answered the same question. Judge which answer is better: right, helpful, relevant, clear.
+Neither the order in which they stand nor their length is a merit. Explain briefly, then give your verdict in this very form:
+[[A]] if A is better, [[B]] if B is better, [[C]] if neither is.
+
+[Question]
+{question}
+
+[Answer of A]
+{first}
+[End of A]
+
+[Answer of B]
+{second}
+[End of B]"""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A chat model behind an OpenAI-compatible server. Its key stands in `TOKENMILL_JUDGE_KEY`, in no config."""
+
+    url: str
+    """To `/v1`, which is left out or not."""
+    model: str
+    timeout_s: float = 120.0
+    tries: int = 3
+    """Of a question that the server could not answer: busy, or away."""
+    max_tokens: int = 1024
+
+    def __call__(self, prompt: str) -> str:
+        """One answer, greedy. Raises UserError where the server stays away or refuses."""
+        url = f"{self.url.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "max_tokens": self.max_tokens,
+        }
+        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(KEY)) else {}
+        for left in reversed(range(self.tries)):
+            try:
+                answer = requests.post(url, json=body, headers=headers, timeout=self.timeout_s)
+            except requests.RequestException as away:
+                if not left:
+                    raise UserError(f"the judge at {self.url} does not answer: {type(away).__name__}") from None
+                continue
+            if left and (answer.status_code == 429 or answer.status_code >= 500):
+                continue
+            return self._said(answer)
+        raise InputError(f"the judge at {self.url} was never asked: tries is {self.tries}")
+
+    def _said(self, answer: requests.Response) -> str:
+        if answer.status_code != 200:
+            advice = f"; set {KEY}" if answer.status_code in (401, 403) else ""
+            raise UserError(f"the judge at {self.url} refuses model {self.model}: HTTP {answer.status_code}{advice}")
+        try:
+            document: Any = answer.json()
+            return str(document["choices"][0]["message"]["content"])
+        except (ValueError, LookupError, TypeError):
+            raise UserError(f"the judge at {self.url} does not speak OpenAI's chat protocol") from None
+
+
+def rate(question: str, answer: str, judge: Ask) -> float | None:
+    """1 to 10; None where the judge gave no rating, or none in that range."""
+    return rating(judge(RATE.format(question=question, answer=answer)))
+
+
+def rating(said: str) -> float | None:
+    """The last `[[number]]` from 1 to 10: what comes before may quote the form."""
+    found = [float(number) for number in _RATING.findall(said)]
+    return found[-1] if found and 1 <= found[-1] <= 10 else None
+
+
+def compare(question: str, first: str, second: str, judge: Ask) -> Verdict | None:
+    """Which of two answers is better, asked in both orders; a disagreement is a tie. None where an order has no verdict."""
+    forth = choice(judge(COMPARE.format(question=question, first=first, second=second)))
+    back = choice(judge(COMPARE.format(question=question, first=second, second=first)))
+    if forth is None or back is None:
+        return None
+    swapped: dict[Verdict, Verdict] = {"first": "second", "second": "first", "tie": "tie"}
+    return forth if forth == swapped[back] else "tie"
+
+
+def choice(said: str) -> Verdict | None:
+    """The last `[[A]]`, `[[B]]` or `[[C]]`."""
+    verdicts: dict[str, Verdict] = {"A": "first", "B": "second", "C": "tie"}
+    found = _CHOICE.findall(said)
+    return verdicts[found[-1]] if found else None
+
+
+def win_rate(verdicts: Iterable[Verdict | None]) -> tuple[float, int]:
+    """Of the first over the second, a tie counting half; and how many pairs the judge gave no verdict on, left out of it."""
+    given = list(verdicts)
+    judged: Sequence[Verdict] = [verdict for verdict in given if verdict is not None]
+    if not judged:
+        raise InputError(f"the judge gave no verdict on any of {len(given)} pairs")
+    worth = {"first": 1.0, "tie": 0.5, "second": 0.0}
+    return sum(worth[verdict] for verdict in judged) / len(judged), len(given) - len(judged)

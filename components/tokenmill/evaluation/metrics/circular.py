@@ -1,0 +1,18 @@
+"""Multiple choice that no habit of choosing "A" can win: every question with its options turned round (CircularEval)."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def rotations(choices: Sequence[T], answer: int) -> list[tuple[list[T], int]]:
+    """The question once for each option: its options moved up by 0, 1, …, and where the right one stands then."""
+    n = len(choices)
+    return [([*choices[turn:], *choices[:turn]], (answer - turn) % n) for turn in range(n)]
+
+
+def circular(right: Iterable[Iterable[bool]]) -> float:
+    """Share of questions that were answered rightly in every turn (Liu et al. 2023, MMBench)."""
+    questions = [all(turns) for turns in right]
+    return sum(questions) / len(questions)

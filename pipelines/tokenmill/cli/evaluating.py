@@ -1,0 +1,178 @@
+"""Commands about datasets: `tokenmill eval list | show | add | run`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenmill.cli.inspecting import show as show_json
+from tokenmill.cli.main import AsJson, Assignments, Preset, StoreUri, app, use_store
+from tokenmill.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenmill.evaluation.dataset import Dataset
+    from tokenmill.manifest import Manifest
+    from tokenmill.store import ArtifactStore
+
+eval_app = typer.Typer(help="Datasets that models are evaluated on.", no_args_is_help=True)
+app.add_typer(eval_app, name="eval")
+
+Named = Annotated[
+    str, typer.Option("--as", metavar="NAME", help="ask as the benchmark of this name is asked; see `eval list`")
+]
+
+
+@eval_app.callback()
+def eval_() -> None:
+    """Datasets that models are evaluated on."""
+
+
+@eval_app.command(name="list")
+def list_(store: StoreUri = None, as_json: AsJson = False) -> None:
+    """The datasets of the store, and the benchmarks whose data you can add."""
+    from tokenmill.evaluation import hub
+    from tokenmill.store import open_store
+
+    added = hub.listed(open_store(use_store(store)))
+    known = _shipped()
+    if as_json:
+        show_json(
+            {
+                "added": [one.facts | {"suite": one.suite, "questions": one.questions.digest} for one in added],
+                "known": [_told(dataset) for dataset in known],
+            }
+        )
+        return
+    for one in added:
+        count = sum(shard.records for shard in one.questions.shards)
+        typer.echo(f"{one.suite:<28}{count:>7} questions  {one.facts['group']:<10}{one.questions.digest[:12]}")
+    typer.echo(f"\n{len(added)} in the store. Known, if you have the data (`tokenmill eval add FOLDER --as NAME`):")
+    for dataset in known:
+        typer.echo(
+            f"  {dataset.name:<14}{_shots(dataset):<8}{dataset.inferencer:<11}{dataset.group:<10}{dataset.description}"
+        )
+
+
+@eval_app.command()
+def show(
+    dataset: Annotated[str, typer.Argument(help="a folder with dataset.yaml; or a benchmark's name")],
+    as_json: AsJson = False,
+) -> None:
+    """How a dataset is asked; of a folder also the first question, as a model reads it."""
+    from tokenmill.evaluation import hub
+    from tokenmill.evaluation.dataset import load, rendered
+
+    folder = Path(dataset)
+    found = load(folder) if folder.is_dir() else load(folder, shipped=dataset)
+    first = rendered(found, folder)[1][0] if folder.is_dir() else None
+    if as_json:
+        show_json(_told(found) | {"suite": hub.suite_name(found), "first": first})
+        return
+    for name, value in _told(found).items():
+        typer.echo(f"{name:<18}{value}")
+    if first:
+        asked = first.get("shots", "") + (first.get("question") or first["text"])
+        typer.echo(f"\n{asked}\n\n→ {first.get('answer', first.get('test', 'the loss'))}")
+
+
+@eval_app.command()
+def add(
+    folder: Annotated[Path, typer.Argument(help="folder with dataset.yaml and the records that it names")],
+    named: Named = "",
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a dataset and bring it into the store, as questions that `evaluation.evaluate` takes."""
+    from tokenmill.evaluation import hub
+    from tokenmill.evaluation.dataset import load
+    from tokenmill.store import open_store
+
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    made = hub.add(open_store(use_store(store)), load(folder, shipped=named or None), folder)
+    if as_json:
+        show_json(made.facts | {"suite": made.suite, "questions": made.questions.digest})
+        return
+    typer.echo(f"{made.suite}: {made.questions.digest}  {made.questions.shards[0].records} questions")
+    typer.echo(f"hand on   --input questions={made.questions.digest[:12]}")
+
+
+@eval_app.command()
+def run(
+    weights: Annotated[str, typer.Option(help="of the model: digest or prefix, URI, models:/name@alias")],
+    tokenizer: Annotated[str, typer.Option(help="that it was trained with")],
+    names: Annotated[list[str] | None, typer.Argument(help="datasets of the store [all]")] = None,
+    preset: Preset = "nano",
+    assignments: Assignments = None,
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a model on datasets of the store; what fails on one is told, and the others go on."""
+    from tokenmill.cli.running import checked
+    from tokenmill.evaluation import hub
+    from tokenmill.lineage import resolve
+    from tokenmill.steps import configured, find
+    from tokenmill.store import open_store
+
+    opened = open_store(use_store(store))
+    given = {
+        role: opened.get_manifest(resolve(opened, named))
+        for role, named in (("weights", weights), ("tokenizer", tokenizer))
+    }
+    added = {one.name: one for one in hub.listed(opened)}
+    if unknown := sorted(set(names or ()) - added.keys()):
+        raise InputError(
+            f"no dataset {', '.join(unknown)} in the store, which has {', '.join(added) or 'none'}; see `eval add`"
+        )
+    config = configured(find("evaluation.evaluate"), preset, checked(preset, assignments))
+    rows = []
+    for name in names or added:
+        try:
+            rows.append(
+                {"dataset": name} | _evaluated(opened, preset, config, given | {"questions": added[name].questions})
+            )
+        except Exception as failure:  # another dataset's numbers are no less true
+            rows.append({"dataset": name, "failed": f"{type(failure).__name__}: {failure}"})
+        if not as_json:
+            typer.echo(_line(rows[-1]))
+    if as_json:
+        show_json(rows)
+    if failed := [row["dataset"] for row in rows if "failed" in row]:
+        raise InputError(f"{len(failed)} of {len(rows)} datasets failed: {', '.join(failed)}")
+
+
+def _evaluated(store: "ArtifactStore", preset: str, config: Any, inputs: "dict[str, Manifest]") -> dict[str, Any]:
+    """The one suite of an evaluation, and where it is."""
+    import orjson
+
+    from tokenmill.evaluation.evaluate import EVALUATION
+    from tokenmill.steps import run_step
+    from tokenmill.tracking import RunRef
+
+    given = {role: [manifest] for role, manifest in inputs.items()}
+    made = run_step("evaluation.evaluate", config, given, store=store, run=RunRef.new("eval", preset))["output"]
+    suites = orjson.loads(store.get_blob(made.shard(EVALUATION).blob))["suites"]
+    (suite, numbers), *_ = suites.items()
+    return {"suite": suite, "evaluation": made.digest} | numbers
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return f"{row['dataset']:<24}failed: {row['failed']}"
+    low, high = row["ci_low"], row["ci_high"]
+    value = "diverged" if row["value"] is None else f"{row['value']:.4g} [{low:.4g}, {high:.4g}]"
+    return f"{row['dataset']:<24}{row['metric']:<12}{value:<28}{row['n']:>6} questions  {row['evaluation'][:12]}"
+
+
+def _shipped() -> "list[Dataset]":
+    from tokenmill.evaluation.dataset import SHIPPED, load
+
+    return [load(SHIPPED, shipped=path.stem) for path in sorted(SHIPPED.glob("*.yaml"))]
+
+
+def _told(dataset: "Dataset") -> dict[str, Any]:
+    return dataset.model_dump(mode="json", exclude_defaults=True)
+
+
+def _shots(dataset: "Dataset") -> str:
+    return f"{dataset.few_shot.n if dataset.few_shot else 0}-shot"

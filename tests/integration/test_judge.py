@@ -1,0 +1,136 @@
+"""A judge behind a real HTTP server that speaks OpenAI's chat protocol, and judges by rules that are known here."""
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tokenmill.errors import InputError, UserError
+from tokenmill.evaluation.judge import KEY, Endpoint, compare, rate, win_rate
+
+pytestmark = pytest.mark.integration
+
+
+class Judges(ThreadingHTTPServer):
+    """Its models are rules: `longer` prefers the longer answer, `first` what it reads first, `length` rates by length."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked, self.failures, self.key = [], [], None
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((self.path, body, self.headers.get("Authorization")))
+        if self.server.failures:
+            return self.answer(self.server.failures.pop(0), {"error": "busy"})
+        if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
+            return self.answer(401, {"error": "no key"})
+        said = judged(body["model"], body["messages"][0]["content"])
+        if said is None:
+            return self.answer(404, {"error": "no such model"})
+        document = (
+            {"choices": [{"message": {"role": "assistant", "content": said}}]} if said != "nonsense" else {"hello": 1}
+        )
+        return self.answer(200, document)
+
+    def answer(self, code, document):
+        data = json.dumps(document).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def judged(model, prompt):
+    part = lambda name: re.search(rf"\[{name}\]\n(.*?)\n\[End", prompt, re.DOTALL)[1]  # noqa: E731
+    if model == "longer":
+        a, b = len(part("Answer of A")), len(part("Answer of B"))
+        return f"As asked for as [[A]] or [[B]].\nVerdict: [[{'A' if a > b else 'B' if b > a else 'C'}]]"
+    return {
+        "first": lambda: "[[A]]",
+        "silent": lambda: "I cannot say.",
+        "length": lambda: f"Rating in the form [[5]]: [[{len(part('Answer'))}]]",
+        "half": lambda: "[[7.5]]",
+        "nonsense": lambda: "nonsense",
+    }.get(model, lambda: None)()
+
+
+@pytest.fixture
+def server():
+    with Judges() as made:
+        thread = threading.Thread(target=made.serve_forever, daemon=True)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def test_a_pair_is_asked_in_both_orders_and_the_verdict_turns_with_it(server):
+    longer = Endpoint(server.url, "longer")
+    assert compare("Why?", "a long answer", "short", longer) == "first"
+    assert compare("Why?", "short", "a long answer", longer) == "second"
+    assert compare("Why?", "equal", "equal", longer) == "tie"
+    (path, body, key), (_, other, _) = server.asked[:2]
+    assert (path, key, body["temperature"], body["model"]) == ("/v1/chat/completions", None, 0, "longer")
+    forth, back = (one["messages"][0]["content"] for one in (body, other))
+    assert forth.index("a long answer") < forth.index("short") and back.index("short") < back.index("a long answer")
+    assert "Why?" in forth
+
+
+def test_a_judge_that_prefers_the_first_place_sees_no_difference(server):
+    assert compare("Why?", "one", "two", Endpoint(server.url, "first")) == "tie"
+
+
+def test_no_verdict_is_none_and_stands_apart_from_the_win_rate(server):
+    assert compare("Why?", "one", "two", Endpoint(server.url, "silent")) is None
+    assert rate("Why?", "one", Endpoint(server.url, "silent")) is None
+    assert win_rate(["first", "first", "second", "tie", None]) == (2.5 / 4, 1)
+    with pytest.raises(InputError, match="no verdict on any of 2 pairs"):
+        win_rate([None, None])
+
+
+@pytest.mark.parametrize(
+    ("model", "answer", "rating"), [("length", "xxxxxxxx", 8), ("length", "x" * 11, None), ("half", "", 7.5)]
+)
+def test_a_rating_is_the_last_number_in_the_form_and_from_1_to_10(server, model, answer, rating):
+    assert rate("Why?", answer, Endpoint(server.url.removesuffix("/v1"), model)) == rating
+
+
+def test_a_busy_server_is_asked_again_and_not_for_ever(server):
+    server.failures = [503, 429]
+    assert rate("Why?", "four", Endpoint(server.url, "length")) == 4 and len(server.asked) == 3
+    server.failures = [500] * 3
+    with pytest.raises(UserError, match="HTTP 500"):
+        rate("Why?", "four", Endpoint(server.url, "length"))
+
+
+def test_the_key_comes_from_the_environment_and_is_in_no_message(server, monkeypatch):
+    server.key = "planted-secret"
+    with pytest.raises(UserError, match=f"HTTP 401; set {KEY}"):
+        rate("Why?", "four", Endpoint(server.url, "length"))
+    monkeypatch.setenv(KEY, "wrong-secret")
+    with pytest.raises(UserError) as refused:
+        rate("Why?", "four", Endpoint(server.url, "length"))
+    assert "secret" not in str(refused.value)
+    monkeypatch.setenv(KEY, "planted-secret")
+    assert rate("Why?", "four", Endpoint(server.url, "length")) == 4
+
+
+def test_what_is_no_judge_is_said_in_one_line(server):
+    with pytest.raises(UserError, match="refuses model unknown: HTTP 404"):
+        rate("Why?", "four", Endpoint(server.url, "unknown"))
+    with pytest.raises(UserError, match="does not speak OpenAI's chat protocol"):
+        rate("Why?", "four", Endpoint(server.url, "nonsense"))
+    with pytest.raises(UserError, match="does not answer: ConnectionError"):
+        rate("Why?", "four", Endpoint("http://127.0.0.1:9/v1", "length", tries=1))
