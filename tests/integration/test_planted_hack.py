@@ -16,12 +16,19 @@ from tokenmill.manifest import sha256
 from tokenmill.model import IGNORE
 from tokenmill.model.chat import encode
 from tokenmill.model.config import InternLM2Config
-from tokenmill.model.layout import save_model
+from tokenmill.model.folder import save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.records import read_jsonl
-from tokenmill.rlhf.config import CollectPreferencesConfig, PPOConfig, ProbeConfig, RewardModelConfig, SamplingConfig
+from tokenmill.rlhf.config import (
+    CollectPreferencesConfig,
+    PPOConfig,
+    PPOExecution,
+    ProbeConfig,
+    RewardModelConfig,
+    SamplingConfig,
+)
 from tokenmill.rlhf.evaluate_reward_model import quality, scores
 from tokenmill.sft.requests import requests
 from tokenmill.steps.context import materialise
@@ -51,7 +58,7 @@ PPO = PPOConfig(
     critic_lr=2e-3,
     precision="fp32",
     optim=OptimConfig(lr=3e-4, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0),
-    execution=ONE_RANK,
+    execution=PPOExecution(ranks=1, checkpoint_every=10_000),
 )
 PROBE = ProbeConfig(queries=32, patch_queries=100, sampling=SAMPLING, max_length=128)
 

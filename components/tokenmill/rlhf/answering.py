@@ -31,8 +31,8 @@ class Answers:
 def answer(model: Path, judge: Path, asked: Sequence[Query], words: "Tokenizer", config: ProbeConfig) -> Answers:
     """Sample one answer a query and judge it under its domain's prompt."""
     from tokenmill.model.chat import encode_prompt
-    from tokenmill.model.generation import generate
     from tokenmill.model.folder import load_model
+    from tokenmill.model.generation import generate
     from tokenmill.model.modeling import InternLM2ForRewardModel
     from tokenmill.rlhf.conditional import reward_input
     from tokenmill.rlhf.scoring import reward_scores
@@ -58,8 +58,8 @@ def answer_gold(
 ) -> tuple[list[str], GoldScore]:
     """A policy's most likely answers to gold questions, and what they are worth."""
     from tokenmill.model.chat import encode_prompt
-    from tokenmill.model.generation import generate
     from tokenmill.model.folder import load_model
+    from tokenmill.model.generation import generate
 
     prompts = [encode_prompt(question.prompt, words) for question in questions]
     length = config.sampling.max_new_tokens
