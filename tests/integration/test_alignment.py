@@ -382,8 +382,9 @@ def test_what_people_labelled_trains_the_next_reward_model_and_lineage_says_so(
     """Pairs leave by the command line, labels come back by it; the snapshot is a parent of the reward model."""
     store = ["--store", lab.store.uri]
     given = lab.folder / "pairs.jsonl"
-    tokenmill("annotations", "export", probed["responses"].digest[:12], "-o", str(given), *store)
+    tokenmill("annotations", "export", lab.run.key, "-o", str(given), *store)
     rows = [orjson.loads(line) for line in given.read_bytes().splitlines()]
+    assert {row["batch"] for row in rows} == {probed["responses"].digest}
     assert len(rows) > 3 and not any(word in given.read_text() for word in ("policy", "sft"))
     filled = [
         orjson.dumps(row | {"choice": choice, "annotator": who, "time": "2026-03-14T09:15:00Z"})
