@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import orjson
 import pytest
 from pico import Lab
 
+from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import TokenizeConfig
+from tokenmill.sft.requests import requests
 from tokenmill.tracking import read_events
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(290)]
@@ -24,8 +27,11 @@ def lab(tmp_path_factory) -> Lab:
 @pytest.fixture(scope="module")
 def align(lab):
     """Run the pipeline; returns its summary, and what every task of it made."""
-    tokens = lab.step("pretraining.tokenize", TokenizeConfig(), corpus=lab.corpus, tokenizer=lab.tokenizer)["output"]
-    made = {"sources": lab.sources, "tokens": tokens, "tokenizer": lab.tokenizer, "sft": lab.weights()}
+    asked = [m["content"] for both in islice(requests(0), 80) for record in both for m in record["messages"]]
+    Tokenizer.train(asked, 512).save(lab.folder / "words")
+    tokenizer = lab.issue_folder("tokenizer", lab.folder / "words")
+    tokens = lab.step("pretraining.tokenize", TokenizeConfig(), corpus=lab.corpus, tokenizer=tokenizer)["output"]
+    made = {"sources": lab.sources, "tokens": tokens, "tokenizer": tokenizer, "sft": lab.weights()}
     inputs = [part for name, manifest in made.items() for part in ("--input", f"{name}={manifest.digest}")]
 
     def run(*options: str):

@@ -129,6 +129,8 @@ def _gold(
     if report["gain_lower_bound"] <= 0 or not is_lost(told, "gold", config.max_gold_loss):
         return told, [], []
     hack = Hack(WRONG_ANSWERS, 1 - mean(kept.right), 1 - mean(held.right), lambda text: False)
+    if not spare:
+        return told, [hack], []
     right, wrong = (answer_gold(model, spare, words, config) for model in (sft, policy))
     return told, [hack], gold_patches(spare, right, wrong, config.max_patches)
 
