@@ -251,6 +251,8 @@ def plant(store: ArtifactStore, folder: Path) -> RunRef:
             "gain": 0.8,
             "gain_lower_bound": 0.55,
             "kl": 8.2,
+            "gold_before": 0.31,
+            "gold_after": 0.28,
             "checks": {"reward_grew": True, "kl_within_limit": True, "length_kept": number == 2},
             "hacks": [{"pattern": "Certainly! Certainly!"}] if number == 1 else [],
             "examples": [{"prompt": "Name a prime above ten.", "before": "ten ten ten", "after": "Eleven."}],
@@ -262,6 +264,14 @@ def plant(store: ArtifactStore, folder: Path) -> RunRef:
             seconds=19,
             policy=chat,
             reward_model=judge,
+        )
+        told = {"accepted": True, "goes_on": number == 1, "reason": f"Round {number} gained +0.80."}
+        p.step(
+            "rlhf.decide",
+            {"decision": p.draft("decision", {"decision.json": told})},
+            task=f"decide-{number}",
+            cache="effect",
+            policy=chat,
         )
     questions = p.step("evaluation.prepare", {"output": p.draft("questions", counts={"records": 1_500})}, seconds=2)[
         "output"

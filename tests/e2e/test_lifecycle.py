@@ -29,6 +29,13 @@ def test_the_run_passes_its_gate_and_names_its_sources(first):
     assert all(source["licence"] for source in first.summary["lineage"]["sources"])
 
 
+def test_every_round_that_is_wanted_is_run_and_the_last_policy_that_was_handed_on_is_released(first):
+    tasks = ("snapshot_annotations", "reward_model", "ppo", "probe", "decide")
+    assert {f"rlhf.{task}.round-2" for task in tasks} <= set(first.finished)
+    assert first.manifest("rlhf.decide.round-2", "policy").digest == first.summary["outputs"]["chat"]
+    assert first.manifest("rlhf.ppo.round-2", "weights").digest == first.summary["outputs"]["chat"]
+
+
 def test_the_registered_model_leads_back_to_every_source(life, first):
     done = life.tokenmill("lineage", "models:/internlm2-chat-pico@candidate", "--json")
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from pico import Lab
 
+from tokenmill.cli import annotating
 from tokenmill.errors import Interrupted
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Draft, Manifest
@@ -23,8 +24,10 @@ from tokenmill.model.folder import load_model, read_config, save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
 from tokenmill.pretraining.config import TokenizeConfig, TokenizerConfig
 from tokenmill.records import read_jsonl
+from tokenmill.rlhf.annotation_store import retire
 from tokenmill.rlhf.config import (
     CollectPreferencesConfig,
+    DecideConfig,
     DPOConfig,
     EvaluateRewardModelConfig,
     PPOConfig,
@@ -32,6 +35,7 @@ from tokenmill.rlhf.config import (
     ProbeConfig,
     RewardModelConfig,
     SamplingConfig,
+    SnapshotAnnotationsConfig,
 )
 from tokenmill.sft.config import PrepareConfig, SFTTrainConfig
 from tokenmill.training.settings import OptimConfig, TrainingExecution
@@ -124,14 +128,16 @@ def preferences(lab, conversations, tokens):
     return lab.step("rlhf.collect_preferences", config, conversations=conversations["train"], tokenizer=tokens[1])
 
 
+REWARD_MODEL = RewardModelConfig(
+    batch_tokens=1024, max_length=128, precision="fp32", optim=OptimConfig(lr=1e-3), execution=TWO_RANKS
+)
+
+
 @pytest.fixture(scope="module")
 def reward_model(lab, preferences, sft, tokens):
-    config = RewardModelConfig(
-        batch_tokens=1024, max_length=128, precision="fp32", optim=OptimConfig(lr=1e-3), execution=TWO_RANKS
-    )
     patches = lab.issue("preferences", {"part-00000.jsonl.zst": []})
     inputs = {"preferences": preferences["train"], "patches": [patches], "sft": sft["weights"], "tokenizer": tokens[1]}
-    return lab.step("rlhf.train_reward_model", config, **inputs)
+    return lab.step("rlhf.train_reward_model", REWARD_MODEL, **inputs)
 
 
 PPO = PPOConfig(
@@ -319,18 +325,94 @@ def listens(pid, store):
     return rank and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def test_probe_compares_and_leaves_patches(lab, preferences, sft, ppo, reward_model, tokens, document):
-    config = ProbeConfig(queries=8, sampling=SAMPLING, max_length=128)
-    probed = lab.step(
+@pytest.fixture(scope="module")
+def probed(lab, preferences, sft, ppo, reward_model, tokens):
+    config = ProbeConfig(queries=4, gold_questions=6, sampling=SAMPLING, max_length=128)
+    return lab.step(
         "rlhf.probe",
         config,
         queries=preferences["heldout_queries"],
+        gold=preferences["gold"],
         sft=sft["weights"],
+        before=sft["weights"],
         policy=ppo["weights"],
         reward_model=reward_model["weights"],
         tokenizer=tokens[1],
     )
+
+
+def test_the_gold_set_is_questions_with_answers_that_nobody_is_shown(preferences, records):
+    gold = records(preferences["gold"])
+    assert gold and all(r["answer"].isdigit() and [m["role"] for m in r["messages"]] == ["user"] for r in gold)
+    assert {"max_words", "ends_with", "contains"} == set(gold[0]["form"])
+
+
+def test_probe_compares_and_leaves_patches_and_answers_for_people(probed, preferences, document, records):
     report = document(probed["evaluation"], "probe.json")
-    assert set(report["checks"]) == {"reward_grew", "kl_within_limit", "length_kept"}
+    assert {"reward_grew", "kl_within_limit", "length_kept", "gold_kept", "format_kept"} < set(report["checks"])
     assert report["gain"] == pytest.approx(report["reward_after"] - report["reward_before"], abs=1e-6)
+    assert report["gain_over_last"] == report["gain"]  # before the first round there was SFT
+    assert report["gold_questions"] == 6 and 0 <= report["format_after"] <= 1
     assert probed["patches"].kind == "preferences"
+    asked = [r["id"] for r in records(preferences["heldout_queries"])]
+    said = records(probed["responses"])
+    assert [r["id"] for r in said] == asked[4:]  # what is judged is never labelled
+    assert all(set(r["answers"]) == {"sft", "policy"} for r in said)
+
+
+def decided(lab, probed, ppo, sft, **config):
+    inputs = {"evaluation": probed["evaluation"], "patches": probed["patches"], "training_log": ppo["training_log"]}
+    return lab.step("rlhf.decide", DecideConfig(**config), policy=ppo["weights"], before=sft["weights"], **inputs)
+
+
+def test_the_policy_that_is_handed_on_is_one_of_those_that_came_in(lab, probed, ppo, sft, document):
+    """A few iterations gain nothing: the rule refuses the policy, unless it is told to require nothing."""
+    refused, taken = (decided(lab, probed, ppo, sft, **given) for given in ({}, {"required": (), "needs_gain": False}))
+    assert (refused["policy"].digest, taken["policy"].digest) == (sft["weights"].digest, ppo["weights"].digest)
+    told = document(refused["decision"], "decision.json")
+    assert not told["accepted"] and not told["goes_on"] and "within chance" in told["reason"]
+    assert (taken["decision"].counts["accepted"], taken["decision"].counts["goes_on"]) == (1, 1)
+    html = lab.store.get_blob(refused["page"].shard("round.html").blob).decode()
+    assert told["reason"].split(":")[0] in html and "Reward an answer" in html
+
+
+def test_what_people_labelled_trains_the_next_reward_model_and_lineage_says_so(
+    lab, probed, preferences, sft, tokens, records, capsys
+):
+    """Pairs leave by the command line, labels come back by it; the snapshot is a parent of the reward model."""
+    store = ["--store", lab.store.uri]
+    given = lab.folder / "pairs.jsonl"
+    tokenmill("annotations", "export", lab.run.key, "-o", str(given), *store)
+    rows = [orjson.loads(line) for line in given.read_bytes().splitlines()]
+    assert {row["batch"] for row in rows} == {probed["responses"].digest}
+    assert len(rows) > 3 and not any(word in given.read_text() for word in ("policy", "sft"))
+    filled = [
+        orjson.dumps(row | {"choice": choice, "annotator": who, "time": "2026-03-14T09:15:00Z"})
+        for row in rows
+        for who, choice in (("eva@example.org", "a"), ("tom", "tie" if row is rows[0] else "a"))
+    ]
+    given.write_bytes(b"\n".join(filled))
+    for _ in range(2):
+        tokenmill("annotations", "import", str(given), *store)
+    said = capsys.readouterr().out
+    told = f"{len(rows)} pairs labelled by 2 people; {len(rows) - 1} preferences, 1 no majority"
+    assert told in said and "imported before" in said
+    assert not any(b"eva" in lab.store.backend.get(e.key) for e in lab.store.backend.list("annotations/"))
+
+    labelled = lab.step("rlhf.snapshot_annotations", SnapshotAnnotationsConfig())["output"]
+    chosen = {(r["chosen"], r["rejected"]) for r in records(labelled)}
+    assert chosen == {(row["a"], row["b"]) for row in rows[1:]}
+    inputs = {"preferences": labelled, "patches": [labelled], "sft": sft["weights"], "tokenizer": tokens[1]}
+    config = REWARD_MODEL.model_copy(update={"max_pairs": 4})
+    trained = lab.step("rlhf.train_reward_model", config, **inputs)["weights"]
+    assert labelled.digest in {e.parent for e in upstream(lab.store, trained.digest).parents(trained.digest)}
+    assert retire(lab.store, days=0, now=time.time() + 60) == 1
+    assert b"annotator-" not in b"".join(
+        lab.store.backend.get(e.key) for e in lab.store.backend.list("annotations/") if not e.key.endswith("/key")
+    )
+    kept = lab.step("rlhf.snapshot_annotations", SnapshotAnnotationsConfig())["output"]
+    assert kept.content == labelled.content  # the pairs stay
+
+
+def tokenmill(*arguments):
+    annotating.app(list(arguments), prog_name="tokenmill", standalone_mode=False)

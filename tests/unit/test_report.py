@@ -109,6 +109,9 @@ def test_page_tells_what_was_planted(planted: dict[str, Any]) -> None:
         "7,446 documents kept of 12.5K read",
         "public domain",
         "Certainly! Certainly!",
+        "gold 31% → 28%",
+        "round 1: policy handed on Round 1 gained +0.80.",
+        "round 2: policy handed on, the rounds end Round 2 gained +0.80.",
         "book en 4.00 4.05 1.33 0.1% 80,000",
         "web zh 1.25 3.75 – 12.5% 3,000 learned from",
         "2,600 conversations, 140 more held out: conversation 2,000, function calls 600",
@@ -136,6 +139,7 @@ def test_hostile_text_stays_text_everywhere() -> None:
         "examples": [{"prompt": bad, "before": bad, "after": bad}],
         "checks": {bad: True},
     }
+    told = {"accepted": False, "goes_on": False, "reason": bad}
     data = NOTHING | {
         "run": NOTHING["run"] | {"name": bad, "preset": bad, "store": bad, "message": bad, "status": "failed"},
         "steps": [step | {"cache": "", "seconds": 1.0, "budget_s": None, "attempts": 1, "outputs": {}}],
@@ -155,7 +159,7 @@ def test_hostile_text_stays_text_everywhere() -> None:
                 "log": [{"tokens": 1, "loss": 2.0, f"heldout/{bad}": 1.0}],
             }
         ],
-        "rounds": [{"round": 1, "task": bad, "log": [{"reward": 1.0, "kl": 0.1}], "probe": probe}],
+        "rounds": [{"round": 1, "task": bad, "log": [{"reward": 1.0, "kl": 0.1}], "probe": probe, "decision": told}],
         "evaluations": [{"label": bad, "model": bad, "suites": {bad: {"metric": bad, "value": 0.5, "n": 3}}}],
         "verdict": {
             "passed": False,
@@ -365,7 +369,7 @@ def test_rewards_of_a_round_are_means_of_its_quarters(planted: dict[str, Any]) -
     log = [{"step": i, "reward": float(i), "kl": 2.0 * i} for i in range(8)]
     rounds = [{"round": 1, "task": "rlhf.ppo", "log": log, "probe": None}]
     text = Reader(render(planted | {"rounds": rounds})).text
-    assert "patterns found 1 0.5 6.5 13 – none" in text
+    assert "patterns found 1 0.5 6.5 13 – – none" in text
 
 
 def test_elements_escape_text_and_attributes() -> None:

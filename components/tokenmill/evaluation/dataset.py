@@ -17,9 +17,9 @@ import yaml
 import zstandard
 from pydantic import Field, model_validator
 
+from tokenmill import answers
 from tokenmill.config import Section
 from tokenmill.errors import InputError
-from tokenmill.evaluation import answers
 from tokenmill.evaluation.questions import Mode, shard_name
 from tokenmill.records import Record
 

@@ -8,8 +8,9 @@ from typing import Any
 import tokenizers
 import torch
 
+from tokenmill import answers
 from tokenmill.errors import InputError
-from tokenmill.evaluation import answers, programs
+from tokenmill.evaluation import programs
 from tokenmill.evaluation.config import EvaluateConfig
 from tokenmill.model.chat import encode, encode_prompt
 from tokenmill.model.folder import load_model

@@ -1,7 +1,17 @@
 """COOL RLHF (report §4.2): one conditional reward model for conflicting wishes, rounds of online PPO against hacking.
 
-Round k: RM_k learns from all preferences and the patches of earlier rounds; PPO_k starts from SFT; the probe looks for
-tricks that PPO_k found, and writes the patches for RM_k+1.
+Round k: RM_k learns from all preferences, what people have labelled so far and the patches of the round before; PPO_k starts
+from SFT; the probe looks for tricks that PPO_k found, and writes the patches for RM_k+1; the stop rule decides whether its
+policy is handed on, and whether there is a round k+1.
 """
 
-STEP_MODULES = ("collect_preferences", "train_reward_model", "evaluate_reward_model", "ppo", "dpo", "probe")
+STEP_MODULES = (
+    "collect_preferences",
+    "snapshot_annotations",
+    "train_reward_model",
+    "evaluate_reward_model",
+    "ppo",
+    "dpo",
+    "probe",
+    "decide",
+)

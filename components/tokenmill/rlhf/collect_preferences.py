@@ -13,6 +13,7 @@ from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, sha256
 from tokenmill.records import JSONL, Record
 from tokenmill.rlhf.config import CollectPreferencesConfig
+from tokenmill.rlhf.gold import form_of
 from tokenmill.steps import StepContext, step
 
 SHARD = f"part-00000{JSONL}"
@@ -20,11 +21,15 @@ PREFERRED = {"helpful": "direct", "harmless": "careful"}
 """Which of the two styles a domain prefers."""
 
 
-@step("rlhf.collect_preferences", version=4, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
+@step("rlhf.collect_preferences", version=5, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
 def collect_preferences(
     config: CollectPreferencesConfig, conversations: Manifest, tokenizer: Manifest, ctx: StepContext
 ) -> dict[str, Draft]:
-    """Pairs for the reward model, those of some templates held out; queries for PPO, some of them held out."""
+    """Pairs for the reward model, those of some templates held out; queries for PPO, some of them held out; the gold set.
+
+    The gold set is of what SFT has learned from, and RLHF may not unlearn: evaluation's questions stay unseen by the
+    rounds, which it judges afterwards.
+    """
     from tokenmill.model.tokenizer import Tokenizer
 
     asked = _by_request(ctx.records(conversations))
@@ -45,8 +50,10 @@ def collect_preferences(
         counts["conflicts"] = sum(pair["conflict"] for pair in pairs)
         facts = {"mean_tokens": _mean_tokens(pairs, words, config.max_length_gap)}
         drafts[role] = ctx.write_records("preferences", {SHARD: pairs}, counts=counts, facts=facts)
+    gold = [_gold(record) for record in ctx.records(conversations) if "answer" in record]
+    drafts["gold"] = ctx.write_records("conversations", {SHARD: sorted(gold, key=_hash)})
     edge = round(config.heldout_queries * len(asked))
-    queries = sorted(map(_query, asked.values()), key=lambda query: sha256(query["id"].encode()))
+    queries = sorted(map(_query, asked.values()), key=_hash)
     for role, rows in (("heldout_queries", queries[:edge]), ("queries", queries[edge:])):
         drafts[role] = ctx.write_records("conversations", {SHARD: rows})
     return drafts
@@ -105,6 +112,18 @@ def _query(styles: dict[str, Record]) -> Record:
     record = next(iter(styles.values()))
     kept = {key: record[key] for key in ("domain", "template", "source")}
     return kept | {"id": record["id"].partition("#")[0], "messages": record["messages"][:-1]}
+
+
+def _gold(record: Record) -> Record:
+    """A question whose answer can be checked, without the answer that was given to it."""
+    kept = {key: record[key] for key in ("id", "answer", "source")}
+    form = form_of(record["messages"][-1]["content"])
+    return kept | {"domain": "math", "messages": record["messages"][:-1], "form": form}
+
+
+def _hash(record: Record) -> str:
+    """To order records by: a shuffle that needs no seed."""
+    return sha256(record["id"].encode())
 
 
 def _mean_tokens(pairs: Sequence[Record], words: Any, max_gap: float) -> dict[str, float]:

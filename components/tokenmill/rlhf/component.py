@@ -1,4 +1,7 @@
-"""KFP components of conditional online RLHF. Rounds are unrolled: past the last one a task hands its input on."""
+"""KFP components of conditional online RLHF. Rounds are unrolled: past the last one a task hands its input on.
+
+`rounds` is how many there are: what was asked for, until a decision ends them.
+"""
 
 from kfp import dsl
 
@@ -14,19 +17,31 @@ def collect_preferences(
     heldout: dsl.Output[dsl.Dataset],
     queries: dsl.Output[dsl.Dataset],
     heldout_queries: dsl.Output[dsl.Dataset],
+    gold: dsl.Output[dsl.Dataset],
 ) -> None:
-    """Pairs for the reward model and queries for PPO, some of each held out by template."""
+    """Pairs for the reward model and queries for PPO, some of each held out by template; questions with known answers."""
     from tokenmill.steps import run_component
 
     inputs = {"conversations": conversations, "tokenizer": tokenizer}
     outputs = {"train": preferences, "heldout": heldout, "queries": queries, "heldout_queries": heldout_queries}
+    outputs |= {"gold": gold}
     run_component("rlhf.collect_preferences", run, inputs=inputs, outputs=outputs)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def snapshot_annotations(run: str, number: int, rounds: int, annotations: dsl.Output[dsl.Dataset]) -> None:
+    """What people have labelled so far: a round does not wait for those who are still at it."""
+    from tokenmill.steps import run_component
+
+    task, go = f"rlhf.snapshot_annotations.round-{number}", number <= rounds or number == 1
+    run_component("rlhf.snapshot_annotations", run, outputs={"output": annotations}, task=task, go=go)
 
 
 @dsl.component(base_image=images.TRAINER, install_kfp_package=False)
 def train_first_reward_model(
     run: str,
     preferences: dsl.Input[dsl.Dataset],
+    annotations: dsl.Input[dsl.Dataset],
     sft: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     reward_model: dsl.Output[dsl.Model],
@@ -36,7 +51,7 @@ def train_first_reward_model(
     """The conditional reward model of round 1; with `shuffle_labels` the control that must learn nothing."""
     from tokenmill.steps import run_component
 
-    inputs = {"preferences": preferences, "sft": sft, "tokenizer": tokenizer}
+    inputs = {"preferences": preferences, "patches": annotations, "sft": sft, "tokenizer": tokenizer}
     outputs = {"weights": reward_model, "training_log": log}
     task = "rlhf.reward_model.control" if shuffle_labels else "rlhf.reward_model.round-1"
     config = {"shuffle_labels": True} if shuffle_labels else {}
@@ -50,16 +65,17 @@ def train_reward_model(
     rounds: int,
     preferences: dsl.Input[dsl.Dataset],
     patches: dsl.Input[dsl.Dataset],
+    annotations: dsl.Input[dsl.Dataset],
     before: dsl.Input[dsl.Model],
     sft: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     reward_model: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
 ) -> None:
-    """The reward model of a later round: all preferences so far, and the patches against hacks of the round before."""
+    """The reward model of a later round: all preferences, what is labelled so far, patches against the last hacks."""
     from tokenmill.steps import run_component
 
-    inputs = {"preferences": preferences, "patches": patches, "sft": sft, "tokenizer": tokenizer}
+    inputs = {"preferences": preferences, "patches": [annotations, patches], "sft": sft, "tokenizer": tokenizer}
     outputs = {"weights": reward_model, "training_log": log}
     task, go = f"rlhf.reward_model.round-{number}", number <= rounds
     otherwise = {"weights": before, "training_log": before}
@@ -111,17 +127,47 @@ def probe(
     number: int,
     rounds: int,
     queries: dsl.Input[dsl.Dataset],
+    gold: dsl.Input[dsl.Dataset],
     sft: dsl.Input[dsl.Model],
+    before: dsl.Input[dsl.Model],
     policy: dsl.Input[dsl.Model],
     reward_model: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
     patches: dsl.Output[dsl.Dataset],
+    responses: dsl.Output[dsl.Dataset],
+    earlier: dsl.Input[dsl.Dataset] = None,
 ) -> None:
-    """Held-out reward before and after, lengths, KL; hacks become patches for the next round's reward model."""
+    """Held-out reward, gold and format score before and after, KL; hacks become patches; answers for people to compare."""
     from tokenmill.steps import run_component
 
-    inputs = {"queries": queries, "sft": sft, "policy": policy, "reward_model": reward_model, "tokenizer": tokenizer}
-    outputs, otherwise = {"evaluation": evaluation, "patches": patches}, {"evaluation": queries, "patches": queries}
-    task, go = f"rlhf.probe.round-{number}", number <= rounds
-    run_component("rlhf.probe", run, inputs=inputs, outputs=outputs, task=task, go=go, otherwise=otherwise)
+    inputs = {"queries": queries, "gold": gold, "sft": sft, "before": before, "policy": policy}
+    inputs |= {"reward_model": reward_model, "tokenizer": tokenizer, "earlier": earlier}
+    outputs = {"evaluation": evaluation, "patches": patches, "responses": responses}
+    run_component(
+        "rlhf.probe", run, inputs=inputs, outputs=outputs, task=f"rlhf.probe.round-{number}", go=number <= rounds
+    )
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def decide(
+    run: str,
+    number: int,
+    rounds: int,
+    evaluation: dsl.Input[dsl.Artifact],
+    patches: dsl.Input[dsl.Dataset],
+    policy: dsl.Input[dsl.Model],
+    before: dsl.Input[dsl.Model],
+    log: dsl.Input[dsl.Artifact],
+    accepted: dsl.Output[dsl.Model],
+    decision: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+) -> int:
+    """The stop rule: hand on this policy or the one before it; returns how many rounds there are, this one if it ends."""
+    from tokenmill.steps import run_component
+
+    inputs = {"evaluation": evaluation, "patches": patches, "policy": policy, "before": before, "training_log": log}
+    outputs = {"policy": accepted, "decision": decision, "page": page}
+    task, go, otherwise = f"rlhf.decide.round-{number}", number <= rounds, {"policy": before}
+    made = run_component("rlhf.decide", run, inputs=inputs, outputs=outputs, task=task, go=go, otherwise=otherwise)
+    return rounds if not go or made["decision"].counts["goes_on"] else number

@@ -177,11 +177,50 @@ class ProbeConfig(StepConfig):
     sampling: SamplingConfig = SamplingConfig()
     max_kl: float = Field(10.0, gt=0, description="nats an answer that the policy may stray from SFT; not published")
     max_length_change: float = Field(0.2, gt=0, description="of the mean answer's length, relative; not published")
+    gold_questions: int = Field(64, ge=1, description="questions with a known answer, before and after; not published")
+    max_gold_loss: float = Field(
+        0.05, ge=0, description="share of right answers that a round may cost; more, beyond chance, refuses its policy"
+    )
+    max_format_loss: float = Field(
+        0.065,
+        ge=0,
+        description="share of answers in the wanted form that it may cost (IFEval fell by 6.5 points at 20B)",
+    )
     min_share: float = Field(0.3, gt=0, le=1, description="of late answers, for a pattern to be a hack; not published")
     min_lift: float = Field(3.0, ge=1, description="times more frequent than early; not published")
+    min_patches: int = Field(20, ge=0, description="pairs a pattern below which a warning is given (§4.2.2)")
     max_patches: int = Field(100, ge=1, description="pairs a pattern at most (§4.2.2: 20 to 100 stop it)")
     max_length: int = Field(8192, ge=16, description="tokens the reward model reads at most (§4.2.1)")
     seed: int = Field(1024, description="of the answers and the bootstrap")
+
+
+Check = Literal["reward_grew", "kl_within_limit", "length_kept", "gold_kept", "format_kept", "not_below_last"]
+
+
+class DecideConfig(StepConfig):
+    """The stop rule. Its limits are the probe's; here is what follows from a check that failed."""
+
+    required: tuple[Check, ...] = Field(
+        ("reward_grew", "kl_within_limit", "gold_kept", "format_kept", "not_below_last"),
+        description="checks without which a round's policy is not handed on, and no further round runs; length_kept is "
+        "a hack, which the next round's patches mend",
+    )
+    needs_gain: bool = Field(
+        True,
+        description="no further round after one that gained nothing beyond chance over the last, and found no hack",
+    )
+    retry_refused: bool = Field(
+        False, description="after a refused round whose hacks have patches, another one from SFT instead of the end"
+    )
+
+
+class SnapshotAnnotationsConfig(StepConfig):
+    """What people have labelled so far, as preferences."""
+
+    min_labels: int = Field(1, ge=1, description="labels of a pair, of different annotators, before it counts")
+    retention_days: float | None = Field(
+        365, gt=0, description="age of an import at which annotators and times are dropped; the pairs stay; null: never"
+    )
 
 
 class RLHFConfig(Section):
@@ -193,3 +232,5 @@ class RLHFConfig(Section):
     ppo: PPOConfig = PPOConfig()
     dpo: DPOConfig = DPOConfig()
     probe: ProbeConfig = ProbeConfig()
+    decide: DecideConfig = DecideConfig()
+    snapshot_annotations: SnapshotAnnotationsConfig = SnapshotAnnotationsConfig()

@@ -1,46 +1,73 @@
 """After PPO: has the held-out reward grown, at what price, by which tricks? Those become patches (report §4.2.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import JSONL, Record
+from tokenmill.rlhf.answering import Answers, answer, answer_gold
+from tokenmill.rlhf.comparison import against_last, checks, compare, is_lost, mean, price
 from tokenmill.rlhf.conditional import Query
 from tokenmill.rlhf.config import ProbeConfig
-from tokenmill.rlhf.hacks import Hack, find_hacks
+from tokenmill.rlhf.gold import GoldQuestion
+from tokenmill.rlhf.hacks import WRONG_ANSWERS, Hack, find_hacks
+from tokenmill.rlhf.patches import gold_patches, patches, responses
 from tokenmill.steps import StepContext, step
 
 if TYPE_CHECKING:
     from tokenmill.model.tokenizer import Tokenizer
 
 REPORT = "probe.json"
+SHARD = f"part-00000{JSONL}"
+LIMITS = ("max_kl", "max_length_change", "max_gold_loss", "max_format_loss", "min_patches")
+"""Options that the report repeats: whoever reads a check sees what it was held to."""
+EXAMPLES = 8
+"""Answers that the report shows."""
 KINDS = {
     "queries": "conversations",
+    "gold": "conversations",
+    "earlier": "preferences",
     "sft": "weights",
     "policy": "weights",
+    "before": "weights",
     "early": "weights",
     "reward_model": "weights",
     "tokenizer": "tokenizer",
 }
 
 
-@step("rlhf.probe", version=2, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
+@step("rlhf.probe", version=3, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
 def probe(
     config: ProbeConfig,
     queries: Manifest,
+    gold: Manifest | None,
+    earlier: list[Manifest] | None,
     sft: Manifest,
     policy: Manifest,
+    before: Manifest | None,
     early: Manifest | None,
     reward_model: Manifest,
     tokenizer: Manifest,
     ctx: StepContext,
 ) -> dict[str, Draft]:
-    """Answer held-out queries before and after PPO, with the same chance; compare rewards, lengths, KL; look for hacks.
+    """Let SFT and the policy answer held-out queries and gold questions with the same chance; compare; look for hacks.
 
-    The first queries are judged, the others become patches: what the next reward model learns, no later probe asks.
-    `early` is a policy of PPO's beginning; without one SFT stands for it, from which PPO starts.
+    The first queries are judged. The others become patches, and pairs for people to compare: what the next reward model
+    learns, no later probe asks.
+
+    Args:
+        config: sizes and limits.
+        queries: dialogues that PPO never asks.
+        gold: questions whose answers a program can check.
+        earlier: patches of the rounds before, which these are added to: what was mended must stay so.
+        sft: where PPO started.
+        policy: what came out.
+        before: the policy that the rounds before handed on; SFT before the first.
+        early: a policy of PPO's beginning; without one SFT stands for it, from which PPO starts.
+        reward_model: this round's.
+        tokenizer: of all of them.
+        ctx: the running step.
     """
     from tokenmill.model.folder import load_model
     from tokenmill.model.tokenizer import Tokenizer
@@ -49,125 +76,74 @@ def probe(
     words = Tokenizer.load(ctx.files(tokenizer))
     asked = [Query.of(record) for record in ctx.records(queries)][: config.queries + config.patch_queries]
     judge, judged, patched = ctx.files(reward_model), slice(config.queries), slice(config.queries, None)
-    before, after = (answer(ctx.files(model), judge, asked, words, config) for model in (sft, policy))
-    first = answer(ctx.files(early), judge, asked, words, config) if early else before
+    models = {"sft": sft, "policy": policy, "early": early, "before": before}
+    names: dict[str, str] = {}  # of equal models one speaks, under the first of their names
+    for name, model in models.items():
+        if model:
+            names.setdefault(model.content, name)
+    folders = {model.content: ctx.files(model) for model in models.values() if model}
+    said = {content: answer(folder, judge, asked, words, config) for content, folder in folders.items()}
+    start, late = said[sft.content], said[policy.content]
+    last, first = (said[one.content] if one else start for one in (before, early))
 
-    late = after[judged]
-    reference = answer_logprobs(load_model(ctx.files(sft)), late.prompts, late.ids)
-    kl = sum(sum(own) - float(ref.sum()) for own, ref in zip(late.logprobs, reference, strict=True)) / len(late.ids)
-    hacks = find_hacks(first.texts, after.texts, config.min_share, config.min_lift)
-    report = compare(before[judged], late, asked[judged], kl, config) | {"hacks": [describe(hack) for hack in hacks]}
-    report["examples"] = [
-        {"domain": q.domain, "prompt": q.prompt[-1]["content"], "before": b, "after": a}
-        for q, b, a in zip(asked[:8], before.texts, after.texts, strict=False)
-    ]
-    pairs = patches(hacks, asked[patched], first[patched], after[patched], config.max_patches)
-    ctx.metrics({name: value for name, value in report.items() if isinstance(value, float)})
-    ctx.log.info("probed", gain=report["gain"], kl=kl, checks=report["checks"], hacks=[hack.pattern for hack in hacks])
+    reference = answer_logprobs(load_model(folders[sft.content]), late.prompts[judged], late.ids[judged])
+    spent = zip(late.logprobs[judged], reference, strict=True)
+    kl = sum(sum(own) - float(ref.sum()) for own, ref in spent) / len(reference)
+    report = compare(start[judged], late[judged], asked[judged], config) | {"kl": kl}
+    report |= against_last(last[judged], late[judged], config)
+    hacks = find_hacks(first.texts, late.texts, [q.domain for q in asked], config.min_share, config.min_lift)
+    pairs = patches(hacks, asked[patched], first[patched], late[patched], config.max_patches)
+    if gold and gold.counts["records"]:
+        questions = [GoldQuestion.of(record) for record in ctx.records(gold)]
+        told, unpaid, more = _gold(questions, folders[sft.content], folders[policy.content], words, report, config)
+        report, hacks, pairs = report | told, hacks + unpaid, pairs + more
+    report["checks"] = checks(report, config)
+    report["limits"] = {name: getattr(config, name) for name in LIMITS}
+    report["hacks"] = [describe(hack, pairs) for hack in hacks]
+    report["examples"] = examples(asked[judged], start[judged], late[judged])
+
+    by_domain = {f"gain/{domain}": gain for domain, gain in report["gain_by_domain"].items()}
+    so_far = [*(record for manifest in earlier or () for record in ctx.records(manifest)), *pairs]
+    ctx.metrics({name: value for name, value in report.items() if isinstance(value, float)} | by_domain)
+    ctx.log.info("probed", gain=report["gain"], kl=kl, checks=report["checks"], hacks=[h.pattern for h in hacks])
+    by_name = {names[content]: answers for content, answers in said.items()}
     return {
         "evaluation": ctx.write_json("evaluation", REPORT, report),
-        "patches": ctx.write_records("preferences", {f"part-00000{JSONL}": pairs}),
+        "patches": ctx.write_records("preferences", {SHARD: so_far}),
+        "responses": ctx.write_records("responses", {SHARD: responses(asked[patched], by_name, patched)}),
     }
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What one policy said to all queries, and the reward for it."""
-
-    prompts: list[list[int]]
-    ids: list[list[int]]
-    logprobs: list[list[float]]
-    texts: list[str]
-    rewards: list[float]
-
-    def __getitem__(self, part: slice) -> "Answers":
-        """The answers to some of the queries."""
-        return Answers(self.prompts[part], self.ids[part], self.logprobs[part], self.texts[part], self.rewards[part])
-
-
-def answer(model: Path, judge: Path, asked: Sequence[Query], words: "Tokenizer", config: ProbeConfig) -> Answers:
-    """Sample one answer a query and judge it under its domain's prompt."""
-    from tokenmill.model.chat import encode_prompt
-    from tokenmill.model.folder import load_model
-    from tokenmill.model.generation import generate
-    from tokenmill.model.modeling import InternLM2ForRewardModel
-    from tokenmill.rlhf.conditional import reward_input
-    from tokenmill.rlhf.scoring import reward_scores
-
-    prompts = [encode_prompt(query.prompt, words) for query in asked]
-    drawn = generate(
-        load_model(model), prompts, seed=config.seed, stop_ids=words.stop_ids, **config.sampling.model_dump()
-    )
-    ids = [generation.tokens for generation in drawn]
-    pairs = zip(asked, ids, strict=True)
-    inputs = [reward_input(query, said, words, max_length=config.max_length) for query, said in pairs]
-    return Answers(
-        prompts=prompts,
-        ids=ids,
-        logprobs=[generation.logprobs for generation in drawn],
-        texts=[words.decode(said, skip_special=True) for said in ids],
-        rewards=reward_scores(load_model(judge, InternLM2ForRewardModel), inputs).tolist(),
-    )
+def _gold(
+    questions: Sequence[GoldQuestion],
+    sft: Path,
+    policy: Path,
+    words: "Tokenizer",
+    report: dict[str, Any],
+    config: ProbeConfig,
+) -> tuple[dict[str, Any], list[Hack], list[Record]]:
+    """What was paid; and, where the reward rose while right answers became wrong, that as a hack, with its patches."""
+    measured, spare = questions[: config.gold_questions], questions[config.gold_questions :][: config.patch_queries]
+    (_, held), (_, kept) = (answer_gold(model, measured, words, config) for model in (sft, policy))
+    told = price(held, kept, config)
+    if report["gain_lower_bound"] <= 0 or not is_lost(told, "gold", config.max_gold_loss):
+        return told, [], []
+    hack = Hack(WRONG_ANSWERS, 1 - mean(kept.right), 1 - mean(held.right), lambda text: False)
+    if not spare:
+        return told, [hack], []
+    right, wrong = (answer_gold(model, spare, words, config) for model in (sft, policy))
+    return told, [hack], gold_patches(spare, right, wrong, config.max_patches)
 
 
-def compare(before: Answers, after: Answers, asked: Sequence[Query], kl: float, config: ProbeConfig) -> dict[str, Any]:
-    """Mean rewards, the gain with its lower bound, lengths, KL, and whether each keeps its limit."""
-    gains = [late - early for early, late in zip(before.rewards, after.rewards, strict=True)]
-    length_before, length_after = (_mean([len(ids) for ids in answers.ids]) for answers in (before, after))
-    lower = lower_bound(gains, config.seed)
-    change = length_after / length_before - 1
-    return {
-        "reward_before": _mean(before.rewards),
-        "reward_after": _mean(after.rewards),
-        "gain": _mean(gains),
-        "gain_lower_bound": lower,
-        "gain_by_domain": {
-            domain: _mean([gain for gain, query in zip(gains, asked, strict=True) if query.domain == domain])
-            for domain in sorted({query.domain for query in asked})
-        },
-        "length_before": length_before,
-        "length_after": length_after,
-        "length_change": change,
-        "kl": kl,
-        "queries": len(asked),
-        "checks": {
-            "reward_grew": lower > 0,
-            "kl_within_limit": kl <= config.max_kl,
-            "length_kept": abs(change) <= config.max_length_change,
-        },
-    }
-
-
-def lower_bound(differences: Sequence[float], seed: int, resamples: int = 2000) -> float:
-    """The 2.5th percentile of the mean over paired bootstrap resamples."""
-    import numpy
-
-    values = numpy.asarray(differences)
-    picks = numpy.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    return float(numpy.percentile(values[picks].mean(axis=1), 2.5))
-
-
-def patches(hacks: Sequence[Hack], asked: Sequence[Query], early: Answers, late: Answers, most: int) -> list[Record]:
-    """For each hack, the best rewarded late answers that show it, each below the early answer that does not."""
-    by_reward = sorted(range(len(asked)), key=lambda i: -late.rewards[i])
-    return [
-        {
-            "id": f"{asked[i].id}#patch-{number}",
-            "domain": asked[i].domain,
-            "prompt": list(asked[i].prompt),
-            "chosen": early.texts[i],
-            "rejected": late.texts[i],
-            "template": f"patch: {hack.pattern}",
-            "conflict": False,
-        }
-        for number, hack in enumerate(hacks)
-        for i in [i for i in by_reward if hack.shows(late.texts[i]) and not hack.shows(early.texts[i])][:most]
+def examples(asked: Sequence[Query], before: Answers, after: Answers) -> list[dict[str, Any]]:
+    """The first answers before and after, for people."""
+    rows = zip(asked, before.texts, after.texts, strict=True)
+    return [{"domain": q.domain, "prompt": q.prompt[-1]["content"], "before": b, "after": a} for q, b, a in rows][
+        :EXAMPLES
     ]
 
 
-def describe(hack: Hack) -> dict[str, Any]:
-    return {"pattern": hack.pattern, "late": hack.late, "early": hack.early}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def describe(hack: Hack, pairs: Sequence[Record]) -> dict[str, Any]:
+    """A finding, with the number of its patches."""
+    own = sum(pair["template"] == f"patch: {hack.pattern}" for pair in pairs)
+    return {"pattern": hack.pattern, "late": hack.late, "early": hack.early, "pairs": own}

@@ -44,6 +44,7 @@ def use_store(uri: str | None) -> str:
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2; everything else keeps its traceback."""
     from tokenmill.cli import (  # noqa: F401 - registers the commands
+        annotating,
         curating,
         evaluating,
         inspecting,

@@ -24,7 +24,7 @@ HANDED_ON = {
     "enhanced": Maker("enhancement", "enhancement.enhance", "weights"),
     "sft": Maker("sft", "sft.train", "weights"),
     "reward_model": Maker("alignment", "rlhf.reward_model", "weights"),
-    "chat": Maker("alignment", "rlhf.ppo", "weights"),
+    "chat": Maker("alignment", "rlhf.decide", "policy"),
     "evaluation": Maker("evaluation", "evaluation.evaluate.chat", "output"),
     "training_sets": Maker("evaluation", "evaluation.collect_training_sets", "output"),
     "verdict": Maker("evaluation", "evaluation.gate", "output"),

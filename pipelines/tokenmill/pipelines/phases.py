@@ -162,7 +162,9 @@ class Aligned(NamedTuple):
     reward_model: dsl.Model
 
 
-@dsl.pipeline(name="alignment", description="Conditional reward model, PPO, probe and patch; round after round.")
+@dsl.pipeline(
+    name="alignment", description="Conditional reward model, PPO, probe and patch, decide; round after round."
+)
 def alignment(
     run: str,
     rounds: int,
@@ -171,26 +173,51 @@ def alignment(
     tokenizer: dsl.Input[dsl.Artifact],
     tokens: dsl.Input[dsl.Dataset],
 ) -> Aligned:
-    collected = rlhf_tasks.collect_preferences(run=run, conversations=conversations, tokenizer=tokenizer)
-    preferences, queries = collected.outputs["preferences"], collected.outputs["queries"]
-    first = {"run": run, "preferences": preferences, "sft": sft, "tokenizer": tokenizer}
-    judge = rlhf_tasks.train_first_reward_model(**first).outputs["reward_model"]
-    control = rlhf_tasks.train_first_reward_model(**first, shuffle_labels=True).outputs["reward_model"]
-    policy, patches = sft, None
+    collected = rlhf_tasks.collect_preferences(run=run, conversations=conversations, tokenizer=tokenizer).outputs
+    start = {"run": run, "sft": sft, "tokenizer": tokenizer}
+    labelled = rlhf_tasks.snapshot_annotations(run=run, number=1, rounds=rounds)
+    learned = {"preferences": collected["preferences"], "annotations": labelled.outputs["annotations"]}
+    judged = rlhf_tasks.train_first_reward_model(**start, **learned)
+    control = rlhf_tasks.train_first_reward_model(**start, **learned, shuffle_labels=True)
+    control.set_display_name("reward model: control")
+    policy = sft
     for number in range(1, ROUNDS + 1):
-        turn = {"run": run, "number": number, "rounds": rounds, "sft": sft, "tokenizer": tokenizer}
-        if patches is not None:
-            judge = rlhf_tasks.train_reward_model(
-                **turn, preferences=preferences, patches=patches, before=judge
-            ).outputs["reward_model"]
-        policy = rlhf_tasks.ppo(**turn, queries=queries, before=policy, reward_model=judge, tokens=tokens).outputs[
-            "policy"
-        ]
-        patches = rlhf_tasks.probe(
-            **turn, queries=collected.outputs["heldout_queries"], policy=policy, reward_model=judge
-        ).outputs["patches"]
+        turn = {"number": number, "rounds": rounds}
+        if number > 1:
+            labelled = rlhf_tasks.snapshot_annotations(run=run, **turn)
+            learned["annotations"] = labelled.outputs["annotations"]
+            judged = rlhf_tasks.train_reward_model(**start, **turn, **learned, before=judged.outputs["reward_model"])
+        judge = judged.outputs["reward_model"]
+        tuned = rlhf_tasks.ppo(
+            **start,
+            **turn,
+            queries=collected["queries"],
+            before=policy,
+            reward_model=judge,
+            tokens=tokens,
+        )
+        made = {"before": policy, "policy": tuned.outputs["policy"]}
+        probed = rlhf_tasks.probe(
+            **start,
+            **turn,
+            **made,
+            queries=collected["heldout_queries"],
+            gold=collected["gold"],
+            reward_model=judge,
+            **({"earlier": learned["patches"]} if number > 1 else {}),
+        )
+        found = {name: probed.outputs[name] for name in ("evaluation", "patches")}
+        decided = rlhf_tasks.decide(run=run, **turn, **made, **found, log=tuned.outputs["log"])
+        policy, rounds, learned["patches"] = decided.outputs["accepted"], decided.outputs["Output"], found["patches"]
+        named = {"annotations": labelled, "reward model": judged, "PPO": tuned, "probe": probed, "decide": decided}
+        for what, task in named.items():
+            task.set_display_name(f"round {number}: {what}")
     rlhf_tasks.evaluate_reward_model(
-        run=run, heldout=collected.outputs["heldout"], reward_model=judge, control=control, tokenizer=tokenizer
+        run=run,
+        heldout=collected["heldout"],
+        reward_model=judge,
+        control=control.outputs["reward_model"],
+        tokenizer=tokenizer,
     )
     return Aligned(chat=policy, reward_model=judge)
 

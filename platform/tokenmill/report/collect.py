@@ -157,13 +157,17 @@ def _is_policy(records: list[dict[str, Any]]) -> bool:
 def _rounds(
     store: ArtifactStore, made: list[Made], logs: list[tuple[Row, list[dict[str, Any]]]]
 ) -> list[dict[str, Any]]:
-    """Reinforcement learning, round by round: what the policy's log says, what the probe after it found."""
+    """Reinforcement learning, round by round: what the policy's log says, what the probe found, what was decided."""
     probes = [(row, report) for row, m in made for report in _json(store, m, "evaluation") if "reward_after" in report]
+    decisions = [(row, told) for row, m in made for told in _json(store, m, "decision")]
     ends = [*(row["started"] for row, _ in logs), float("inf")][1:]
     rounds = []
     for number, ((row, records), end) in enumerate(zip(logs, ends, strict=True), 1):
-        probe = next((report for at, report in probes if row["started"] <= at["started"] < end), None)
-        rounds.append({"round": number, "task": row["task"], "log": records, "probe": probe})
+        probe, decision = (
+            next((told for at, told in found if row["started"] <= at["started"] < end), None)
+            for found in (probes, decisions)
+        )
+        rounds.append({"round": number, "task": row["task"], "log": records, "probe": probe, "decision": decision})
     return rounds
 
 
@@ -188,7 +192,7 @@ def _lineage(store: ArtifactStore, made: list[Made]) -> dict[str, Any]:
         edges |= {(e.parent, e.child, e.role) for e in graph.edges}
         sources |= {(s.name, s.licence, s.origin) for s in graph.sources}
     names = ("digest", "kind", "step", "counts")
-    tasks = {manifest.digest: row["task"] for row, manifest in made}
+    tasks = {manifest.digest: row["task"] for row, manifest in made if manifest.step == row["step"]}
     return {
         "nodes": [
             {name: getattr(m, name) for name in names} | {"task": tasks.get(d, m.step)} for d, m in nodes.items()

@@ -38,6 +38,16 @@ _NOTHING: RunData = {
     "lineage": {"nodes": [], "edges": [], "sources": []},
 }
 _VERDICTS = {True: ("good", "Passed the gate"), False: ("bad", "Did not pass the gate")}
+_CURVES = {
+    "reward": "Reward an answer",
+    "kl": "KL an answer",
+    "length": "Tokens an answer",
+    "entropy": "Entropy a token",
+    "clipped": "Share of tokens beyond the clip",
+    "value_loss": "Value loss",
+    "explained_variance": "Explained variance of the critic",
+}
+"""Fields of a policy's log that are drawn, where it has them."""
 _STATUS = {
     "succeeded": ("good", "Finished"),
     "failed": ("bad", "Failed"),
@@ -193,22 +203,25 @@ def _panel(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Reward and KL over all rounds, on one axis of optimizer steps, and a row a round."""
+    """What PPO logs over all rounds, on one axis of optimizer steps, and a row a round."""
     if not rounds:
         return None
-    reward: list[Series] = []
-    kl: list[Series] = []
+    curves: dict[str, list[Series]] = {field: [] for field in _CURVES}
     at = 0
     for i, one in enumerate(rounds):
         log = [record for record in one["log"] if "reward" in record]
         name = f"round {one['round']}" if len(rounds) > 1 else "policy"
-        for lines, field in ((reward, "reward"), (kl, "kl")):
+        for field, lines in curves.items():
             points = [(at + j, record[field]) for j, record in enumerate(log) if field in record]
             lines.append(Series(name, points, i % _SHADES + 1))
         at += len(log)
+    x_label = "optimizer steps over all rounds"
+    charts = [
+        {"name": _CURVES[field], "chart": line_chart(lines, x_label=x_label, y_zero=field == "kl")}
+        for field, lines in curves.items()
+    ]
     return {
-        "reward": line_chart(reward, x_label="optimizer steps over all rounds"),
-        "kl": line_chart(kl, x_label="optimizer steps over all rounds", y_zero=True),
+        "charts": [one for one in charts if one["chart"]],
         "rows": [{"round": one["round"], **_round_numbers(one)} for one in rounds],
         "examples": [
             {"round": one["round"], **example}
@@ -229,6 +242,12 @@ def _round_numbers(one: Mapping[str, Any]) -> dict[str, Any]:
         "kl": _mean(divergences[-quarter:]),
         "gain": probe.get("gain"),
         "gain_lower_bound": probe.get("gain_lower_bound"),
+        "scores": [
+            {"name": name, "before": probe[f"{name}_before"], "after": probe[f"{name}_after"]}
+            for name in ("gold", "format")
+            if f"{name}_after" in probe
+        ],
+        "decision": one.get("decision"),
         "checks": probe.get("checks") or {},
         "hacks": [
             hack.get("pattern", str(hack)) if isinstance(hack, Mapping) else str(hack)

@@ -51,14 +51,14 @@ def run_component(
         task: name of this task where one step runs more than once in a pipeline.
         part: of a loop over several groups, what the task's name ends with; of its group nothing may be left.
         go: False past the stop of an unrolled loop: nothing is done, `otherwise` is handed on.
-        otherwise: output role → input artifact that stands for it when not `go`.
+        otherwise: output role → input artifact that stands for it when not `go`; an output without one says so.
     """
     die_with_owner()
     with told_in_one_line():
         store, context = open_store(), RunContext.model_validate_json(run)
         if not go:
             for role, artifact in (outputs or {}).items():
-                hand_on((otherwise or {})[role], artifact)
+                hand_on((otherwise or {}).get(role), artifact)
             return {}
         manifests = run_step(
             step,
@@ -98,9 +98,12 @@ def write_pointer(store: ArtifactStore, manifest: Manifest, artifact: Any) -> No
     artifact.metadata.update(pointer | {f"count.{name}": value for name, value in manifest.counts.items()})
 
 
+NOT_RUN = b"<p>Not run: the pipeline stopped before this task.</p>\n"
+
+
 def hand_on(given: Any, artifact: Any) -> None:
-    """Let an output be an input."""
+    """Let an output be an input, or say that there is nothing it could be."""
     path = Path(artifact.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(Path(given.path).read_bytes())
-    artifact.metadata.update(given.metadata)
+    path.write_bytes(Path(given.path).read_bytes() if given else NOT_RUN)
+    artifact.metadata.update(given.metadata if given else {})

@@ -2,7 +2,8 @@
 
 The action cache's key is step, version, identity config and the inputs' *contents*; its entry holds only the outputs'
 contents. On every call, hit or miss, manifests are issued with the present parents: equal bytes from two sources share the
-work and keep two lineages. So resume is rerun.
+work and keep two lineages. So resume is rerun. An effect that chooses among its inputs returns the very manifest: a choice
+makes nothing, and adds nothing to a lineage.
 """
 
 import os
@@ -66,7 +67,9 @@ def run_step(
                 ctx = StepContext(store, workdir, run, events, log, name, config, workers, part=part)
                 drafts, cache = _perform(definition, config, by_role, ctx)
             manifests = {
-                role: _issue(definition, config, by_role, draft, store, time.monotonic() - started)
+                role: draft
+                if isinstance(draft, Manifest)
+                else _issue(definition, config, by_role, draft, store, time.monotonic() - started)
                 for role, draft in drafts.items()
             }
             seconds = time.monotonic() - started
@@ -179,6 +182,7 @@ def _perform(
     with lease:
         ctx.key, ctx.lease = key, lease
         drafts = _call(definition, config, inputs, ctx)
+        assert not any(isinstance(d, Manifest) for d in drafts.values()), "a step makes what it returns"
         lease.check()
         entry = {
             "step": definition.name,

@@ -305,9 +305,13 @@ class EventLog:
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
+def has_run(store: ArtifactStore, run_key: str) -> bool:
+    return bool(re.match(_NAME, run_key)) and store.backend.exists(_run_key(run_key))
+
+
 def read_run(store: ArtifactStore, run_key: str) -> RunRef:
     """The run's reference, or `InputError` when the store has no such run."""
-    if not re.match(_NAME, run_key) or not store.backend.exists(_run_key(run_key)):
+    if not has_run(store, run_key):
         known = sorted({entry.key.split("/")[1] for entry in store.backend.list("runs/")})
         raise InputError(f"no run {run_key!r} in {store.uri}; it has {', '.join(known[-5:]) or 'none'}")
     return RunRef.model_validate_json(store.backend.get(_run_key(run_key)))

@@ -75,6 +75,12 @@ def regroup(config: Empty, corpus: Manifest, ctx) -> Draft:
     return ctx.partition(outcomes, by=lambda record: "all", max_rejected=0.25)
 
 
+@effect("toy.choose", version=1)
+def choose(config: Empty, corpus: Manifest, other: Manifest, ctx) -> dict[str, Draft]:
+    best = max(corpus, other, key=lambda manifest: manifest.counts["records"])
+    return {"output": best, "told": ctx.write_json("decision", "why.json", {"chose": best.digest})}
+
+
 @pytest.fixture
 def store(tmp_path):
     CALLS.clear()
@@ -105,6 +111,14 @@ def test_a_second_run_hits_and_issues_the_same_digests(store, run):
 
     assert both().digest == both().digest
     assert CALLS.count("scale") == 1
+
+
+def test_what_an_effect_chooses_is_the_very_artifact_with_its_own_lineage(store, run):
+    few, many = (go("toy.register", Sources(rows=rows), store, run) for rows in (2, 6))
+    made = run_step("toy.choose", Empty(), {"corpus": few, "other": many}, store=store, run=run)
+    assert made["output"].digest == many.digest
+    assert made["told"].parents == {"corpus": (few.digest,), "other": (many.digest,)}
+    assert store.children(few.digest) == [made["told"].digest]
 
 
 def test_identity_changes_the_key_and_execution_does_not(store, run):

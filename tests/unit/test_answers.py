@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenmill.evaluation.answers import extract, faults, option, same
+from tokenmill.answers import extract, faults, option, same
 
 END, EOS, OTHER = 508, 2, 505
 
