@@ -61,7 +61,11 @@ class TrainingExecution(Execution):
     )
     cluster: ClusterConfig = ClusterConfig()
     log_every: int = Field(1, ge=1, description="optimizer steps between metric events")
-    stuck_after_s: float = Field(60, gt=0, description="seconds without a sign of life or progress that end the ranks")
+    stuck_after_s: float = Field(
+        45,
+        gt=0,
+        description="seconds without a sign of life or progress that end the ranks; with 45 a stopped one is named within 60",
+    )
     health_port: int | None = Field(
         None, ge=0, le=65535, description="of /healthz on every node; 0 = any; none by default"
     )
