@@ -1,7 +1,9 @@
 """Training measured: packing, our loop beside a bare one and Hugging Face's Trainer, a restart, the merged Wqkv.
 
-`python benchmarks/training.py packing|loop|loop_zero1|trainer|restart|wqkv|all [--json] [--rounds N]`; one thread.
-Contestants take turns, round after round, each with `STEPS` steps on the same batches; what each needs to start is no part.
+`python benchmarks/training.py ROW|all [--json] [--rounds N]`, rows being packing, loop, loop_zero1, trainer, trainer_padded,
+trainer_flattened, products, restart and wqkv; one thread. Contestants take turns, round after round, each with `STEPS` steps
+on the same tokens; what each needs to start is no part. Steps are measured in processor time, of all threads of a contestant:
+what else the machine does is not theirs. A restart and a checkpoint's wait are measured by the clock.
 """
 
 import json
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
@@ -25,6 +27,7 @@ from rows import Table, seconds
 
 from tokenmill.logs import Log
 from tokenmill.model.config import InternLM2Config
+from tokenmill.model.linear import Linear
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.store import open_store
 from tokenmill.training.checkpoint import Checkpoints
@@ -90,11 +93,41 @@ def loop_zero1(rounds: int) -> dict[str, Any]:
 @TABLE.row
 def trainer(rounds: int) -> dict[str, Any]:
     """Our loop over Hugging Face's Trainer on its Llama of the same shape, on sequences of the whole context."""
-    from training_peer import trainer_seconds
+    return _beside_trainer(rounds, _whole_contexts(), "whole")
 
-    return _compare(
-        rounds, _whole_contexts(), zero_stage=0, peer=lambda made: (trainer_seconds(SHAPE, OPTIM, made), None)
-    )
+
+@TABLE.row
+def trainer_padded(rounds: int) -> dict[str, Any]:
+    """The same on documents of a corpus' lengths, which Trainer's collator pads to the longest; padding is not counted."""
+    return _beside_trainer(rounds, _short_documents(), "padded")
+
+
+@TABLE.row
+def trainer_flattened(rounds: int) -> dict[str, Any]:
+    """The same, laid end to end by transformers' own `DataCollatorWithFlattening`."""
+    return _beside_trainer(rounds, _short_documents(), "flattened")
+
+
+@TABLE.row
+def products(rounds: int) -> dict[str, Any]:
+    """Matrix products of the loop's model, forward and backward: ours over `torch.nn.Linear`, in processor time."""
+    found: dict[str, Any] = {}
+    for rows, wide, narrow in ((2048, 384, 1152), (2048, 384, 640), (256, 384, 8192)):
+        ours, theirs = _drawn(wide, narrow), torch.nn.Linear(wide, narrow, bias=False)
+        x, grad = torch.randn(rows, wide, requires_grad=True), torch.randn(rows, narrow)
+
+        def one(x: torch.Tensor = x, grad: torch.Tensor = grad, ours: Any = ours) -> None:
+            ours(x).backward(grad)
+
+        def other(x: torch.Tensor = x, grad: torch.Tensor = grad, theirs: Any = theirs) -> None:
+            theirs(x).backward(grad)
+
+        one(), other()
+        mine, others = seconds(one, other, rounds=10 * rounds)
+        operations = 6 * rows * wide * narrow / 1e9
+        found[f"{rows} × {wide} × {narrow}: ours, GFLOP/s"] = operations / mine
+        found[f"{rows} × {wide} × {narrow}: theirs over ours, seconds"] = others / mine
+    return found
 
 
 @TABLE.row
@@ -126,8 +159,8 @@ def wqkv(rounds: int) -> dict[str, Any]:
         width = shape.num_key_value_heads * shape.head_dim
         rows = (shape.hidden_size, width, width)
         x = torch.randn(tokens, shape.hidden_size)
-        merged = torch.nn.Linear(shape.hidden_size, sum(rows), bias=False)
-        apart = [torch.nn.Linear(shape.hidden_size, size, bias=False) for size in rows]
+        merged = _drawn(shape.hidden_size, sum(rows))
+        apart = [_drawn(shape.hidden_size, size) for size in rows]
 
         def one(x: torch.Tensor = x, merged: Any = merged) -> None:
             merged(x.requires_grad_()).sum().backward()
@@ -140,6 +173,21 @@ def wqkv(rounds: int) -> dict[str, Any]:
         in_one, in_three = seconds(one, three, rounds=10 * rounds)
         found[f"{name}: three projections over one, seconds"] = in_three / in_one
     return found
+
+
+def _drawn(wide: int, narrow: int) -> Linear:
+    """A linear map of ours with weights."""
+    made = Linear(wide, narrow)
+    torch.nn.init.normal_(made.weight, std=wide**-0.5)
+    return made
+
+
+def _beside_trainer(rounds: int, made: PackedBatches, laid: Literal["whole", "padded", "flattened"]) -> dict[str, Any]:
+    from training_peer import trainer_seconds
+
+    return _compare(rounds, made, zero_stage=0, peer=lambda made: (trainer_seconds(SHAPE, OPTIM, made, laid), None)) | {
+        "documents": len(made.samples)
+    }
 
 
 def _compare(rounds: int, made: PackedBatches, zero_stage: int, peer: Any = None) -> dict[str, Any]:
@@ -156,7 +204,7 @@ def _compare(rounds: int, made: PackedBatches, zero_stage: int, peer: Any = None
                 theirs.append(in_theirs)
     tokens = sum(made.at(step, 0, 1).tokens for step in range(STEPS))
     every = TrainingExecution().checkpoint_every
-    usual = [one.seconds - one.stall * (1 - STEPS / every) for one in ours]
+    usual = [one.seconds - one.copying * (1 - STEPS / every) for one in ours]
     ratios = [other / mine for mine, other in zip(usual, theirs, strict=True)]
     median = statistics.median
     return {
@@ -190,7 +238,15 @@ def _whole_contexts() -> PackedBatches:
     return _batches(numpy.full(PACKS * STEPS, CONTEXT), STEPS)
 
 
-def _batches(length: Any, steps: int) -> PackedBatches:
+def _short_documents() -> PackedBatches:
+    """Documents as a corpus has them, none beyond the context, which fill the steps' packs and are all learned once."""
+    length = numpy.minimum(numpy.random.default_rng(0).lognormal(4.5, 1.0, 1000).astype(numpy.int64) + 2, CONTEXT)
+    made = _batches(length[numpy.cumsum(length) <= 0.995 * PACKS * STEPS * CONTEXT], None)
+    assert len(made) == STEPS
+    return made
+
+
+def _batches(length: Any, steps: int | None) -> PackedBatches:
     samples = Samples(
         shards=[numpy.random.default_rng(1).integers(3, 4096, int(length.sum()), dtype=numpy.uint16)],
         shard=numpy.zeros(len(length), numpy.int32),
@@ -203,14 +259,15 @@ def _batches(length: Any, steps: int) -> PackedBatches:
 
 
 class _Timed(Checkpoints):
-    """Checkpoints that say how long the loop waits for one."""
+    """Checkpoints that say how long the loop waits for one, and how much of that is its own work."""
 
-    stall = 0.0
+    stall = copying = 0.0
 
     def save(self, *arguments: Any, **more: Any) -> None:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.thread_time()
         super().save(*arguments, **more)
         self.stall += time.perf_counter() - start
+        self.copying += time.thread_time() - worked
 
 
 @dataclass
@@ -218,12 +275,14 @@ class Measured:
     """One training of ours."""
 
     seconds: float
-    """From the first step to the end of the last."""
+    """Of processor time from the first step to the end of the last."""
     first_step: float
-    """From the loop's start to the end of the first step."""
+    """Seconds from the loop's start to the end of the first step."""
     losses: list[float]
     stall: float
     """Seconds that checkpoints made it wait."""
+    copying: float
+    """Of processor time that the loop itself took for them."""
     waited: float
     """Share of a step that batches took."""
 
@@ -249,14 +308,14 @@ def _ours(
     heart = Heart(store, "work/key/attempt", rank=0, limit_s=execution.stuck_after_s)
     heart.start()
     reported: list[dict[str, float]] = []
-    started: list[float] = []
+    started: list[tuple[float, float]] = []
 
     def report(values: dict[str, float], step: int) -> None:
         reported.append(values)
         store.backend.put(f"events/{step}", json.dumps(values).encode())
 
     def check() -> None:
-        started.append(time.perf_counter())
+        started.append((time.perf_counter(), time.process_time()))
         if len(started) > stop_after:
             checkpoints.wait()
             raise _Enough
@@ -264,13 +323,14 @@ def _ours(
     begun = time.perf_counter()
     with suppress(_Enough):
         Loop(run, config, checkpoints, report, check, heart).train()
-    ended = time.perf_counter()
+    ended = time.perf_counter(), time.process_time()
     heart.stop()
     return Measured(
-        seconds=ended - started[0],
-        first_step=(started[1] if len(started) > 1 else ended) - begun,
+        seconds=ended[1] - started[0][1],
+        first_step=(started[1] if len(started) > 1 else ended)[0] - begun,
         losses=[values["loss"] for values in reported],
         stall=checkpoints.stall,
+        copying=checkpoints.copying,
         waited=statistics.median(values["perf/data_wait_ratio"] for values in reported),
     )
 
@@ -284,7 +344,7 @@ def _bare(made: PackedBatches) -> tuple[float, list[float]]:
     groups = [{"params": matrices, "weight_decay": OPTIM.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=OPTIM.lr, betas=OPTIM.betas, eps=OPTIM.eps)
     losses = []
-    start = time.perf_counter()
+    start = time.process_time()
     for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = OPTIM.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * step / (STEPS - 1))))
@@ -295,7 +355,7 @@ def _bare(made: PackedBatches) -> tuple[float, list[float]]:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    return time.perf_counter() - start, losses
+    return time.process_time() - start, losses
 
 
 if __name__ == "__main__":

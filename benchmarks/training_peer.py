@@ -3,9 +3,21 @@
 import os
 import tempfile
 import time
-from typing import Any
+from typing import Any, Literal
 
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorWithFlattening,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
 
 from tokenmill.model.config import InternLM2Config
 from tokenmill.training.data import PackedBatches
@@ -13,16 +25,16 @@ from tokenmill.training.settings import OptimConfig
 
 
 class _Clock(TrainerCallback):
-    """When the first step began and the last one ended."""
+    """Processor time at which the first step began and the last one ended."""
 
     def __init__(self) -> None:
         self.begun, self.ended = 0.0, 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.begun = self.begun or time.perf_counter()
+        self.begun = self.begun or time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ended = time.perf_counter()
+        self.ended = time.process_time()
 
 
 def llama(shape: InternLM2Config) -> LlamaConfig:
@@ -42,9 +54,23 @@ def llama(shape: InternLM2Config) -> LlamaConfig:
     )
 
 
-def trainer_seconds(shape: InternLM2Config, optim: OptimConfig, made: PackedBatches) -> float:
-    """Seconds of all steps on batches whose packs are one whole sequence each; no checkpoints, a log line a step."""
+Layout = Literal["whole", "padded", "flattened"]
+
+
+def collator(laid: Layout) -> Any:
+    """What makes a batch of documents: one length, padded to the longest, or end to end with positions that restart."""
+    if laid == "whole":
+        return default_data_collator
+    if laid == "flattened":
+        return DataCollatorWithFlattening()
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE()), pad_token="<pad>")
+    return DataCollatorForSeq2Seq(words)  # pads labels too, which are not learned there
+
+
+def trainer_seconds(shape: InternLM2Config, optim: OptimConfig, made: PackedBatches, laid: Layout) -> float:
+    """Processor seconds in which Trainer learns every sample once, in as many steps; no checkpoints, a log line a step."""
     model = LlamaForCausalLM(llama(shape))
+    model.config.use_cache = False  # with a cache, flattened documents see one another
     assert sum(p.numel() for p in model.parameters()) == shape.parameter_count()
     rows = [sample.ids.tolist() for sample in made.samples[:]]
     clock = _Clock()
@@ -52,8 +78,8 @@ def trainer_seconds(shape: InternLM2Config, optim: OptimConfig, made: PackedBatc
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=len(rows) // len(made),
-            max_steps=len(made),
+            per_device_train_batch_size=-(-len(rows) // len(made)),
+            num_train_epochs=1,
             learning_rate=optim.lr,
             lr_scheduler_type="cosine",
             weight_decay=optim.weight_decay,
@@ -67,7 +93,9 @@ def trainer_seconds(shape: InternLM2Config, optim: OptimConfig, made: PackedBatc
             use_cpu=True,
         )
         data: Any = [{"input_ids": row, "labels": row} for row in rows]
-        Trainer(model, arguments, train_dataset=data, callbacks=[clock]).train()
+        trainer = Trainer(model, arguments, train_dataset=data, data_collator=collator(laid), callbacks=[clock])
+        trainer.train()
+    assert trainer.state.global_step == len(made)
     if rank is not None:
         os.environ["LOCAL_RANK"] = rank
     return clock.ended - clock.begun

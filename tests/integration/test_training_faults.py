@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -61,6 +62,22 @@ def test_kill_after_a_checkpoint_resumes_from_it_to_the_same_digests(prepared, t
 
     _, resumed_from = kill_and_rerun(prepared, tmp_path, when)
     assert resumed_from >= step
+
+
+def test_two_nodes_of_a_rank_each_are_one_of_two(prepared, tmp_path):
+    """Two torchruns meet at a port; both nodes are this machine."""
+    root, inputs, expected = prepared
+    shutil.copytree(root / "store", tmp_path / "store")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    execution = "pretraining.pretrain.short.execution"
+    settings = [f"{execution}.nodes=2", f"{execution}.rendezvous_port={port}"]
+    process = start(tmp_path / "store", inputs, settings=settings)
+    wait_for(lambda: len(trainers(tmp_path / "store")) == 2 or process.poll() is not None, "both ranks")
+    launched = [one for one in ranks_of(tmp_path / "store") if "torch.distributed.run" in " ".join(one.cmdline())]
+    assert len(launched) == 2
+    assert finish(process) == expected
 
 
 def test_kill_before_any_checkpoint_starts_anew_to_the_same_digests(prepared, tmp_path):

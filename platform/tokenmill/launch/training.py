@@ -1,7 +1,6 @@
 """From a training step to its ranks and back: spec.json out, result.json or failure.json in."""
 
 import logging
-import os
 import re
 import signal
 import sys
@@ -16,37 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 
 from tokenmill.errors import Interrupted, StepFailed, UserError
+from tokenmill.launch.application import dry_run
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import StepContext
 from tokenmill.steps.registry import Definition
-from tokenmill.tether import tethered
 from tokenmill.training.diagnosis import diagnose, diagnose_signal, last_lines
 from tokenmill.training.settings import TrainingExecution
 
 if TYPE_CHECKING:
-    from torchx.specs import AppDef
-
     from tokenmill.training.messages import Failure
     from tokenmill.training.watchdog import Watchdog
 
-PASSED_ON = (
-    "TOKENMILL_",
-    "AWS_",
-    "MLFLOW_",
-    "NCCL_",
-    "SSL_",
-    "PYTHONPATH",
-    "PATH",
-    "HOME",
-    "TMPDIR",
-    "OMP_NUM_THREADS",
-)
-RANK_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "TORCHDYNAMO_DISABLE": "1",  # nothing here is compiled, and DeepSpeed's imports load the whole compiler: 2 s a rank
-}
-GRACE_S = 120
-"""What ranks have, once told to stop, for the step they are at and a checkpoint; torchrun then kills them."""
 LOG_LINE = '{"time":'
 """How a line of a rank's structured log begins; the step's log takes it over."""
 _KILLED = re.compile(r"rank\s*: (\d+) .*\n\s*exitcode\s*: -(\d+) ")
@@ -153,9 +132,7 @@ def _run(uri: str, execution: TrainingExecution, watchdog: "Watchdog") -> Ended:
     _quiet_torchx()
     stop = _Stop(uri)
     with tempfile.TemporaryDirectory(prefix="tokenmill-launch-") as scratch, stop.listening(), get_runner() as runner:
-        info = runner.dryrun(
-            _app(uri, execution, scratch), scheduler=execution.scheduler, cfg={"log_dir": f"{scratch}/logs"}
-        )
+        info = dry_run(runner, uri, execution, scratch)
         stop.listen()  # torchx has put its own handlers in place
         handle = runner.schedule(info)
         stop.pass_on()
@@ -172,26 +149,6 @@ def _run(uri: str, execution: TrainingExecution, watchdog: "Watchdog") -> Ended:
             runner.cancel(handle)  # where they are not our processes
         said = _read_logs(Path(scratch) / "logs")
         return Ended(str(status.state if status else "unknown"), said, stop.told, stuck)
-
-
-def _app(uri: str, execution: TrainingExecution, scratch: str) -> "AppDef":
-    from torchx.specs import AppDef, Resource, Role
-
-    torchrun = [
-        *("--nnodes=1", f"--nproc_per_node={execution.ranks}", "--max-restarts=0"),
-        *("--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--monitor-interval=0.1"),
-        *(f"--shutdown-timeout={GRACE_S}", "-m", "tokenmill.training.worker", uri),
-    ]
-    role = Role(
-        name="trainer",
-        image=scratch,  # local_cwd: the folder the ranks start in; nothing is read from it
-        entrypoint=sys.executable,
-        args=["-m", "tokenmill.tether", sys.executable, "-m", "torch.distributed.run", *torchrun],
-        env=RANK_ENVIRONMENT | {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)} | tethered(),
-        num_replicas=1,
-        resource=Resource(cpu=execution.ranks, gpu=0, memMB=1024),
-    )
-    return AppDef(name="tokenmill-training", roles=[role])
 
 
 class _Stop:

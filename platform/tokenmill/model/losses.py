@@ -63,10 +63,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             d_logits = (logits - normaliser[part, None]).exp_().mul_(grad)
             d_logits.scatter_add_(1, labels[part, None], -grad)
             d_logits = d_logits.to(rows.dtype)
-            d_hidden[part] = product(d_logits, weight.T)
-            d_weight += product(rows.T, d_logits.T)
+            d_hidden[part] = product(d_logits, weight.T, len(rows))
+            d_weight += product(rows.T, d_logits.T, len(rows))
         return d_hidden, d_weight.T.to(weight.dtype), None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
-    return product(hidden, weight).float()
+    return product(hidden, weight, len(hidden)).float()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tokenmill.model.attention import attention
 from tokenmill.model.config import InternLM2Config, Kernel, Recompute
-from tokenmill.model.linear import Linear, linear
+from tokenmill.model.linear import Linear, filled, linear
 from tokenmill.model.losses import token_losses
 from tokenmill.model.recompute import layer_by
 
@@ -137,12 +137,15 @@ class InternLM2Model(nn.Module):
             cu_seqlens = torch.tensor([0, len(input_ids)], dtype=torch.int32, device=input_ids.device)
         if positions is None:
             positions = positions_of(cu_seqlens)
-        longest = int(cu_seqlens.diff().max())
+        longest, rows = int(cu_seqlens.diff().max()), len(input_ids)
+        if spare := filled(self.norm.weight, rows) - rows:  # a sequence more, of which nothing is kept
+            input_ids, positions = F.pad(input_ids, (0, spare)), F.pad(positions, (0, spare))
+            cu_seqlens = F.pad(cu_seqlens, (0, 1), value=rows + spare)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attention(q, k, v, cu_seqlens, longest, self.kernel)
+            return attention(q, k, v, cu_seqlens, max(longest, spare), self.kernel)
 
-        return self(input_ids, positions, attend, longest)
+        return self(input_ids, positions, attend, longest)[:rows]
 
 
 def positions_of(cu_seqlens: Tensor) -> Tensor:

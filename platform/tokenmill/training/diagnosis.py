@@ -32,8 +32,8 @@ PATTERNS = (
         "cuda_oom",
         r"OutOfMemoryError|CUDA out of memory",
         "the GPU's memory was full",
-        "lower the tokens a rank has at once (context, batch_tokens), or spread states over more ranks or a higher "
-        "execution.zero_stage",
+        "lower execution.micro_batch_tokens, set execution.recompute=full, or spread states over more ranks or a higher "
+        "execution.zero_stage; `tokenmill plan` shows the estimate",
     ),
     Pattern(
         "ecc",

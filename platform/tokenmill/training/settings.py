@@ -25,10 +25,26 @@ class BudgetConfig(Section):
         return self
 
 
+class ClusterConfig(Section):
+    """A node's pod where ranks are started by Volcano."""
+
+    namespace: str = Field("default", description="of the job")
+    queue: str = Field("default", description="Volcano's")
+    service_account: str = Field("", description="of the pods; by default the namespace's")
+    keys_from: str = Field("tokenmill-store", description="Secret with the store's access-key and secret-key")
+    gpus: bool = Field(True, description="a GPU for every rank")
+    cpus: float = Field(32, gt=0, description="processors a node")
+    memory_gib: float = Field(400, gt=0, description="memory a node, GiB")
+    instance_type: str = Field(
+        "", description="label node.kubernetes.io/instance-type that nodes must have; by default any"
+    )
+
+
 class TrainingExecution(Execution):
     """How training is laid out; never part of what comes out of it."""
 
     ranks: int = Field(2, ge=1, description="processes; one GPU each where there are GPUs")
+    nodes: int = Field(1, ge=1, description="hosts that the ranks are spread over, equally many on each")
     checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints; not published")
     micro_batch_tokens: int = Field(
         4096,
@@ -39,9 +55,17 @@ class TrainingExecution(Execution):
     keep_last: int = Field(2, ge=1, description="complete checkpoints that are kept; not published")
     keep_every: int = Field(0, ge=0, description="> 0: also the first checkpoint of every so many steps, until the end")
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage (report §2.1 shards optimizer states)")
-    scheduler: str = Field("local_cwd", description="torchx scheduler: local_cwd, kubernetes (Volcano)")
+    scheduler: str = Field("local_cwd", description="torchx scheduler: local_cwd, or kubernetes for a Volcano job")
+    rendezvous_port: int = Field(
+        29_500, ge=1, le=65535, description="where several nodes meet, on the first of them; one alone takes any"
+    )
+    cluster: ClusterConfig = ClusterConfig()
     log_every: int = Field(1, ge=1, description="optimizer steps between metric events")
-    stuck_after_s: float = Field(60, gt=0, description="seconds without a sign of life or progress that end the ranks")
+    stuck_after_s: float = Field(
+        45,
+        gt=0,
+        description="seconds without a sign of life or progress that end the ranks; with 45 a stopped one is named within 60",
+    )
     health_port: int | None = Field(
         None, ge=0, le=65535, description="of /healthz on every node; 0 = any; none by default"
     )
@@ -70,6 +94,8 @@ class TrainingExecution(Execution):
 
     @model_validator(mode="after")
     def _is_there(self) -> Self:
+        if self.ranks % self.nodes:
+            raise ValueError(f"{self.ranks} ranks cannot be spread over {self.nodes} nodes: give each equally many")
         if self.shard_group or self.sequence_parallel > 1:
             raise ValueError("shard_group and sequence_parallel are not there yet: leave them at 0 and 1")
         if self.accelerator and self.accelerator not in ACCELERATORS:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tokenmill.model.linear import ONEDNN_ROWS, linear
+from tokenmill.model.linear import FILLED_FROM, ROWS, filled, linear
 
 
-@pytest.mark.parametrize("rows", [1, ONEDNN_ROWS - 1, ONEDNN_ROWS, 300])
+@pytest.mark.parametrize("rows", [1, ROWS - 1, ROWS, 3 * ROWS])
 @pytest.mark.parametrize(("wide", "narrow"), [(40, 24), (24, 40)])
 def test_it_and_its_gradients_are_those_of_float64(rows, wide, narrow):
     torch.manual_seed(rows)
@@ -22,17 +22,26 @@ def test_it_and_its_gradients_are_those_of_float64(rows, wide, narrow):
 
 
 def test_what_is_frozen_gets_no_gradient_and_costs_none():
-    x, weight = torch.randn(ONEDNN_ROWS, 8, requires_grad=True), torch.randn(4, 8)
+    x, weight = torch.randn(ROWS, 8, requires_grad=True), torch.randn(4, 8)
     linear(x, weight).sum().backward()
     assert x.grad is not None and weight.grad is None
     assert not linear(x.detach(), weight).requires_grad
 
 
 def test_a_gpus_and_half_precisions_products_are_pytorchs_own():
-    x = torch.randn(ONEDNN_ROWS, 8, dtype=torch.bfloat16)
+    x = torch.randn(ROWS, 8, dtype=torch.bfloat16)
     weight = torch.randn(4, 8, dtype=torch.bfloat16)
     assert torch.equal(linear(x, weight), torch.nn.functional.linear(x, weight))
-    assert linear(torch.empty(ONEDNN_ROWS, 8, device="meta"), torch.empty(4, 8, device="meta")).shape == (
-        ONEDNN_ROWS,
+    assert linear(torch.empty(ROWS, 8, device="meta"), torch.empty(4, 8, device="meta")).shape == (
+        ROWS,
         4,
     )
+
+
+def test_code_is_made_for_few_shapes_which_follow_from_the_rows():
+    x = torch.empty(0, 8)
+    asked = {filled(x, rows) for rows in range(FILLED_FROM, 4097)}
+    assert asked == {rows for rows in range(FILLED_FROM, 4097) if rows % ROWS == 0}
+    assert all(0 <= filled(x, rows) - rows < ROWS for rows in range(FILLED_FROM, 4097))
+    assert filled(x, FILLED_FROM - 1) == FILLED_FROM - 1
+    assert filled(x.bfloat16(), 700) == filled(torch.empty(0, 8, device="meta"), 700) == 700

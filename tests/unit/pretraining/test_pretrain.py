@@ -3,10 +3,14 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.pretraining.pretrain import check, pretrain
+from tokenmill.model.config import InternLM2Config
+from tokenmill.model.folder import read_config, save_model
+from tokenmill.model.modeling import InternLM2ForCausalLM
+from tokenmill.pretraining.pretrain import _start, check, pretrain
 from tokenmill.steps import action_key, configured, find
 from tokenmill.training.run import TrainingRun
 
@@ -73,3 +77,19 @@ def test_a_stage_starts_from_random_weights_or_from_those_before():
     later = configured(find(LONG), "pico", {f"{LONG}.optim.steps_before": 7})
     with pytest.raises(ConfigError, match=r"steps_before is 7, but the base was trained for 32"):
         check(later, tokens, None, None, base, None, None)
+
+
+def test_the_long_stage_changes_the_rope_base_and_the_checkpoint_says_so(tmp_path):
+    """Check 4: from 50,000 to a million where the stage begins; no weight changes for it."""
+    short = InternLM2ForCausalLM(InternLM2Config.preset("pico"), seed=0)
+    save_model(short, tmp_path / "base")
+    config = configured(find(LONG), "pico", {f"{LONG}.context": 1024})
+    begun = _start(config, None, made("weights"), SimpleNamespace(files=lambda manifest: tmp_path / "base"))
+    save_model(begun, tmp_path / "begun")
+    before, after = (read_config(tmp_path / name) for name in ("base", "begun"))
+    assert (before.rope_theta, after.rope_theta) == (50_000, 1_000_000)
+    assert after.max_position_embeddings == config.context > before.max_position_embeddings
+    assert all(torch.equal(a, b) for a, b in zip(short.parameters(), begun.parameters(), strict=True))
+    ids = torch.arange(40)
+    assert torch.allclose(short(ids)[0], begun(ids)[0], atol=1e-5)  # nothing turns at position 0
+    assert not torch.allclose(short(ids)[1:], begun(ids)[1:], atol=1e-5)

@@ -70,6 +70,24 @@ def test_the_released_presets_have_one_cosine_over_both_stages(preset, batch):
     assert learning_rate(long.optim, steps[1] - 1, steps[1]) == pytest.approx(0.1 * PEAK)
 
 
+@pytest.mark.parametrize("preset", ["internlm2-1.8b", "internlm2-7b", "internlm2-20b"])
+def test_the_released_presets_are_the_reports_three_stages(preset):
+    """Spec §4.1, §4.2, check 11; the third stage's rate and batch are lower than the second's, its schedule its own."""
+    names = "pretraining.pretrain.short", "pretraining.pretrain.long", "enhancement.enhance"
+    short, long, third = stages = [resolve(find(name).config, name, preset, {}) for name in names]
+    tokens = [stage.tokens for stage in stages]
+    assert [count / sum(tokens) for count in tokens] == pytest.approx([0.90, 0.09, 0.01], abs=0.005)
+    assert (short.context, long.context) == (4096, 32_768)
+    assert (short.short_context, long.short_context) == (0, 4096)  # half of the tokens, see test_stage
+    assert (short.rope_theta, long.rope_theta) == (50_000, 1_000_000)
+    assert third.tokens == 24_400_000_000 and third.batch_tokens < long.batch_tokens
+    assert third.optim.lr < PEAK and third.optim.lr <= learning_rate(long.optim, 10**9, 1) * (1 + 1e-9)
+    for stage in (short, long):
+        fields = stage.optim.model_dump()
+        assert (fields["lr"], fields["betas"], fields["eps"]) == (3e-4, (0.9, 0.95), 1e-8)
+        assert (fields["weight_decay"], fields["clip"], fields["final_lr_ratio"]) == (0.1, 1.0, 0.1)
+
+
 def test_batches_grow_evenly_and_then_stay():
     ramp = BatchRamp(full=4096, first=1024, steps=6)
     assert [batch_tokens(ramp, step) for step in range(9)] == [1024, 1536, 2048, 2560, 3072, 3584, 4096, 4096, 4096]

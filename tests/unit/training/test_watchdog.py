@@ -8,7 +8,8 @@ import pytest
 
 from tokenmill.errors import StoreError
 from tokenmill.store import open_store
-from tokenmill.training.watchdog import Beat, Heart, Watchdog, serve_health
+from tokenmill.training.settings import TrainingExecution
+from tokenmill.training.watchdog import Beat, Heart, Watchdog, interval_s, serve_health
 
 LIMIT = 6.0
 
@@ -16,9 +17,9 @@ LIMIT = 6.0
 class World:
     """Ranks whose heartbeats a test writes, and a launcher whose clock it turns."""
 
-    def __init__(self, tmp_path, ranks=3):
+    def __init__(self, tmp_path, ranks=3, limit=LIMIT):
         self.store, self.now = open_store(tmp_path.as_uri()), 0.0
-        self.watchdog = Watchdog(self.store, "work/key/1", ranks, LIMIT, clock=lambda: self.now)
+        self.watchdog = Watchdog(self.store, "work/key/1", ranks, limit, clock=lambda: self.now)
         self.numbers = dict.fromkeys(range(ranks), 0)
 
     def beat(self, rank, moves, phase="forward"):
@@ -56,6 +57,24 @@ def test_one_that_is_stopped_is_named_though_the_others_stand_still_too(world):
     assert told.startswith(
         "rank 1 of 3 on node-1 (process 101) has not been heard of for 6 s, last at step 7, in phase 'data'"
     )
+
+
+@pytest.mark.parametrize("later", [0.25, 2, 3.5])
+def test_as_it_comes_a_stopped_rank_is_named_within_a_minute(tmp_path, later):
+    """Whenever the launcher looks: it hears of a heartbeat late, and of its lack too."""
+    limit = TrainingExecution().stuck_after_s
+    world, told = World(tmp_path, ranks=2, limit=limit), ""
+    world.now = later
+    stopped_at = 4 * interval_s(limit)  # right after a heartbeat
+    for quarter in range(1000):
+        if quarter / 4 % interval_s(limit) == 0:
+            world.beat(0, quarter)
+            if quarter / 4 <= stopped_at:
+                world.beat(1, quarter)
+        if told := world.look_after(0.25):
+            break
+    assert told.startswith("rank 1 of 2 on node-1 (process 101) has not been heard of")
+    assert limit <= quarter / 4 - stopped_at <= 60
 
 
 def test_one_that_hangs_is_the_one_that_has_moved_least(world):
