@@ -37,11 +37,13 @@ from tokenmill.rlhf.config import (
     SamplingConfig,
     SnapshotAnnotationsConfig,
 )
+from tokenmill.serving import serving_available
 from tokenmill.sft.config import PrepareConfig, SFTTrainConfig
 from tokenmill.training.settings import OptimConfig, TrainingExecution
 
 pytestmark = pytest.mark.integration
 
+SERVING, WHY_NOT = serving_available()
 TWO_RANKS = TrainingExecution(ranks=2, checkpoint_every=1000)
 SAMPLING = SamplingConfig(max_new_tokens=12)
 
@@ -267,6 +269,16 @@ def test_the_actor_is_the_same_to_the_bit_through_fifty_iterations_of_the_critic
     assert contents[0] == contents[1] != contents[2]
     losses = [r["value_loss"] for r in records(alone["training_log"])]
     assert sum(losses[-10:]) < sum(losses[:10]) / 2
+
+
+@pytest.mark.skipif(not SERVING, reason=WHY_NOT)
+def test_vllm_draws_for_all_ranks_and_what_it_drew_is_learned_from_on_policy(lab, ppo_inputs, sft, records):
+    made = lab.step("rlhf.ppo", PPO.model_copy(update={"rollouts": "vllm"}), **ppo_inputs)
+    log = records(made["training_log"])
+    assert len(log) == 3
+    assert all(r["ratio_error"] < 1e-4 and 0 < r["engine_error"] < 1e-2 for r in log)  # of ours, of the engine's
+    assert [abs(r["kl"]) > 1e-4 for r in log] == [False, False, True]  # it had the actor's new weights at once
+    assert made["weights"].content != sft["weights"].content
 
 
 def test_dpo_learns_one_domains_preferences_from_the_same_pairs(lab, preferences, sft, tokens, records):
