@@ -131,11 +131,18 @@ def _counted(prometheus: Prometheus, track: str, window_s: int) -> Seen:
     where, window = f'{prometheus.selector},track="{track}"', f"[{window_s}s]"
     asked = f'http_requests_total{{{where},handler=~"/v1/.*"'
     return Seen(
-        requests=round(_number(prometheus.url, f"sum(increase({asked}}}{window}))") or 0),
-        errors=round(_number(prometheus.url, f'sum(increase({asked},status=~"5.."}}{window}))') or 0),
+        requests=round(_number(prometheus.url, _increase(f"{asked}}}", window_s)) or 0),
+        errors=round(_number(prometheus.url, _increase(f'{asked},status=~"5.."}}', window_s)) or 0),
         ttft_p95=_number(prometheus.url, _p95("vllm:time_to_first_token_seconds", where, window)),
         itl_p95=_number(prometheus.url, _p95("vllm:inter_token_latency_seconds", where, window)),
     )
+
+
+def _increase(series: str, window_s: int) -> str:
+    """What was counted in the window. A series appears with its first request, and `increase` does not count that one."""
+    since = f"sum(increase({series}[{window_s}s]))"
+    first = f"sum(min_over_time({series}[{window_s}s]) unless {series} offset {window_s}s)"
+    return f"(({since}) or vector(0)) + (({first}) or vector(0))"
 
 
 def _p95(histogram: str, where: str, window: str) -> str:
