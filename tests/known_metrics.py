@@ -17,10 +17,9 @@ VLLM_SERVER = {
 CLUSTER = {  # kube-state-metrics
     "kube_job_status_failed",
     "kube_pod_init_container_status_waiting_reason",
-    "kube_persistentvolumeclaim_resource_requests_storage_bytes",
-    "kube_resourcequota",
-    "kube_pod_status_phase",
-    "kubelet_volume_stats_used_bytes",
+    "kube_deployment_status_replicas_available",
+    "kube_statefulset_status_replicas_ready",
+    "kubelet_volume_stats_used_bytes",  # the kubelet's own
     "kubelet_volume_stats_capacity_bytes",
 }
 PROMETHEUS = {"up"}

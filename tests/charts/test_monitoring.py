@@ -15,7 +15,7 @@ from tokenmill import telemetry
 
 OURS = set(telemetry._METRICS)
 KNOWN = OURS | metrics.VLLM | metrics.VLLM_SERVER | metrics.CLUSTER | metrics.PROMETHEUS
-WITH_RULES = [("inference", "gpu")]
+WITH_RULES = [("inference", "gpu"), ("tokenmill", "full")]
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool: apt-get install prometheus")
 MATCHERS = 'namespace="llm",service="rel-inference-metrics"'
 
@@ -206,14 +206,68 @@ def fired(folder, chart, mode, cases):
     promtool("test", "rules", folder / "tests.yaml")
 
 
+def step(metric, name="sft.train", cache="miss"):
+    return f'{metric}{{phase="sft",step="{name}",cache="{cache}"}}'
+
+
+DOWN = 'kube_deployment_status_replicas_available{namespace="llm",deployment="rel-tokenmill-%s"}'
+STORE = 'kube_statefulset_status_replicas_ready{namespace="llm",statefulset="rel-tokenmill-object-store"}'
+VOLUME = 'kubelet_volume_stats_%s_bytes{namespace="llm",persistentvolumeclaim="%s"}'
+PLATFORM_CASES = [
+    ("TokenMillStepFailed", [('tokenmill_step_success{phase="sft",step="sft.train"}', "0x5")], "1m", True),
+    ("TokenMillStepFailed", [('tokenmill_step_success{phase="sft",step="sft.train"}', "1x5")], "1m", False),
+    ("TokenMillStepSlow", [(step("tokenmill_step_seconds"), "1000x40 4000x10")], "42m", True),
+    ("TokenMillStepSlow", [(step("tokenmill_step_seconds"), "1000x40 2000x10")], "42m", False),
+    ("TokenMillStepSlow", [(step("tokenmill_step_seconds"), "10x40 90x10")], "42m", False),  # a short step may vary
+    ("TokenMillServiceDown", [(DOWN % "mlflow", "0x10")], "6m", True),
+    ("TokenMillServiceDown", [(STORE, "0x10")], "6m", True),
+    ("TokenMillServiceDown", [(DOWN % "mlflow", "1x10"), (STORE, "1x10"), (DOWN % "other", "0x10")], "6m", False),
+    (
+        "TokenMillVolumeFull",
+        [
+            (VOLUME % ("used", "rel-tokenmill-mlflow"), "90x30"),
+            (VOLUME % ("capacity", "rel-tokenmill-mlflow"), "100x30"),
+        ],
+        "16m",
+        True,
+    ),
+    (
+        "TokenMillVolumeFull",
+        [
+            (VOLUME % ("used", "data-rel-tokenmill-object-store-0"), "90x30"),
+            (VOLUME % ("capacity", "data-rel-tokenmill-object-store-0"), "100x30"),
+        ],
+        "16m",
+        True,
+    ),
+    (
+        "TokenMillVolumeFull",
+        [
+            (VOLUME % ("used", "rel-tokenmill-mlflow"), "80x30"),
+            (VOLUME % ("capacity", "rel-tokenmill-mlflow"), "100x30"),
+        ],
+        "16m",
+        False,
+    ),
+]
+
+
+@needs_promtool
+def test_platform_alerts_fire_when_they_should_and_only_then(tmp_path):
+    fired(tmp_path, "tokenmill", "full", PLATFORM_CASES)
+
+
 @needs_promtool
 def test_inference_alerts_fire_when_they_should_and_only_then(tmp_path):
     fired(tmp_path, "inference", "gpu", CASES)
 
 
-def test_every_inference_alert_is_tested_both_ways():
-    names = {r["alert"] for g in render("inference", "gpu").one("PrometheusRule")["spec"]["groups"] for r in g["rules"]}
-    assert {alert for alert, *_, fires in CASES if fires} == names == {alert for alert, *_, fires in CASES if not fires}
+@pytest.mark.parametrize(
+    ("chart", "mode", "cases"), [("inference", "gpu", CASES), ("tokenmill", "full", PLATFORM_CASES)]
+)
+def test_every_alert_is_tested_both_ways(chart, mode, cases):
+    names = {r["alert"] for g in render(chart, mode).one("PrometheusRule")["spec"]["groups"] for r in g["rules"]}
+    assert {alert for alert, *_, fires in cases if fires} == names == {alert for alert, *_, fires in cases if not fires}
 
 
 @needs_promtool

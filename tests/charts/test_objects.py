@@ -91,6 +91,7 @@ def test_no_object_is_there_twice_and_all_lie_in_the_namespace(chart, mode):
 
 def test_every_mode_is_there():
     modes = {chart: [mode for c, mode in MODES if c == chart] for chart, _ in MODES}
+    assert {"cpu", "production", "full", "team"} <= set(modes["tokenmill"])
     assert {"cpu", "gpu", "route-canary", "service-canary", "keda", "hpa", "pvc", "image", "oci", "hub"} <= set(
         modes["inference"]
     )
