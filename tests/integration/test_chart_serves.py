@@ -14,6 +14,7 @@ import pytest
 import requests
 import servers
 from checkpoints import reciting_llama
+from release_facts import FACTS
 from rendered import needs_helm, render
 
 from tokenmill.deployment.publish import publish
@@ -23,16 +24,6 @@ from tokenmill.deployment.server import serve_python, serving_available
 AVAILABLE, REASON = serving_available()
 pytestmark = [pytest.mark.integration, needs_helm, pytest.mark.skipif(not AVAILABLE, reason=REASON)]
 KEY, MODE = "the-key-of-the-secret", "cpu"
-FACTS = {
-    "name": "reciter",
-    "weights": "w" * 64,
-    "tokenizer": "t" * 64,
-    "evaluation": {"content": "e" * 64, "label": "chat", "suites": {}},
-    "verdict": {"content": "v" * 64, "passed": True, "checks": 1},
-    "lineage": None,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 512,
-}
 
 
 @pytest.fixture(scope="module")

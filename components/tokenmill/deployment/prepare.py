@@ -31,8 +31,8 @@ def prepare(uri: str, *, make_bucket: bool, patience_s: float) -> list[str]:
         patience_s: seconds in which each service must answer; its last refusal is raised after that.
     """
     found = []
-    if make_bucket and uri.startswith("s3://"):
-        made = _patiently(lambda: _make_bucket(uri), patience_s)
+    if uri.startswith("s3://"):
+        made = _patiently(lambda: _bucket(uri, make_bucket), patience_s)
         found.append(f"bucket   {split_uri(uri).netloc} {'made' if made else 'is there'}")
     _patiently(lambda: open_store(uri).check(), patience_s)
     found.append(f"store    {uri} can what leases need")
@@ -44,8 +44,8 @@ def prepare(uri: str, *, make_bucket: bool, patience_s: float) -> list[str]:
     return found
 
 
-def _make_bucket(uri: str) -> bool:
-    """Whether the bucket had to be made."""
+def _bucket(uri: str, make: bool) -> bool:
+    """Whether the bucket had to be made. It is asked for, because some stores make one with the first object."""
     from minio.error import S3Error
 
     from tokenmill.store.s3 import S3Backend
@@ -55,6 +55,10 @@ def _make_bucket(uri: str) -> bool:
         client = backend._connect()
         if client.bucket_exists(backend.bucket):
             return False
+        if not make:
+            raise StoreError(
+                f"s3://{backend.bucket} at {backend.endpoint.geturl()}: there is no such bucket; create it"
+            )
         try:
             client.make_bucket(backend.bucket)
         except S3Error as error:
