@@ -18,7 +18,7 @@ from rendered import needs_helm, render
 from tokenmill.deployment.fetch import fetch
 from tokenmill.deployment.prepare import prepare
 from tokenmill.deployment.publish import publish
-from tokenmill.deployment.release import pin
+from tokenmill.deployment.release import pin, verify
 from tokenmill.errors import CredentialsError, StoreError
 
 pytestmark = [pytest.mark.integration, needs_helm]
@@ -152,4 +152,21 @@ def test_mlflow_starts_as_the_chart_starts_it_and_knows_its_names(tmp_path, stor
         assert answer.status_code == 200
         search, names = f"{url}/api/2.0/mlflow/experiments/search?max_results=1", "rel-tokenmill-mlflow.llm.svc:5000"
         assert requests.get(search, headers={"Host": names}, timeout=30).status_code == 200
+        assert (tmp_path / "mlflow.db").exists()
         assert requests.get(search, headers={"Host": "evil.example.com"}, timeout=30).status_code == 403
+
+
+def test_a_release_is_fetched_by_the_name_that_mlflow_knows(tmp_path, monkeypatch):
+    """The real registry, in sqlite beside the store: alias and version both lead to the release's files."""
+    from pico import Lab, released
+
+    from tokenmill.deployment.config import RegisterConfig
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lab = Lab(tmp_path / "lab")
+    made = released(lab)
+    lab.step("deployment.register", RegisterConfig(name="chat"), model=made.release, verdict=made.verdict)
+    monkeypatch.setenv("TOKENMILL_STORE", lab.store.uri)
+    by_alias, by_version = (fetch(f"models:/chat{end}", "", tmp_path / "node") for end in ("@candidate", "/1"))
+    assert by_alias == by_version == tmp_path / "node" / made.release.digest
+    assert verify(by_alias)["name"] == "internlm2-chat"

@@ -189,3 +189,37 @@ def test_an_unpinned_model_gets_a_link_and_its_digest(release, node: Path, run_p
     )
     assert link.resolve() == node / digest
     assert (node / "unpinned.digest").read_text() == digest == sha256_of(link / "release.json")
+
+
+AWAY = UserError("MLflow is away")
+
+
+@pytest.mark.parametrize(
+    ("uri", "found", "pinned", "served"),
+    [
+        ("models:/chat@candidate", "same", True, "pinned"),
+        ("models:/chat@candidate", "another", True, "pinned"),  # the alias has moved on
+        ("models:/chat@candidate", AWAY, True, "pinned"),
+        ("models:/chat/3", AWAY, True, "pinned"),
+        ("models:/chat/3", "another", True, CorruptError),  # a version never changes
+        ("models:/chat@candidate", "same", False, "found"),
+        ("models:/chat@candidate", AWAY, False, UserError),
+    ],
+)
+def test_a_pinned_digest_stands_whatever_the_registry_says(
+    release, node, monkeypatch, uri, found, pinned, served
+) -> None:
+    _, _, digest = release
+
+    def resolve(self: object, asked: str) -> str:
+        assert asked == uri
+        if isinstance(found, Exception):
+            raise found
+        return digest if found == "same" else "e" * 64
+
+    monkeypatch.setattr("tokenmill.tracking.Registry.resolve_model", resolve)
+    if isinstance(served, str):
+        assert fetch(uri, digest if pinned else "", node) == node / digest
+    else:
+        with pytest.raises(served):
+            fetch(uri, digest if pinned else "", node)
