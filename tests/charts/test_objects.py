@@ -95,3 +95,17 @@ def test_every_mode_is_there():
     assert {"cpu", "gpu", "route-canary", "service-canary", "keda", "hpa", "pvc", "image", "oci", "hub"} <= set(
         modes["inference"]
     )
+
+
+@every_mode
+def test_no_list_has_two_entries_of_one_key(chart, mode):
+    """Server-side apply, which Helm 4 uses, refuses what client-side apply let through."""
+    for name, pod in render(chart, mode).pods():
+        spec = pod["spec"]
+        for container in spec.get("initContainers", []) + spec["containers"]:
+            for field, key in (("env", "name"), ("volumeMounts", "mountPath"), ("ports", "containerPort")):
+                keys = [entry[key] for entry in container.get(field, [])]
+                assert len(keys) == len(set(keys)), f"{name} {container['name']} {field}"
+        for field in ("volumes", "initContainers", "containers"):
+            names = [entry["name"] for entry in spec.get(field, [])]
+            assert len(names) == len(set(names)), f"{name} {field}"

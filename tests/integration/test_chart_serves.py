@@ -42,7 +42,7 @@ def pod(tmp_path_factory, bucket):
         for name, value in bucket.environment.items():
             patch.setenv(name, value)
         digest = publish(checkpoint, bucket.uri("releases/chat"))
-    rendered = render("inference", MODE, {"engine": {"maxModelLen": 256}})
+    rendered = render("inference", MODE)
     spec = rendered.one("Deployment")["spec"]["template"]["spec"]
     files = rendered.one("ConfigMap")["data"]
     (room / "etc").mkdir()
@@ -72,12 +72,25 @@ def pod(tmp_path_factory, bucket):
             env=environment, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
+        await_health(f"http://127.0.0.1:{port}", process, room / "vllm.log")
         hook = [sys.executable, *map(here, engine["lifecycle"]["preStop"]["exec"]["command"][1:])]
         yield f"http://127.0.0.1:{port}", digest, hook, process, room / "vllm.log"
     finally:
         if process.poll() is None:
             os.killpg(process.pid, 9)
         process.wait()
+
+
+def await_health(url, process, log, timeout_s=200):
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if requests.get(f"{url}/health", timeout=5).ok:
+                return
+        except requests.RequestException:
+            pass
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.3)
 
 
 def test_the_test_pods_command_is_content(pod):
@@ -101,26 +114,29 @@ def test_every_answer_names_the_model_and_only_v1_wants_the_key(pod):
     assert "vllm:num_requests_running" in requests.get(f"{url}/metrics", timeout=10).text
 
 
-def test_the_prestop_hook_lets_a_running_stream_end_and_then_returns(pod):
-    """vLLM aborts what runs at SIGTERM: the stream below ends whole only because the hook waited for it."""
+def test_the_prestop_hook_lets_running_streams_end_and_then_returns(pod):
+    """vLLM aborts what runs at SIGTERM: the streams below end whole only because the hook waited for them."""
     url, _, hook, process, _ = pod
-    body = {"model": "chat", "prompt": "hi", "max_tokens": 200, "ignore_eos": True, "stream": True}
-    ended = {}
+    body = {"model": "chat", "prompt": "hi", "max_tokens": 100, "ignore_eos": True, "stream": True}
+    begun, ended = threading.Semaphore(0), []
 
     def stream():
         headers = {"Authorization": f"Bearer {KEY}"}
         with requests.post(f"{url}/v1/completions", json=body, headers=headers, stream=True, timeout=120) as answer:
-            lines = [line for line in answer.iter_lines() if line]
-        ended["at"], ended["last"], ended["pieces"] = time.monotonic(), lines[-1], len(lines)
+            lines = [line for line in answer.iter_lines() if line and (begun.release() or True)]
+        ended.append((time.monotonic(), lines[-1], len(lines)))
 
-    asking = threading.Thread(target=stream)
-    asking.start()
-    time.sleep(0.3)
+    asking = [threading.Thread(target=stream) for _ in range(6)]
+    for one in asking:
+        one.start()
+    begun.acquire()  # the first token is there
     drained = subprocess.run([*hook[:3], "0", *hook[4:]], check=False, timeout=120)  # the wait for proxies left out
     returned = time.monotonic()
     process.terminate()
-    asking.join(60)
+    for one in asking:
+        one.join(60)
     assert drained.returncode == 0
-    assert ended["last"] == b"data: [DONE]" and ended["pieces"] > 100
-    assert ended["at"] - 1 < returned
+    assert [last for _, last, _ in ended] == [b"data: [DONE]"] * 6
+    assert min(pieces for *_, pieces in ended) > 50
+    assert max(at for at, *_ in ended) - 1 < returned
     assert process.wait(60) is not None
