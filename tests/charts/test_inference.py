@@ -127,6 +127,14 @@ def test_the_hubs_model_is_fetched_by_vllm_at_a_revision():
     assert "--middleware=model_digest.ModelDigest" not in flags("hub")
 
 
+def test_the_hubs_token_comes_from_a_secret_and_reaches_no_other_model():
+    def token(mode):
+        return [e for e in pod(mode)["spec"]["containers"][0]["env"] if e["name"] == "HF_TOKEN"]
+
+    assert token("hub") == [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]
+    assert token("keda") == []
+
+
 def test_keys_are_given_to_the_init_container_only_and_only_if_it_needs_them():
     def variables(container):
         return {e["name"] for e in container["env"]}
@@ -140,6 +148,11 @@ def test_adapters_are_fetched_and_named():
     assert [c["name"] for c in init("pvc")] == ["model", "adapter-sql", "adapter-law"]
     given = flags("pvc")
     at = given.index("--lora-modules")
+    runtime = {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "1"}
+    assert (
+        runtime in pod("pvc")["spec"]["containers"][0]["env"]
+        and runtime not in pod("keda")["spec"]["containers"][0]["env"]
+    )
     assert given[at + 1 : at + 3] == [f"sql=/models/{OTHER}", f"law=/models/{DIGEST}"]
 
 

@@ -107,7 +107,7 @@ app.kubernetes.io/part-of: tokenmill
 {{- define "inference.check" -}}
 {{- $v := .Values }}
 {{- if and (not $v.model.digest) (not $v.model.unpinned) (not (hasPrefix "hf://" $v.model.uri)) }}
-{{- fail "model.digest: give the digest of the model (`tokenmill deploy` and `python -m tokenmill.deployment.publish` print it), or set model.unpinned=true for a trial" }}
+{{- fail "model.digest: give the digest of the model (`tokenmill lineage models:/NAME/VERSION --json` calls it root; `python -m tokenmill.deployment.publish` prints it), or set model.unpinned=true for a trial" }}
 {{- end }}
 {{- if and (eq $v.model.uri "store:") (not $v.model.digest) }}
 {{- fail "model.digest: `store:` names a model by its digest alone: give it" }}
