@@ -31,7 +31,9 @@ import typer
 from tokenmill.deployment.release import RELEASE, sha256_of
 from tokenmill.errors import CorruptError, InputError, StoreError, UserError, told_in_one_line
 from tokenmill.logs import Log
-from tokenmill.store import open_store
+from tokenmill.manifest import Manifest, Shard
+from tokenmill.records import content_digest
+from tokenmill.store import ArtifactStore, open_store
 from tokenmill.store.backend import Backend, NotFoundError, check_key, open_backend
 from tokenmill.store.layout import blob_key
 from tokenmill.store.local import LocalBackend
@@ -50,6 +52,8 @@ class Wanted:
     key: str
     sha256: str
     size: int
+    content: str = ""
+    """Of tensors whose bytes nothing pins: what they are, which the digest covers."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,29 @@ def _of_manifest(digest: str) -> Listing:
         raise InputError("store: names a release by its digest: give one")
     store = open_store()
     manifest = store.get_manifest(digest)
-    files = (Wanted(s.name, blob_key(s.blob), s.blob, s.size) for s in manifest.shards)
-    return Listing(digest, store.backend, tuple(files))
+    pinned = _pinned(store, manifest)
+    return Listing(digest, store.backend, tuple(_wanted(shard, pinned) for shard in manifest.shards))
+
+
+def _pinned(store: ArtifactStore, manifest: Manifest) -> dict[str, str]:
+    """Name → sha256 by the manifest's own release.json; empty for what is no release, such as an adapter."""
+    index = next((shard for shard in manifest.shards if shard.name == RELEASE), None)
+    if index is None:
+        return {}
+    data = store.backend.get(blob_key(index.blob))
+    if hashlib.sha256(data).hexdigest() != index.content:
+        raise CorruptError(f"{RELEASE} of {manifest.digest} is not the one that the digest covers: restore that object")
+    return {name: file["sha256"] for name, file in orjson.loads(data)["files"].items()}
+
+
+def _wanted(shard: Shard, pinned: dict[str, str]) -> Wanted:
+    """A manifest's digest covers what a file is (`content`), not how it is stored (`blob`): only the first is trusted."""
+    key = blob_key(shard.blob)
+    if not shard.name.endswith((".safetensors", ".zst")):  # then its content is its bytes
+        return Wanted(shard.name, key, shard.content, shard.size)
+    if shard.name in pinned:
+        return Wanted(shard.name, key, pinned[shard.name], shard.size)
+    return Wanted(shard.name, key, shard.blob, shard.size, shard.content)
 
 
 def _of_folder(uri: str, digest: str) -> Listing:
@@ -176,12 +201,12 @@ def _complete(partial: Path, wanted: Listing) -> None:
 
 def _download(backend: Backend, file: Wanted, target: Path) -> Wanted:
     target.parent.mkdir(parents=True, exist_ok=True)
-    digest, part = hashlib.sha256(), target.with_name(f"{target.name}.part")
+    digest, part = hashlib.sha256(), target.with_name(f".part-{target.name}")
     with backend.open(file.key) as stream, part.open("wb") as out:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
             out.write(chunk)
-    if digest.hexdigest() != file.sha256:
+    if digest.hexdigest() != file.sha256 or (file.content and content_digest(part) != file.content):
         part.unlink()
         raise CorruptError(
             f"{backend.uri}/{file.key} has sha256 {digest.hexdigest()[:12]}…, pinned is {file.sha256[:12]}…: the engine "
@@ -192,7 +217,8 @@ def _download(backend: Backend, file: Wanted, target: Path) -> Wanted:
 
 
 def _is_right(path: Path, file: Wanted) -> bool:
-    return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
+    whole = path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
+    return whole and (not file.content or content_digest(path) == file.content)
 
 
 @contextmanager

@@ -4,9 +4,11 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 from pico import Lab, released
+from safetensors.numpy import save_file
 
 from tokenmill.deployment import fetch as fetching
 from tokenmill.deployment.fetch import fetch, verify_in_place
@@ -14,7 +16,7 @@ from tokenmill.deployment.publish import publish
 from tokenmill.deployment.release import sha256_of, verify
 from tokenmill.errors import ConfigError, CorruptError, InputError, StoreError, UserError
 from tokenmill.steps.context import materialise
-from tokenmill.store import NotFoundError
+from tokenmill.store import NotFoundError, open_store
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,47 @@ def test_a_manifest_of_the_store_is_fetched(release, node: Path) -> None:
     _, of_folder, digest = release
     folder = fetch("store:", digest, node)
     verify(folder, expected=of_folder)
+
+
+@pytest.mark.parametrize("name", ["release.json", "config.json", "model.safetensors"])
+def test_other_bytes_behind_a_manifest_of_the_same_digest_are_refused(made, name, node, tmp_path, monkeypatch) -> None:
+    """A digest covers what files are, not which blobs hold them: whoever writes to the store may change the latter."""
+    _, _, uri, digest = made
+    forged = Path(shutil.copytree(uri.removeprefix("file://"), tmp_path / "store"))
+    store = open_store(forged.as_uri())
+    manifest = store.get_manifest(digest)
+    evil = tmp_path / name
+    evil.write_bytes(store.get_blob(manifest.shard(name).blob).replace(b"0", b"1"))
+    blob, size = store.put_blob(evil)
+    shards = tuple(s.model_copy(update={"blob": blob, "size": size}) if s.name == name else s for s in manifest.shards)
+    (forged / "manifests" / digest).chmod(0o644)
+    (forged / "manifests" / digest).write_bytes(manifest.model_copy(update={"shards": shards}).to_json())
+    monkeypatch.setenv("TOKENMILL_STORE", forged.as_uri())
+    assert open_store().get_manifest(digest).digest == digest  # the manifest itself is accepted
+    with pytest.raises(CorruptError, match="restore that object"):
+        fetch("store:", digest, node)
+
+
+def test_an_adapter_without_a_release_json_is_held_to_what_its_tensors_are(tmp_path, node, monkeypatch) -> None:
+    lab = Lab(tmp_path / "lab")
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    save_file({"a": np.arange(4, dtype=np.float32)}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    made = lab.issue_folder("adapter", folder)
+    monkeypatch.setenv("TOKENMILL_STORE", lab.store.uri)
+    got = fetch("store:", made.digest, node)
+    assert (got / "adapter_model.safetensors").read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
+    save_file({"a": np.ones(4, dtype=np.float32)}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    blob, size = lab.store.put_blob(folder / "adapter_model.safetensors")
+    forged = tuple(
+        s.model_copy(update={"blob": blob, "size": size}) if s.name.endswith(".safetensors") else s for s in made.shards
+    )
+    path = Path(lab.store.uri.removeprefix("file://")) / "manifests" / made.digest
+    path.chmod(0o644)
+    path.write_bytes(made.model_copy(update={"shards": forged}).to_json())
+    with pytest.raises(CorruptError, match=r"adapter_model\.safetensors|restore that object"):
+        fetch("store:", made.digest, tmp_path / "other-node")
 
 
 def test_the_second_pod_fetches_nothing(release, node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
