@@ -122,6 +122,8 @@ class Cluster:
             spec = {
                 "selector": {"app.kubernetes.io/name": "inference", "tokenmill.io/track": "stable"},
                 "clusterIP": "10.0.0.1",
+                "type": "NodePort",
+                "ports": [{"name": "http", "port": 80, "nodePort": 30080}],
             }
         self.kind, self.applied, self.refuses = kind, [], False
         self.object = {"apiVersion": "v1", "kind": kind, "spec": spec, "status": {"x": 1}} | ready
@@ -144,7 +146,7 @@ def api_server(cluster):
             if cluster.refuses:
                 return self.send(403, b'{"message": "forbidden"}')
             cluster.applied.append((urlsplit(self.path).path, query, self.headers["content-type"], body))
-            cluster.object |= {"spec": body["spec"]}
+            cluster.object |= {"spec": cluster.object["spec"] | body["spec"]}
             return self.send(200, json.dumps(cluster.object).encode())
 
     with serving(Handler) as url:
@@ -201,6 +203,10 @@ def test_what_is_applied_is_whole_and_helms(tracks, cluster):
     )
     assert query == {"fieldManager": ["helm"], "force": ["true"]} and kind == "application/apply-patch+yaml"
     assert body["metadata"] == {"name": "chat", "namespace": "llm", "labels": {"a": "b"}} and "status" not in body
+    if cluster.kind == "Service":
+        assert body["spec"].keys() == {"type", "selector", "ports"} and body["spec"]["ports"] == [
+            {"name": "http", "port": 80}
+        ]
 
 
 def faults():

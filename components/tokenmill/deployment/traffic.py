@@ -1,7 +1,7 @@
 """Who is sent where: the weights of an HTTPRoute, or the track that a Service selects.
 
 Helm 4 applies on the server and meets a conflict where another field manager has changed a field. So the whole object is
-applied under Helm's own name: the next upgrade finds what Helm itself would have left there.
+applied under Helm's own name (its binary's): the next upgrade finds what Helm itself would have left there.
 """
 
 import copy
@@ -69,13 +69,17 @@ class Switch:
         found = self.api.get(self.path)
         wanted = {key: found[key] for key in ("apiVersion", "kind")}
         wanted["metadata"] = {key: found["metadata"][key] for key in OWN_FIELDS if key in found["metadata"]}
-        wanted["spec"] = copy.deepcopy(found["spec"])
+        spec = wanted["spec"] = copy.deepcopy(found["spec"])
         if self.kind == "Service":
-            wanted["spec"]["selector"][TRACK] = "candidate" if percent == 100 else "stable"
+            spec["selector"][TRACK] = "candidate" if percent == 100 else "stable"
         else:
-            self._weigh(wanted["spec"], percent)
-        if wanted["spec"] != found["spec"]:
-            self.api.apply(self.path, wanted)
+            self._weigh(spec, percent)
+        if spec == found["spec"]:
+            return
+        if self.kind == "Service":  # without what the API server allocated: it is not Helm's to own
+            wanted["spec"] = {key: spec[key] for key in ("type", "selector") if key in spec}
+            wanted["spec"]["ports"] = [{k: v for k, v in port.items() if k != "nodePort"} for port in spec["ports"]]
+        self.api.apply(self.path, wanted)
 
     def _weigh(self, spec: dict[str, Any], percent: int) -> None:
         backends = [backend for rule in spec["rules"] for backend in rule.get("backendRefs", [])]
