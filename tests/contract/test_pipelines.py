@@ -15,7 +15,7 @@ from shape import GOLDEN, described
 from tokenmill.config import step_budgets
 from tokenmill.errors import ConfigError
 from tokenmill.pipelines.handed_on import HANDED_ON
-from tokenmill.pipelines.package import NAMES, build, check_parameters, compile_package, submit_package
+from tokenmill.pipelines.package import NAMES, build, check_parameters, compile_package, submit_package, upload_package
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_missing_and_unknown_parameters_are_one_line_that_says_where_to_find_the
 @pytest.fixture
 def kubeflow():
     """A server that answers what kfp's client asks when it starts a run, and keeps what it was sent."""
-    sent: list[tuple[str, str, dict]] = []
+    sent: list[tuple[str, str, dict | bytes]] = []
     answers = {
         ("GET", "/apis/v2beta1/healthz"): {"multi_user": False},
         ("GET", "/apis/v2beta1/experiments"): {"experiments": []},
@@ -184,7 +184,8 @@ def kubeflow():
     class Api(BaseHTTPRequestHandler):
         def answer(self):
             place = (self.command, urlsplit(self.path).path)
-            sent.append((*place, json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")))
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            sent.append((*place, json.loads(body or "{}") if "json" in self.headers.get_content_type() else body))
             self.send_response(200 if place in answers else 404)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
@@ -233,3 +234,34 @@ def test_a_server_that_refuses_is_one_line(kubeflow):
     del kubeflow.answers["POST", "/apis/v2beta1/runs"]
     with pytest.raises(ConfigError, match=rf"Kubeflow Pipelines at {kubeflow.uri} did not take it: \(404\)"):
         submit(kubeflow, {})
+
+
+def versions(server, *names):
+    server.answers["GET", "/apis/v2beta1/pipelines"] = {"pipelines": [{"pipeline_id": "p-1"}]}
+    server.answers["GET", "/apis/v2beta1/pipelines/p-1/versions"] = {
+        "pipeline_versions": [{"pipeline_version_id": name, "display_name": name} for name in names]
+    }
+    server.answers["POST", "/apis/v2beta1/pipelines/upload_version"] = {
+        "pipeline_id": "p-1",
+        "pipeline_version_id": "v",
+    }
+
+
+def test_upload_makes_a_version_of_what_the_package_says_and_no_second_one(kubeflow):
+    versions(kubeflow)
+    name, fresh = upload_package("smoke", "pico", "cpu", kubeflow.uri, None)
+    pipeline, _, version = name.partition(" @ ")
+    assert pipeline == "tokenmill-smoke-pico-cpu" and re.fullmatch("[0-9a-f]{12}", version) and fresh
+    (body,) = [body for method, path, body in kubeflow.sent if path.endswith("/upload_version")]
+    assert b"tokenmill-smoke-pico-cpu" in body
+    versions(kubeflow, "another", version)
+    assert upload_package("smoke", "pico", "cpu", kubeflow.uri, None) == (name, False)
+    assert upload_package("smoke", "pico", "cpu", kubeflow.uri, "registry.example")[1]  # other images, another version
+
+
+def test_upload_makes_a_pipeline_that_is_not_there(kubeflow):
+    versions(kubeflow)
+    kubeflow.answers["GET", "/apis/v2beta1/pipelines"] = {}
+    with pytest.raises(ConfigError, match="did not take tokenmill-smoke-pico-cpu"):
+        upload_package("smoke", "pico", "cpu", kubeflow.uri, None)
+    assert ("POST", "/apis/v2beta1/pipelines/upload") in [(method, path) for method, path, _ in kubeflow.sent]

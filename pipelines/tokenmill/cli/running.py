@@ -108,6 +108,23 @@ def compile_pipeline(
 
 
 @app.command()
+def upload(
+    pipelines: Annotated[list[str], typer.Argument(help="pipelines, e.g. lifecycle")],
+    host: Annotated[str, typer.Option(envvar="KFP_ENDPOINT", help="Kubeflow Pipelines' API endpoint")],
+    preset: Preset = "nano",
+    profile: Annotated[str, typer.Option(help="cpu or gpu")] = "gpu",
+    registry: Annotated[str | None, typer.Option(help="registry and path to put before the images' names")] = None,
+) -> None:
+    """Compile pipelines and upload them as versions; one that is there already is left alone."""
+    from tokenmill.pipelines.package import upload_package
+
+    checked(preset, None)
+    for pipeline in pipelines:
+        name, fresh = upload_package(pipeline, preset, profile, host, registry)
+        typer.echo(f"{name} {'uploaded' if fresh else 'is there'}")
+
+
+@app.command()
 def submit(
     pipeline: Pipeline = "lifecycle",
     preset: Preset = "nano",

@@ -13,6 +13,7 @@ import yaml
 
 from tokenmill.config import merge
 from tokenmill.errors import ConfigError
+from tokenmill.manifest import sha256
 from tokenmill.pipelines.handed_on import HANDED_ON
 from tokenmill.pipelines.opening import refuse_execution
 
@@ -135,3 +136,35 @@ def submit_package(
                 f"Kubeflow Pipelines at {host} did not take it: {str(refused).splitlines()[0]}"
             ) from refused
     return f"{host.rstrip('/')}/#/runs/details/{started.run_id}"
+
+
+def upload_package(name: str, preset: str, profile: str, host: str, registry: str | None) -> tuple[str, bool]:
+    """Compile, and upload as a version of its pipeline that is named for what it says.
+
+    Returns:
+        `pipeline @ version`, and whether it had to be uploaded: the same package is the same version for ever.
+    """
+    import tempfile
+
+    from kfp import Client
+
+    pipeline = f"tokenmill-{name}-{preset}-{profile}"
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / f"{pipeline}.yaml"
+        compile_package(name, preset, profile, package, registry)
+        version = sha256(package.read_bytes())[:12]
+        try:
+            client = Client(host=host)
+            known = client.get_pipeline_id(pipeline)
+            if known is None:
+                client.upload_pipeline(str(package), pipeline_name=pipeline, description=f"TokenMill's {name}")
+                known = client.get_pipeline_id(pipeline)
+            versions = client.list_pipeline_versions(known, page_size=100, sort_by="created_at desc").pipeline_versions
+            if any(found.display_name == version for found in versions or []):
+                return f"{pipeline} @ {version}", False
+            client.upload_pipeline_version(str(package), version, pipeline_id=known)
+        except Exception as refused:  # kfp raises whatever urllib3 or the server gives it
+            raise ConfigError(
+                f"Kubeflow Pipelines at {host} did not take {pipeline}: {str(refused).splitlines()[0]}"
+            ) from refused
+    return f"{pipeline} @ {version}", True

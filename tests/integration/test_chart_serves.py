@@ -1,0 +1,142 @@
+"""What the inference chart would run in its pods, run here: the init container's command against a real S3 server, the engine's
+command on the real vLLM, the test pod's command, and the preStop hook in the middle of a stream.
+
+No kubelet and no container: paths in the rendered commands are those of this machine.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import requests
+import servers
+from checkpoints import reciting_llama
+from release_facts import FACTS
+from rendered import needs_helm, render
+
+from tokenmill.deployment.publish import publish
+from tokenmill.deployment.release import pin
+from tokenmill.deployment.server import serve_python, serving_available
+
+AVAILABLE, REASON = serving_available()
+pytestmark = [pytest.mark.integration, needs_helm, pytest.mark.skipif(not AVAILABLE, reason=REASON)]
+KEY, MODE = "the-key-of-the-secret", "cpu"
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    with servers.seaweedfs(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pod(tmp_path_factory, bucket):
+    """Start the pod: init container, then the engine; yields its address, digest and command of the hook."""
+    room = tmp_path_factory.mktemp("pod")
+    checkpoint = reciting_llama(room / "reciter", "Token")
+    pin(checkpoint, FACTS)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bucket.environment.items():
+            patch.setenv(name, value)
+        digest = publish(checkpoint, bucket.uri("releases/chat"))
+    rendered = render("inference", MODE)
+    spec = rendered.one("Deployment")["spec"]["template"]["spec"]
+    files = rendered.one("ConfigMap")["data"]
+    (room / "etc").mkdir()
+    for name, text in files.items():
+        (room / "etc" / name).write_text(text)
+    (port,) = servers.free_ports(1)
+
+    def here(argument):
+        return (
+            argument.replace("/models", str(room / "models")).replace("/etc/tokenmill", str(room / "etc"))
+            .replace("0.0.0.0", "127.0.0.1").replace("8000", str(port))
+        )  # fmt: skip
+
+    first = spec["initContainers"][0]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(room), "PYTHONPATH": os.pathsep.join(sys.path)}
+    fetched = subprocess.run(
+        [sys.executable, *first["command"][1:], *map(here, first["args"])],
+        env=environment | bucket.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert fetched.returncode == 0, fetched.stderr
+    engine = spec["containers"][0]
+    environment = {"PATH": os.environ["PATH"], "VLLM_API_KEY": KEY}
+    environment |= {e["name"]: here(e["value"]) for e in engine["env"] if "value" in e} | {"HOME": str(room)}
+    with (room / "vllm.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(serve_python()), *engine["command"][1:], *map(here, engine["args"])],
+            env=environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        await_health(f"http://127.0.0.1:{port}", process, room / "vllm.log")
+        hook = [sys.executable, *map(here, engine["lifecycle"]["preStop"]["exec"]["command"][1:])]
+        yield f"http://127.0.0.1:{port}", digest, hook, process, room / "vllm.log"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, 9)
+        process.wait()
+
+
+def await_health(url, process, log, timeout_s=200):
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if requests.get(f"{url}/health", timeout=5).ok:
+                return
+        except requests.RequestException:
+            pass
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.3)
+
+
+def test_the_test_pods_command_is_content(pod):
+    url, digest, *_, log = pod
+    command = render("inference", MODE).one("Pod")["spec"]["containers"][0]
+    arguments = [url, *command["args"][1:], f"--digest={digest}"]
+    asked = subprocess.run(
+        [sys.executable, *command["command"][1:], *arguments],
+        env=os.environ | {"API_KEY": KEY, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert asked.returncode == 0, asked.stderr + log.read_text()[-2000:]
+    assert "answered  Token" in asked.stdout
+
+
+def test_every_answer_names_the_model_and_only_v1_wants_the_key(pod):
+    url, digest, *_ = pod
+    assert requests.get(f"{url}/health", timeout=10).headers["x-model-digest"] == digest
+    refused = requests.get(f"{url}/v1/models", timeout=10)
+    assert refused.status_code == 401
+    assert "vllm:num_requests_running" in requests.get(f"{url}/metrics", timeout=10).text
+
+
+def test_the_prestop_hook_lets_running_streams_end_and_then_returns(pod):
+    """vLLM aborts what runs at SIGTERM: the streams below end whole only because the hook waited for them."""
+    url, _, hook, process, _ = pod
+    body = {"model": "chat", "prompt": "hi", "max_tokens": 100, "ignore_eos": True, "stream": True}
+    begun, ended = threading.Semaphore(0), []
+
+    def stream():
+        headers = {"Authorization": f"Bearer {KEY}"}
+        with requests.post(f"{url}/v1/completions", json=body, headers=headers, stream=True, timeout=120) as answer:
+            lines = [line for line in answer.iter_lines() if line and (begun.release() or True)]
+        ended.append((time.monotonic(), lines[-1], len(lines)))
+
+    asking = [threading.Thread(target=stream) for _ in range(6)]
+    for one in asking:
+        one.start()
+    begun.acquire()  # the first token is there
+    drained = subprocess.run([*hook[:3], "0", *hook[4:]], check=False, timeout=120)  # the wait for proxies left out
+    returned = time.monotonic()
+    process.terminate()
+    for one in asking:
+        one.join(60)
+    assert drained.returncode == 0
+    assert [last for _, last, _ in ended] == [b"data: [DONE]"] * 6
+    assert min(pieces for *_, pieces in ended) > 50
+    assert max(at for at, *_ in ended) - 1 < returned
+    assert process.wait(60) is not None
