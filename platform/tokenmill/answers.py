@@ -1,16 +1,12 @@
 """What a model said: the answer in it, and whether it was well formed."""
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal
-
-from tokenmill.evaluation.metrics import exact_match, f1, rouge_l
+from typing import Literal
 
 Extraction = Literal["none", "final", "hash", "boxed", "number", "option", "line"]
 """What of a text is the answer. none: all of it; final: as `extract` says; line: its first."""
-Metric = Literal["same", "exact_match", "f1", "rouge_l"]
-"""How an answer is compared with the right one. same: as numbers, or as text."""
 
 _NUMBER = re.compile(r"[-−]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 _STATED = re.compile(r"(?:answer is|answer:|=)\s*(.+?)\s*(?:\n|$)", re.IGNORECASE)
@@ -105,18 +101,6 @@ EXTRACTIONS: dict[str, Callable[[str], str | None]] = {
     "option": option,
     "line": lambda text: (text.strip().splitlines() or [""])[0].strip() or None,
 }
-METRICS: dict[str, Callable[[str, str], float]] = {
-    "same": lambda found, right: float(same(found, right)),
-    "exact_match": lambda found, right: exact_match(found, [right]),
-    "f1": lambda found, right: f1(found, [right]),
-    "rouge_l": lambda found, right: rouge_l(found, [right]),
-}
-
-
-def graded(said: str, record: Mapping[str, Any]) -> tuple[str | None, float]:
-    """The answer in what was said, by the record's `extraction`, and its score by the record's `metric`."""
-    found = EXTRACTIONS[record.get("extraction", "final")](said)
-    return found, 0.0 if found is None else METRICS[record.get("metric", "same")](found, record["answer"])
 
 
 def faults(ids: Sequence[int], text: str, end: int, special: Collection[int]) -> list[str]:

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from tokenmill import answers
 from tokenmill.config import Section
 from tokenmill.errors import InputError
+from tokenmill.evaluation.grading import Metric
 from tokenmill.evaluation.questions import Mode, shard_name
 from tokenmill.records import Record
 
@@ -70,7 +71,7 @@ class Dataset(Section):
     shot: str | None = Field(None, description="what follows the template in an example [` ` and the right answer]")
     few_shot: FewShot | None = Field(None, description="null: none")
     extraction: answers.Extraction = Field("final", description="what of a written answer counts")
-    metric: answers.Metric = Field("same", description="how it is compared with the right one")
+    metric: Metric = Field("same", description="how it is compared with the right one")
     test: str = Field("{test}", description="code: the program that checks it, run after what the model wrote")
     reference: dict[str, float] = Field(default_factory=dict, description="scores that the report gives, by model")
     notes: str = Field("", description="what to know when numbers are compared")

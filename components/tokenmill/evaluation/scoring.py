@@ -12,6 +12,7 @@ from tokenmill import answers
 from tokenmill.errors import InputError
 from tokenmill.evaluation import programs
 from tokenmill.evaluation.config import EvaluateConfig
+from tokenmill.evaluation.grading import graded
 from tokenmill.model.chat import encode, encode_prompt
 from tokenmill.model.folder import load_model
 from tokenmill.model.generation import Generation, generate
@@ -181,7 +182,7 @@ def generated(subject: Subject, records: Sequence[Record]) -> Predictions:
     predictions = []
     for record, answer in zip(records, subject.answer(_prompts(subject, records)), strict=True):
         said = subject.said(answer) if chat else _own(subject.said(answer), record)
-        found, score = answers.graded(said, record)
+        found, score = graded(said, record)
         predictions.append({"id": record["id"], "said": said, "found": found, "score": score})
     return predictions
 
