@@ -39,8 +39,8 @@ from tokenmill.training.run import TrainingRun
 from tokenmill.training.settings import OptimConfig, TrainingConfig, TrainingExecution
 from tokenmill.training.watchdog import Heart
 
-TABLE = Table(__doc__, "rounds", 7, "the median of so many is said")
-CONTEXT, PACKS, CONVERSATIONS = 512, 4, 90
+TABLE = Table(__doc__, "rounds", 5, "the median of so many is said")
+CONTEXT, PACKS, CONVERSATIONS = 512, 4, 36
 OPTIM = OptimConfig(lr=4e-5, final_lr_ratio=0.15, warmup_ratio=0.025, weight_decay=0.01)
 
 
