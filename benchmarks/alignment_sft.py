@@ -127,7 +127,7 @@ def our_seconds(made: PackedBatches, folder: Path) -> float:
 def trl_seconds(samples: list[Sample], folder: Path, at_once: int) -> float:
     """Processor seconds of all steps of TRL's SFTTrainer, from the first's begin to the last's end."""
     from datasets import Dataset
-    from transformers import AutoTokenizer, LlamaForCausalLM, TrainerCallback
+    from transformers import AutoTokenizer, LlamaForCausalLM, PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     times: list[float] = []
@@ -169,6 +169,7 @@ def trl_seconds(samples: list[Sample], folder: Path, at_once: int) -> float:
         processing_class=AutoTokenizer.from_pretrained(folder / "words"),
         callbacks=[Clock()],
     )
+    trainer.remove_callback(PrinterCallback)  # standard output is for the table
     packed = trainer.train_dataset
     assert sum(map(len, packed["input_ids"])) == sum(map(len, samples))  # nothing cut: the same work
     trainer.train()
