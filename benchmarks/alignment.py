@@ -151,12 +151,9 @@ def weight_sync(rounds: int) -> dict[str, Any]:
 @TABLE.row
 def sft(rounds: int) -> dict[str, Any]:
     """Useful tokens a second of fine-tuning against TRL's SFTTrainer with packing."""
-    try:
-        from alignment_sft import sft as fine_tuning
-    except ModuleNotFoundError as missing:
-        return {"not measured": f"{missing.name} is not there"}
-    found: dict[str, Any] = fine_tuning(rounds)
-    return found
+    from alignment_sft import sft as fine_tuning
+
+    return fine_tuning(rounds)
 
 
 def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from tokenmill.store.layout import TOMBSTONES
 DUMPS = "dumps"
 FIELDS = "fields"
 TOLD = {TOMBSTONES: "documents.json", DUMPS: "dump.json", FIELDS: "fields.json"}
+MEMBER = "!/"
+"""Between an archive's path and a path inside it."""
 CHAT = "chat"
 """Type of a source of conversations, which fine-tuning reads and curation does not."""
 

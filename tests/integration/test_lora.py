@@ -139,7 +139,16 @@ def test_fine_tuning_trains_adapters_on_conversations_and_leaves_the_sum_and_the
     old, new = (read_state(materialise(lab.store, m, tmp_path / m.digest[:8])) for m in (base, made))
     moved = {name.split(".")[-2] for name in new if not torch.equal(new[name], old[name])}
     assert moved == {"wqkv", "wo"}
-    assert merge_adapter(tmp_path / base.digest[:8], tmp_path / made.digest[:8] / ADAPTER, tmp_path / "sum") == 8
+    done = tokenmill_model("adapter", made.digest, tmp_path / "adapter", "--store", lab.store.uri)
+    assert "adapter_config.json, adapter_model.safetensors" in done.stdout, done.stderr
+    assert merge_adapter(tmp_path / base.digest[:8], tmp_path / "adapter", tmp_path / "sum") == 8
     merged = read_state(tmp_path / "sum")
     assert set(merged) == set(new)
     assert all(torch.allclose(merged[name], new[name], atol=1e-6) for name in new)
+    done = tokenmill_model("adapter", base.digest, tmp_path / "none", "--store", lab.store.uri)
+    assert done.returncode == 2 and "has no adapter" in done.stderr
+
+
+def tokenmill_model(*arguments):
+    command = [sys.executable, "-m", "tokenmill.cli", "model", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

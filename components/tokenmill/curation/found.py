@@ -6,9 +6,6 @@ from typing import Any
 
 from tokenmill.streams import Opened
 
-MEMBER = "!/"
-"""Between an archive's path and a path inside it."""
-
 
 @dataclass(frozen=True)
 class Document:

@@ -16,11 +16,11 @@ import orjson
 from tokenmill.curation.config import IngestConfig
 from tokenmill.curation.encoding import invisible_share
 from tokenmill.curation.fields import KNOWN_FIELDS
-from tokenmill.curation.found import MEMBER, Document, Found, Skipped, Unreadable
+from tokenmill.curation.found import Document, Found, Skipped, Unreadable
 from tokenmill.curation.readers import CODE_LANGUAGES, reader_for
 from tokenmill.language import language
 from tokenmill.manifest import Draft, Manifest, Shard, canonical
-from tokenmill.registered import DUMPS, FIELDS, is_document, told
+from tokenmill.registered import DUMPS, FIELDS, MEMBER, is_document, told
 from tokenmill.steps import Drop, Keep, Reject, StepContext, step
 from tokenmill.store import ArtifactStore
 from tokenmill.store.layout import TOMBSTONES

@@ -8,47 +8,29 @@ paths.
 
 import heapq
 import posixpath
-import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from tokenmill.curation.config import OrderCodeConfig
-from tokenmill.curation.found import MEMBER
-from tokenmill.curation.imports import Edges, import_edges
 from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.records import read_jsonl
+from tokenmill.repositories.files import PROSE, PROSE_SUFFIXES, Repository, files_by_path, markdown, with_prose
+from tokenmill.repositories.imports import Edges, import_edges
 from tokenmill.steps import Keep, StepContext, step
 from tokenmill.store import open_store
 
-PROSE = ("markdown", "text")
-PROSE_SUFFIXES = (".md", ".markdown", ".rst", ".txt", ".adoc")
 GROUP_BYTES = 64 << 20
 """Text (characters) of the repositories that a worker orders at a time: its memory does not grow with the corpus."""
 SHARD_DOCUMENTS = 500
 TOLD = 20
 """Cycles that the facts name, of those there are."""
 Record = dict[str, Any]
-
-
-class Repository(NamedTuple):
-    """A source's files, or those of it that carry the same `repository` or came out of one archive."""
-
-    source: str
-    name: str = ""
-
-    @classmethod
-    def of(cls, record: Record) -> "Repository":
-        archive, inside, _ = record["path"].partition(MEMBER)
-        return cls(record["source"], record.get("repository") or (archive if inside else ""))
-
-    def __str__(self) -> str:
-        return f"{self.source}/{self.name}" if self.name else self.source
 
 
 @step("curation.order_code", version=4, kinds={"corpus": "corpus"})
@@ -121,7 +103,7 @@ class _Job:
                     files[repository].append(record)
         results = []
         for repository in sorted(files):
-            by_path = _by_path(files[repository])
+            by_path = files_by_path(files[repository])
             edges = _edges(by_path)
             documents = list(_documents(by_path, edges, self.max_bytes))
             results.append((str(repository), documents, import_cycles(edges)))
@@ -164,15 +146,8 @@ def repository_documents(records: Iterable[Record], max_bytes: int) -> Iterator[
 
     Of several records with one path the first by id is the file, and the others stand behind it.
     """
-    by_path = _by_path(records)
+    by_path = files_by_path(records)
     yield from _documents(by_path, _edges(by_path), max_bytes)
-
-
-def _by_path(records: Iterable[Record]) -> Mapping[str, list[Record]]:
-    by_path: defaultdict[str, list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda r: r["id"]):
-        by_path[record["path"]].append(record)
-    return by_path
 
 
 def _edges(by_path: Mapping[str, list[Record]]) -> Edges:
@@ -221,14 +196,6 @@ def _epochs(files: list[Record]) -> dict[str, int]:
     sizes = [len(f["text"]) for f in files]
     epochs = [f.get("epochs", 1) for f in files]
     return {"epochs": max(1, round(sum(s * e for s, e in zip(sizes, epochs, strict=True)) / max(1, sum(sizes))))}
-
-
-def markdown(path: str, lang: str, text: str) -> str:
-    """A file as a section: prose as it is, code in a fence longer than any inside it."""
-    if lang in PROSE:
-        return f"## {path}\n\n{text}\n"
-    fence = "`" * max(3, 1 + max(map(len, re.findall(r"`{3,}", text)), default=0))
-    return f"## {path}\n\n{fence}{lang}\n{text}\n{fence}\n"
 
 
 # --- order -----------------------------------------------------------------------------------------------------------
@@ -323,20 +290,3 @@ def strongly_connected(edges: Mapping[str, set[str]]) -> list[list[str]]:
                         is_open.discard(component[-1])
                     components.append(component)
     return components
-
-
-def with_prose(order: list[str], prose: set[str]) -> list[str]:
-    """Insert prose before the first code file of its folder, or of the nearest folder above, or else first of all."""
-    first: dict[str, str] = {}
-    for path in order:
-        first.setdefault(posixpath.dirname(path), path)
-    before: defaultdict[str, list[str]] = defaultdict(list)
-    for path in sorted(prose):
-        folder = posixpath.dirname(path)
-        while folder and folder not in first:
-            folder = posixpath.dirname(folder)
-        before[first.get(folder, order[0] if order else "")].append(path)
-    placed = before.pop("", [])
-    for path in order:
-        placed.extend([*before[path], path])
-    return placed

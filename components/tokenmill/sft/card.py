@@ -20,10 +20,13 @@ from tokenmill.records import Record
 from tokenmill.registered import CHAT
 from tokenmill.sft.card_page import html, markdown
 from tokenmill.steps import StepContext, effect
+from tokenmill.steps.partitions import short
 
 DATA, PAGE, TEXT = "card.json", "card.html", "card.md"
 EDGES = (0, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 200_000)
 """Characters at which the bins of lengths begin."""
+EXAMPLES = 3
+"""Records that are named of each reason."""
 HEARD = 300
 """Conversations of a source whose language is told: a millisecond each."""
 
@@ -71,14 +74,29 @@ def licences(conversations: Manifest, ctx: StepContext) -> dict[str, tuple[str, 
 
 
 def left_out(conversations: Manifest, ctx: StepContext) -> list[dict[str, Any]]:
-    """What the steps on the way to these conversations dropped and rejected: step, reason, how many."""
+    """What the steps on the way to these conversations dropped and rejected: step, reason, how many, the first few."""
     found = upstream(ctx.store, conversations.digest).nodes.values()
-    return [
-        {"step": manifest.step, "reason": reason, "records": count}
-        for manifest in found
-        if manifest.kind == conversations.kind
-        for reason, count in sorted(manifest.dropped.items(), key=lambda item: (-item[1], item[0]))
-    ]
+    told = []
+    for manifest in found:
+        if manifest.kind == conversations.kind and manifest.dropped:
+            examples = first_of_each(manifest, ctx)
+            for reason, count in sorted(manifest.dropped.items(), key=lambda item: (-item[1], item[0])):
+                row = {"step": manifest.step, "reason": reason, "records": count}
+                told.append(row | {"examples": examples.get(reason, [])})
+    return told
+
+
+def first_of_each(manifest: Manifest, ctx: StepContext) -> dict[str, list[str]]:
+    """Reason → where its first records stand, and what is wrong with them."""
+    examples: dict[str, list[str]] = {}
+    for shard in manifest.aside:
+        for record in ctx.records(manifest, shard):
+            rejected = "where" in record
+            reason = f"rejected:{short(record['reason'])}" if rejected else record["dropped"]["reason"]
+            known = examples.setdefault(reason, [])
+            if len(known) < EXAMPLES:
+                known.append(f"{record['where']}: {record['reason']}" if rejected else str(record["id"]))
+    return examples
 
 
 @dataclass

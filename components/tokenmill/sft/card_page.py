@@ -36,8 +36,10 @@ def tables(told: Told) -> Iterator[Table]:
     yield Table("Turns", ("answers in a conversation", "conversations", ""), _shares(answers, told["records"]))
     yield Table("Lengths", ("characters", "conversations", ""), _shares(_bins(told["lengths"]), told["records"]))
     if told["dropped"]:
-        rows = [(d["step"], reason(d["reason"]), d["records"]) for d in told["dropped"]]
-        yield Table("Left out", ("step", "why", "conversations"), rows)
+        rows = [
+            (d["step"], reason(d["reason"]), d["records"], "; ".join(d.get("examples", ()))) for d in told["dropped"]
+        ]
+        yield Table("Left out", ("step", "why", "conversations", "the first"), rows)
 
 
 def reason(name: str) -> str:

@@ -47,6 +47,20 @@ def data_card(
     run_component("sft.card", run, inputs=inputs, outputs={"output": page})
 
 
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def repository_conversations(
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    tokenizer: dsl.Input[dsl.Artifact],
+    repositories: dsl.Output[dsl.Dataset],
+) -> None:
+    """Files of code, before they are joined, as long conversations; hand them to fine_tune."""
+    from tokenmill.steps import run_component
+
+    inputs = {"corpus": corpus, "tokenizer": tokenizer}
+    run_component("sft.repositories", run, inputs=inputs, outputs={"output": repositories})
+
+
 @dsl.component(base_image=images.TRAINER, install_kfp_package=False)
 def fine_tune(
     run: str,
@@ -57,6 +71,7 @@ def fine_tune(
     tokens: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
+    repositories: dsl.Input[dsl.Dataset] = None,
 ) -> None:
     """One epoch of ChatML conversations from Base; loss on what the assistant says."""
     from tokenmill.steps import run_component
@@ -67,5 +82,6 @@ def fine_tune(
         "base": base,
         "tokenizer": tokenizer,
         "tokens": tokens,
+        "repositories": repositories,
     }
     run_component("sft.train", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})

@@ -32,6 +32,20 @@ class DecontaminateConfig(OverlapConfig):
     """What counts as a copy of a question that evaluation asks."""
 
 
+class RepositoriesConfig(StepConfig):
+    """Repositories as long conversations (report §4.3)."""
+
+    max_tokens: int = Field(
+        32_768,
+        ge=64,
+        description="tokens of a sample at most; a file that would exceed them begins the next (report §4.3)",
+    )
+    sources: tuple[str, ...] = Field(
+        (),
+        description="sources of code to take; none: all. The report's are its core libraries and those that use them",
+    )
+
+
 class SFTTrainConfig(TrainingConfig):
     """One epoch over all conversations (report §4.1)."""
 
@@ -55,4 +69,5 @@ class SFTConfig(Section):
 
     prepare: PrepareConfig = PrepareConfig()
     decontaminate: DecontaminateConfig = DecontaminateConfig()
+    repositories: RepositoriesConfig = RepositoriesConfig()
     train: SFTTrainConfig = SFTTrainConfig()

@@ -80,7 +80,10 @@ def _with_aside(draft: Draft, **passes: Draft | None) -> Draft:
             for shard in one.aside:
                 what, _, number = shard.name.partition("/")
                 aside.append(shard.model_copy(update={"name": f"{what}/{name}-{number}"}))
-    return draft.model_copy(update={"dropped": dict(sorted(dropped.items())), "aside": tuple(aside)})
+    counts = draft.counts | {
+        name: n for name in ("dropped", "rejected") if (n := sum(one.counts[name] for one in passes.values() if one))
+    }
+    return draft.model_copy(update={"counts": counts, "dropped": dict(sorted(dropped.items())), "aside": tuple(aside)})
 
 
 def _gather(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> Iterator[Record]:

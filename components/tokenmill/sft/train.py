@@ -21,6 +21,7 @@ KINDS = {
     "tokenizer": "tokenizer",
     "tokens": "tokens",
     "heldout": "conversations",
+    "repositories": "conversations",
 }
 
 
@@ -32,9 +33,12 @@ def build(
     tokenizer: Manifest,
     tokens: Manifest | None,
     heldout: Manifest | None,
+    repositories: Manifest | None,
     ctx: WorkerContext,
 ) -> TrainingRun:
     """One epoch of packed ChatML conversations, with pieces of `tokens` among them that keep alive what Base has read.
+
+    `repositories` are long conversations (`sft.repositories`), among the others.
 
     The loss is a mean over the trained tokens of the global batch: the assistant's, and all of a piece.
     """
@@ -53,6 +57,8 @@ def build(
         )
     words = Tokenizer.load(ctx.files(tokenizer))
     samples = chat_samples(ctx.records(conversations), words, config.context)
+    if repositories:
+        samples += chat_samples(ctx.records(repositories), words, config.context)
     if tokens:
         samples += pretraining_samples(read_documents(ctx.store, tokens), samples, config)
     batches = PackedBatches(

@@ -1,4 +1,4 @@
-"""Commands about models: `tokenmill model import | export | merge | inspect | reshard`."""
+"""Commands about models: `tokenmill model import | export | merge | adapter | inspect | reshard`."""
 
 import re
 from collections.abc import Iterator
@@ -162,6 +162,26 @@ def merge(
         show({"folder": str(target), "layout": layout, "changed": changed})
         return
     typer.echo(f"{target}: {layout}, {changed} matrices changed")
+
+
+@model_app.command()
+def adapter(source: Source, target: Target, store: StoreUri = None, as_json: AsJson = False) -> None:
+    """Write the LoRA adapter that a training left beside its weights: PEFT's files, for PEFT and vLLM's --lora-modules."""
+    import shutil
+
+    from tokenmill.model.exchange import require_empty
+    from tokenmill.model.lora import ADAPTER
+
+    require_empty(target)
+    with laid_out(source, store) as (folder, _):
+        if not (folder / ADAPTER).is_dir():
+            raise InputError(f"{source} has no adapter: the whole model was trained (lora.rank=0)")
+        shutil.copytree(folder / ADAPTER, target, dirs_exist_ok=True)
+    files = sorted(path.name for path in target.iterdir())
+    if as_json:
+        show({"folder": str(target), "files": files})
+        return
+    typer.echo(f"{target}: {', '.join(files)}")
 
 
 @model_app.command()

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import pytest
 
-from tokenmill.curation.imports import import_edges
 from tokenmill.curation.order_code import (
     Repository,
     markdown,
@@ -13,8 +12,9 @@ from tokenmill.curation.order_code import (
     strongly_connected,
     topological_order,
     walk_cycle,
-    with_prose,
 )
+from tokenmill.repositories.files import with_prose
+from tokenmill.repositories.imports import import_edges
 
 
 def order(**files: str) -> list[str]:

@@ -10,10 +10,10 @@ from pico import Lab
 
 from tokenmill.curation import order_code as module
 from tokenmill.curation.config import OrderCodeConfig
-from tokenmill.curation.imports import Endings, import_edges, use_paths
-from tokenmill.curation.imports_python import module_names, names, statements
 from tokenmill.curation.order_code import import_cycles, order_repository, repository_documents
 from tokenmill.records import JSONL, read_jsonl
+from tokenmill.repositories.imports import Endings, import_edges, use_paths
+from tokenmill.repositories.imports_python import module_names, names, statements
 
 # how each language writes "file a imports file b", for files in one folder
 WRITE = {

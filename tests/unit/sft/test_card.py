@@ -76,6 +76,8 @@ def test_a_card_names_licences_and_what_was_left_out(tmp_path):
     }
     assert told["records"] + told["heldout"] == 25
     assert {d["reason"]: d["records"] for d in told["dropped"]} == {"duplicate": 1, "rejected:no messages": 1}
+    (rejected,) = [d["examples"] for d in told["dropped"] if d["reason"] == "rejected:no messages"]
+    assert rejected == ["mine/mine.jsonl line 22: no messages"]
     for text in (files["card.md"], files["card.html"]):
         assert all(said in text for said in ("CC-BY-4.0", "there twice", "no conversation: no messages"))
 

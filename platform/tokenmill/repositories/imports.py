@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from itertools import chain
 
-from tokenmill.curation.imports_python import PythonImports
+from tokenmill.repositories.imports_python import PythonImports
 
 Edges = dict[str, set[str]]
 """File → the files that it imports."""
