@@ -124,7 +124,7 @@ _TABLE = types.Array(types.int64, 2, "C")
 WHITE, LETTER, CORE, HAN, PUNCTUATION, CONTROL, ENDS, CLOSES = (1 << bit for bit in range(8))
 BULLET, SPACED_BULLET, ELLIPSIS, TERMINAL, SEPARATOR, STRANGE, CASED_TWICE, RARE = (1 << bit for bit in range(8, 16))
 _PLAIN = WHITE | LETTER | CORE | CLOSES
-"""What a letter or a space is, and nothing that `count` must look at more closely."""
+"""What a letter or a space is, and nothing that `_strangers` must look at more closely."""
 
 SPACED, OUTER, BLANK = (1 << bit for bit in range(8, 11))
 """Line feeds with a space or tab before them, at an end of the text, or more than three in a row (see `marks`)."""
@@ -287,7 +287,10 @@ def _ends_with_ellipsis(codes: Any, start: int, end: int) -> bool:
 
 @compiled(CODES, _KINDS, _LOWER, types.int64)
 def read(codes: Codes, kinds: Kinds, lower: Any, line_feeds: int) -> tuple[Any, ...]:
-    """Everything that one look at each character of a text with so many line feeds tells: see `Counts` and `Reading`.
+    """Everything that one look at each character of a text with so many line feeds tells.
+
+    Returns `Counts`; hash and length of each lower-cased word without the punctuation around it; and of each line that is not
+    empty a column: start, end without the white space around it, line feeds since the one before, words.
 
     What most characters are, letters and spaces, is dealt with word by word, and nothing else is asked of them; where the
     others stand is noted, and `_strangers` looks at them afterwards.
