@@ -19,8 +19,9 @@ from tokenmill.manifest import canonical
 
 JSONL = ".jsonl.zst"
 Record = dict[str, Any]
-BLOCK = 1 << 18
-"""Bytes of lines that are compressed at once: a call for each line takes a tenth of the time of writing."""
+FRAME = 8 << 20
+"""Bytes of lines that are compressed at once, as a zstd frame of their own. A stream that is fed piece by piece looks for
+matches on both sides of its ring buffer's end, which takes a tenth longer; real text becomes no smaller by it."""
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> tuple[str, int]:
@@ -47,7 +48,8 @@ class LineWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.count = 0
         self._sha = hashlib.sha256()
-        self._out = zstandard.ZstdCompressor(level=3).stream_writer(path.open("wb"))
+        self._zstd = zstandard.ZstdCompressor(level=3)
+        self._out = path.open("wb")
         self._lines: list[bytes] = []
         self._size = 0
 
@@ -61,13 +63,14 @@ class LineWriter:
         self._lines.append(line)
         self.count += 1
         self._size += len(line)
-        if self._size >= BLOCK:
+        if self._size >= FRAME:
             self._flush()
 
     def close(self) -> None:
         """Finish the file, if it is not finished yet."""
         if not self._out.closed:
-            self._flush()
+            if self._lines or not self.count:  # a file of no lines is an empty frame
+                self._flush()
             self._out.close()
 
     @property
@@ -79,15 +82,15 @@ class LineWriter:
         block = b"".join(self._lines)
         self._lines, self._size = [], 0
         self._sha.update(block)
-        self._out.write(block)
+        self._out.write(self._zstd.compress(block))
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
     """The uncompressed lines of a JSONL.zst file, one at a time."""
     with path.open("rb") as raw:
         try:
-            reader = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw), 1 << 20)
-            yield from reader
+            frames = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+            yield from io.BufferedReader(frames, 1 << 20)
         except zstandard.ZstdError as broken:
             raise CorruptError(f"{path}: not a readable zstd stream ({broken}); restore it or rerun its step") from None
 

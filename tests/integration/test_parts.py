@@ -164,3 +164,19 @@ def test_a_wrong_input_is_one_line_and_exit_code_2(folder, curated):
         done = tokenmill(folder, "run", pipeline, "--preset", "pico", *inputs)
         assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_questions_of_ones_own_find_the_documents_that_answer_them(folder, curated):
+    corpus = curated["outputs"]["corpus"]
+    store = open_store(f"file://{folder}/store")
+    documents = [row for s in store.get_manifest(corpus).shards for row in read_jsonl(store.blob_path(s.blob))]
+    wanted = max(documents, key=lambda row: len(set(row["text"].split())))
+    seeds = folder / "seeds.jsonl"
+    seeds.write_bytes(orjson.dumps({"text": " ".join(wanted["text"].split()[:40])}))
+    source = f"{{name: seeds, uri: {seeds}, type: qa, licence: CC0-1.0, origin: made for tests}}"
+
+    made = run(folder, "retrieval", "--input", f"corpus={corpus}", "--arg", f"questions=[{source}]")["outputs"]
+    assert set(made) == {"retrieved"}
+    found = [r for s in store.get_manifest(made["retrieved"]).shards for r in read_jsonl(store.blob_path(s.blob))]
+    assert 0 < len(found) < len(documents)
+    assert next(row for row in found if row["id"] == wanted["id"])["retrieved"]["rank"] == 0

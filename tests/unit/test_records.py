@@ -5,6 +5,7 @@ import pytest
 import zstandard
 from safetensors.numpy import save_file
 
+from tokenmill import records
 from tokenmill.errors import CorruptError
 from tokenmill.records import content_digest, read_jsonl, write_jsonl
 
@@ -18,6 +19,15 @@ def test_the_same_records_through_another_compressor_have_the_same_content(tmp_p
     assert count == 50 and (tmp_path / "a.jsonl.zst").read_bytes() != (tmp_path / "b.jsonl.zst").read_bytes()
     assert content_digest(tmp_path / "a.jsonl.zst") == content_digest(tmp_path / "b.jsonl.zst") == digest
     assert list(read_jsonl(tmp_path / "b.jsonl.zst")) == ROWS
+
+
+@pytest.mark.parametrize("frame", [1, 100, 1 << 20])
+def test_lines_are_read_across_the_frames_they_were_written_in(tmp_path, monkeypatch, frame):
+    monkeypatch.setattr(records, "FRAME", frame)
+    path = tmp_path / "a.jsonl.zst"
+    digest, _ = write_jsonl(path, ROWS)
+    assert list(read_jsonl(path)) == ROWS and content_digest(path) == digest
+    assert write_jsonl(path, [])[1] == 0 and list(read_jsonl(path)) == []
 
 
 def test_tensors_are_what_a_weights_file_is(tmp_path):

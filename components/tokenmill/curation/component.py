@@ -6,12 +6,14 @@ from tokenmill import images
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def register_sources(run: str, sources: list, registered: dsl.Output[dsl.Dataset]) -> None:
+def register_sources(
+    run: str, sources: list, registered: dsl.Output[dsl.Dataset], task: str = "curation.register_sources"
+) -> None:
     """List the raw files with size, sha256, licence and origin. Without `sources`, the preset's."""
     from tokenmill.steps import run_component
 
     config = {"sources": sources} if sources else {}
-    run_component("curation.register_sources", run, outputs={"output": registered}, config=config)
+    run_component("curation.register_sources", run, outputs={"output": registered}, config=config, task=task)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)

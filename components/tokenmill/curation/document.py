@@ -15,7 +15,7 @@ import numpy
 
 if TYPE_CHECKING:
     from tokenmill.curation.characters import Tables
-    from tokenmill.curation.text_kernels import Codes, Counts, Hashes, Lines, Numbers, Repetition
+    from tokenmill.curation.text_kernels import Codes, Counts, Hashes, Numbers, Repetition, Table
 
 _WORD = re.compile(r"\S+")
 _EDGE = "\"'“”‘’.,;:!?()[]{}<>*_#`~-—…"
@@ -28,17 +28,14 @@ class Document:
     def __init__(self, text: str, lang: str = "en") -> None:
         self.text = text
         self.lang = lang
+        self.codes = codes_of(text)
+        counts, self.hashed_tokens, self.line_bounds = _read(self.codes, text.count("\n"))
+        self.counts: Counts = _kernels().Counts(*counts)
+        if self.counts.cased_twice:
+            # Σ and İ have a lower case that no table by character gives: Python writes such a document's tokens out
+            self.hashed_tokens = _read(codes_of(" ".join(self.tokens)), line_feeds=0)[1]
 
     # --- characters and words ---
-
-    @cached_property
-    def codes(self) -> "Codes":
-        return codes_of(self.text)
-
-    @cached_property
-    def counts(self) -> "Counts":
-        known = _tables()
-        return _kernels().Counts(*_kernels().count(self.codes, known.kinds, known.lower))
 
     @property
     def n_characters(self) -> int:
@@ -84,17 +81,13 @@ class Document:
 
     # --- lines and paragraphs, without the white space around them; empty ones do not count ---
 
-    @cached_property
-    def line_table(self) -> "Lines":
-        return _kernels().Lines(*_kernels().lines(self.codes, _tables().kinds, self.counts.line_feeds))
-
-    @cached_property
+    @property
     def line_lengths(self) -> "Numbers":
-        return self.line_table.bounds[1] - self.line_table.bounds[0]
+        return self.line_bounds[1] - self.line_bounds[0]
 
     @cached_property
     def lines(self) -> list[str]:
-        return self._texts(*self.line_table.bounds[:2])
+        return self._texts(*self.line_bounds[:2])
 
     @cached_property
     def paragraphs(self) -> list[str]:
@@ -112,36 +105,17 @@ class Document:
         return self._repeated(gap=2)
 
     def _repeated(self, gap: int) -> tuple[float, float]:
-        found = _kernels().Repeated(*_kernels().repeated(self.codes, self.line_table.bounds, gap))
+        found = _kernels().Repeated(*_kernels().repeated(self.codes, self.line_bounds, gap))
         return share(found.again, found.parts), share(found.again_characters, found.characters)
-
-    @property
-    def n_lines(self) -> int:
-        return self.line_table.bounds.shape[1]
-
-    @property
-    def bullet_lines(self) -> float:
-        """Share of lines that start with a bullet."""
-        return share(self.line_table.bullets, self.n_lines)
-
-    @property
-    def ellipsis_lines(self) -> float:
-        """Share of lines that end with an ellipsis."""
-        return share(self.line_table.ellipses, self.n_lines)
-
-    @property
-    def terminal_lines(self) -> float:
-        """Share of lines that end with a terminal punctuation mark."""
-        return share(self.line_table.terminals, self.n_lines)
 
     def lines_below(self, words: int) -> float:
         """Share of lines of fewer than `words` words."""
-        return share(_kernels().lines_below(self.codes, _tables().kinds, self.line_table.bounds, words), self.n_lines)
+        return share(_kernels().lines_below(self.line_bounds, words), self.counts.lines)
 
     @property
     def _paragraph_bounds(self) -> "tuple[Numbers, Numbers]":
         """Lines with no empty line between them are one paragraph."""
-        starts, ends, gaps = self.line_table.bounds
+        starts, ends, gaps, _ = self.line_bounds
         opens = gaps >= 2
         opens[:1] = True
         closes = numpy.roll(opens, -1)  # where the next opens, and at the end, because the first opens
@@ -163,19 +137,15 @@ class Document:
         """The units as strings, which are not made before one is asked for; their number is at hand."""
         return _Units(self)
 
-    @cached_property
+    @property
     def hashed_units(self) -> "tuple[Hashes, Numbers]":
         """Hash and length of each unit."""
-        if self.lang == "zh":
-            inked = self.codes[(_tables().kinds[self.codes] & _kernels().WHITE) == 0]
-            return inked.astype(numpy.uint64), numpy.ones(len(inked), numpy.int64)
-        return self.hashed_tokens
+        return self._hashed_characters if self.lang == "zh" else self.hashed_tokens
 
     @cached_property
-    def hashed_tokens(self) -> "tuple[Hashes, Numbers]":
-        # Σ and İ have a lower case that no table by character gives: Python writes such a document's tokens out
-        codes = codes_of(" ".join(self.tokens)) if self.counts.cased_twice else self.codes
-        return _kernels().tokens(codes, _tables().kinds, _tables().lower, self.counts.tokens)
+    def _hashed_characters(self) -> "tuple[Hashes, Numbers]":
+        inked = self.codes[(_tables().kinds[self.codes] & _kernels().WHITE) == 0]
+        return inked.astype(numpy.uint64), numpy.ones(len(inked), numpy.int64)
 
     @property
     def n_stop_words(self) -> int:
@@ -184,7 +154,7 @@ class Document:
 
     @cached_property
     def n_unit_characters(self) -> int:
-        return int(numpy.add.reduce(self.hashed_units[1]))
+        return self.n_characters if self.lang == "zh" else int(numpy.add.reduce(self.hashed_tokens[1]))
 
     @property
     def unique_share(self) -> float:
@@ -254,6 +224,13 @@ def _kernels() -> Any:
     from tokenmill.curation import text_kernels
 
     return text_kernels
+
+
+def _read(codes: "Codes", line_feeds: int) -> "tuple[tuple[int, ...], tuple[Hashes, Numbers], Table]":
+    """Counts of a text, hash and length of each word without the punctuation around it, and where its lines lie."""
+    known = _tables()
+    counts, hashes, lengths, bounds = _kernels().read(codes, known.kinds, known.lower, line_feeds)
+    return counts, (hashes, lengths), bounds
 
 
 @cache

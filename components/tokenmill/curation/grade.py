@@ -7,11 +7,10 @@ mean of the dimensions is ours. A score that `curation.score` or an annotator ha
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from tokenmill.curation.config import GradeConfig, Thresholds
+from tokenmill.curation.config import GradeConfig
 from tokenmill.curation.document import Document, prepare, share
 from tokenmill.curation.thresholds import Limits
 from tokenmill.curation.words import Substrings
@@ -25,7 +24,7 @@ def grade(config: GradeConfig, corpus: Manifest, thresholds: Manifest | None, ct
     minimum = {"fluency": config.min_fluency, "not_ad": config.min_not_ad}
     prepare()
     limits = Limits.load(minimum, config.thresholds, thresholds, ctx.store)
-    return ctx.map_shards(corpus, Graded(config.types, limits.default, limits.sets))
+    return ctx.map_shards(corpus, Graded(config.types, limits))
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,14 @@ class Graded:
     """Scores one record; a score that an annotator has set already is not overwritten."""
 
     types: tuple[str, ...]
-    minimum: Mapping[str, float]
-    thresholds: Thresholds = field(default_factory=dict)
+    limits: Limits
 
     def __call__(self, record: dict[str, Any]) -> Keep | Drop:
         if record["type"] not in self.types:
             return Keep(record)
-        if not self.minimum.keys() <= record["scores"].keys():
+        if not self.limits.default.keys() <= record["scores"].keys():
             record = record | {"scores": scores(record["text"], record["lang"]) | record["scores"]}
-        for name, minimum in Limits(self.minimum, self.thresholds).of(record["lang"], record["type"]).items():
+        for name, minimum in self.limits.of(record["lang"], record["type"]).items():
             if record["scores"][name] < minimum:
                 return Drop(f"low_{name}", record, value=record["scores"][name], threshold=minimum)
         return Keep(record)

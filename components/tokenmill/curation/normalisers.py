@@ -17,11 +17,13 @@ from tokenmill.curation.document import codes_of
 
 @dataclass(frozen=True)
 class Normaliser:
-    """A modifying rule, and which characters it changes: a text without any of them it leaves as it is."""
+    """A modifying rule, and what it changes: a text with nothing of the kind it leaves as it is."""
 
     modify: Callable[[str], str]
-    changes: re.Pattern[str] | None = None
-    """A pattern of one character; of any text without it."""
+    characters: re.Pattern[str] | None = None
+    """A pattern of one character."""
+    line_feeds: tuple[str, ...] = ()
+    """Names of line feeds that stand as they should not: `SPACED`, `OUTER`, `BLANK` (see `text_kernels.marks`)."""
 
     def __call__(self, text: str) -> str:
         return self.modify(text)
@@ -30,11 +32,13 @@ class Normaliser:
 NORMALISERS: dict[str, Normaliser] = {}
 
 
-def normaliser(changes: re.Pattern[str] | None = None) -> Callable[[Callable[[str], str]], Callable[[str], str]]:
-    """Register a modifying rule under its name."""
+def normaliser(
+    characters: re.Pattern[str] | None = None, line_feeds: tuple[str, ...] = ()
+) -> Callable[[Callable[[str], str]], Callable[[str], str]]:
+    """Register a modifying rule under its name; one that names nothing may change any text."""
 
     def register(function: Callable[[str], str]) -> Callable[[str], str]:
-        NORMALISERS[function.__name__] = Normaliser(function, changes)
+        NORMALISERS[function.__name__] = Normaliser(function, characters, line_feeds)
         return function
 
     return register
@@ -44,24 +48,30 @@ def normalise(text: str, normalisers: Sequence[Normaliser]) -> str:
     """Apply modifying rules one after the other.
 
     One compiled look at the text tells which of them have anything to change. None makes a character that a later one
-    changes.
+    changes; but line feeds may come to stand otherwise.
     """
-    marks = _kernels().marks(codes_of(text), _marks(tuple(normalisers)))
-    for number, one in enumerate(normalisers):
-        if one.changes is None or marks >> number & 1:
-            text = one(text)
+    table, wanted = _plan(tuple(normalisers))
+    marks = _kernels().marks(codes_of(text), table)
+    for one, changes in zip(normalisers, wanted, strict=True):
+        if changes & marks or not changes:
+            before, text = text, one(text)
+            if text != before:
+                marks |= _kernels().SPACED | _kernels().OUTER | _kernels().BLANK
     return text
 
 
 @cache
-def _marks(normalisers: tuple[Normaliser, ...]) -> Any:
-    """Code point → a bit for each normaliser that changes it: uint8 [0x110000]."""
+def _plan(normalisers: tuple[Normaliser, ...]) -> tuple[Any, tuple[int, ...]]:
+    """Code point → a bit for each normaliser that changes it, uint8 [0x110000]; and all marks that each answers to."""
     table = numpy.zeros(0x110000, numpy.uint8)
     characters = "".join(map(chr, range(0x10000)))
+    wanted = []
     for number, one in enumerate(normalisers):
-        if one.changes:
-            table[[match.start() for match in one.changes.finditer(characters)]] |= 1 << number
-    return table
+        if one.characters:
+            table[[match.start() for match in one.characters.finditer(characters)]] |= 1 << number
+        shapes = sum(getattr(_kernels(), name) for name in one.line_feeds)
+        wanted.append(shapes | (1 << number if one.characters else 0))
+    return table, tuple(wanted)
 
 
 @cache
@@ -71,7 +81,7 @@ def _kernels() -> Any:
     return text_kernels
 
 
-_BREAKS = ("\r", "\u2028", "\u2029", "\x85")
+_BREAKS = re.compile(r"[\r\u2028\u2029\x85]")
 _BREAK = re.compile(r"\r\n?|[\u2028\u2029\x85]")
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\xad]")
 _WIDE_SPACE = re.compile(r"[\u3000\xa0\u2000-\u200a\u202f\u205f]")
@@ -80,24 +90,22 @@ _HALF_WIDTH = re.compile(r"(?<=[\u4e00-\u9fff])[,;:?!]")
 _FULL_WIDTH = str.maketrans(",;:?!", "，；：？！")
 
 
-@normaliser()
+@normaliser(characters=_BREAKS, line_feeds=("SPACED", "OUTER"))
 def newlines(text: str) -> str:
     """One kind of line break; no white space at line ends."""
-    if any(one in text for one in _BREAKS):
+    if any(one in text for one in "\r\u2028\u2029\x85"):
         text = _BREAK.sub("\n", text)
-    if " \n" in text or "\t\n" in text:
-        *lines, last = text.split("\n")
-        text = "\n".join([*[line.rstrip(" \t") for line in lines], last])
-    return text.strip("\n")
+    *lines, last = text.split("\n")
+    return "\n".join([*[line.rstrip(" \t") for line in lines], last]).strip("\n")
 
 
-@normaliser(changes=_INVISIBLE)
+@normaliser(characters=_INVISIBLE)
 def zero_width(text: str) -> str:
     """Drop zero-width and control characters, which a reader never saw; tabs and line breaks stay."""
     return _INVISIBLE.sub("", text)
 
 
-@normaliser()
+@normaliser(line_feeds=("BLANK",))
 def blank_lines(text: str) -> str:
     """At most two blank lines in a row."""
     while "\n\n\n\n" in text:
@@ -105,13 +113,13 @@ def blank_lines(text: str) -> str:
     return text
 
 
-@normaliser(changes=_WIDE_SPACE)
+@normaliser(characters=_WIDE_SPACE)
 def wide_spaces(text: str) -> str:
     """Full-width and no-break spaces become plain ones."""
     return _WIDE_SPACE.sub(" ", text)
 
 
-@normaliser(changes=_HAN)
+@normaliser(characters=_HAN)
 def cjk_punctuation(text: str) -> str:
     """ASCII punctuation straight after a Han character becomes full-width: 好,吗? → 好，吗？"""
     return _HALF_WIDTH.sub(lambda match: match[0].translate(_FULL_WIDTH), text)

@@ -75,6 +75,8 @@ def redact(text: str, kinds: Iterable[str]) -> tuple[str, dict[str, int]]:
 def _redact_once(text: str, wanted: frozenset[str], counts: Counter[str]) -> str | None:
     """The text after one round, or None where there is nothing more to do; adds to `counts`."""
     before, places = counts.total(), _Places(text)
+    if not places.any:
+        return None
     for kind, find, holds in _DETECTORS:
         if kind not in wanted:
             continue
@@ -144,6 +146,7 @@ class _Places:
     def __init__(self, text: str) -> None:
         self.text = text
         self._found = _kernels().places(codes_of(text))
+        self.any = bool(self._found) or "@" in text
 
     def emails(self) -> Iterator[Found]:
         return self._at(self._local_parts(), _EMAIL)

@@ -205,25 +205,25 @@ def alphabetic_characters(doc: Document, low: float = 0.25) -> Verdict:
 @rule
 def bullet_lines(doc: Document, high: float = 0.9) -> Verdict:
     """Gopher: at most 90% of the lines start with a bullet."""
-    return within(doc.bullet_lines, high=high)
+    return within(share(doc.counts.bullet_lines, doc.counts.lines), high=high)
 
 
 @rule
 def ellipsis_lines(doc: Document, high: float = 0.3) -> Verdict:
     """Gopher: at most 30% of the lines end with an ellipsis."""
-    return within(doc.ellipsis_lines, high=high)
+    return within(share(doc.counts.ellipsis_lines, doc.counts.lines), high=high)
 
 
 @rule
 def bullet_lines_in_text(doc: Document, high: float = 0.9) -> Verdict:
     """Gopher, as datatrove counts it: among all lines, the empty ones too."""
-    return within(share(doc.line_table.bullets, doc.counts.line_feeds + 1), high=high)
+    return within(share(doc.counts.bullet_lines, doc.counts.line_feeds + 1), high=high)
 
 
 @rule
 def ellipsis_lines_in_text(doc: Document, high: float = 0.3) -> Verdict:
     """Gopher, as datatrove counts it: among all lines, the empty ones too."""
-    return within(share(doc.line_table.ellipses, doc.counts.line_feeds + 1), high=high)
+    return within(share(doc.counts.ellipsis_lines, doc.counts.line_feeds + 1), high=high)
 
 
 @rule
@@ -253,7 +253,7 @@ def short_line_characters(doc: Document, high: float = 0.67, characters: int = 3
 @rule
 def line_punctuation(doc: Document, low: float = 0.12) -> Verdict:
     """FineWeb: at least 12% of the lines end in a terminal punctuation mark."""
-    return within(doc.terminal_lines, low)
+    return within(share(doc.counts.terminal_lines, doc.counts.lines), low)
 
 
 @rule

@@ -69,7 +69,7 @@ def statistics(text: str, lang: str) -> Statistics:
     n_words, chinese = doc.n_units, lang == "zh"
     return Statistics(
         characters=len(text),
-        lines=doc.n_lines,
+        lines=doc.counts.lines,
         words=n_words,
         sentences=doc.n_sentences,
         non_alphabetic=1 - share(doc.alphabetic_share * doc.n_characters, len(doc.text)),

@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Counts(NamedTuple):
-    """What `count` returns, of a whole text; in characters where the name says no other unit."""
+    """What `read` counts in a whole text; in characters where the name says no other unit."""
 
     white: int
     words: int
@@ -40,6 +40,17 @@ class Counts(NamedTuple):
     lettered_words: int
     """Words that hold a letter."""
     letters: int
+    lines: int
+    """Lines that are not empty; the next three are of them."""
+    bullet_lines: int
+    """Lines that start with a bullet."""
+    ellipsis_lines: int
+    """Lines that end with an ellipsis."""
+    terminal_lines: int
+    """Lines that end with a terminal punctuation mark."""
+    line_feeds: int
+    blank_run: int
+    """Line feeds in the longest run of white space."""
     han: int
     punctuation: int
     control: int
@@ -55,9 +66,6 @@ class Counts(NamedTuple):
     hashes: int
     ellipses: int
     curly: int
-    line_feeds: int
-    blank_run: int
-    """Line feeds in the longest run of white space."""
     separators: int
     """Characters in runs of at least four equal separators (====, ----)."""
     cased_twice: int
@@ -65,19 +73,6 @@ class Counts(NamedTuple):
     javascript: int
     """Occurrences of the word, in upper or lower case."""
     lorem_ipsum: int
-
-
-class Lines(NamedTuple):
-    """What `lines` returns: the lines that are not empty, without the white space around them."""
-
-    bounds: Table
-    """A row of starts, a row of ends, a row of line feeds between a line and the one before."""
-    bullets: int
-    """Lines that start with a bullet."""
-    ellipses: int
-    """Lines that end with an ellipsis."""
-    terminals: int
-    """Lines that end with a terminal punctuation mark."""
 
 
 class Repetition(NamedTuple):
@@ -129,9 +124,12 @@ _TABLE = types.Array(types.int64, 2, "C")
 WHITE, LETTER, CORE, HAN, PUNCTUATION, CONTROL, ENDS, CLOSES = (1 << bit for bit in range(8))
 BULLET, SPACED_BULLET, ELLIPSIS, TERMINAL, SEPARATOR, STRANGE, CASED_TWICE, RARE = (1 << bit for bit in range(8, 16))
 _PLAIN = WHITE | LETTER | CORE | CLOSES
-"""What a letter or a space is, and nothing that `count` must look at more closely."""
+"""What a letter or a space is, and nothing that `_strangers` must look at more closely."""
 
-_LINE_FEED, _SPACE = ord("\n"), ord(" ")
+SPACED, OUTER, BLANK = (1 << bit for bit in range(8, 11))
+"""Line feeds with a space or tab before them, at an end of the text, or more than three in a row (see `marks`)."""
+
+_LINE_FEED, _SPACE, _TAB = map(ord, "\n \t")
 _HASH, _CURLY, _DOT, _WIDE_DOT, _ELLIPSIS, _REPLACEMENT = map(ord, "#{.。…�")
 _JAVASCRIPT = tuple(map(ord, "javascript"))
 _LOREM_IPSUM = tuple(map(ord, "lorem ipsum"))
@@ -202,50 +200,41 @@ def squeezed(codes: Codes, table: Any, after_space: bool) -> Any:
 
 @compiled(CODES, types.Array(types.uint8, 1, "C"))
 def marks(codes: Codes, table: Any) -> int:
-    """The marks that `table` puts on any of the characters."""
+    """The marks that `table` puts on any of the characters, and SPACED, OUTER or BLANK where the text has such line feeds."""
     found: Any = 0
+    feeds = 0
+    before: Any = numpy.uint32(_LINE_FEED)
     for code in codes:
         found |= table[code]
+        if code == _LINE_FEED:
+            feeds += 1
+            if before in (_SPACE, _TAB):
+                found |= SPACED
+            if feeds > 3:
+                found |= BLANK
+        else:
+            feeds = 0
+        before = code
+    if len(codes) and (codes[0] == _LINE_FEED or before == _LINE_FEED):
+        found |= OUTER
     return found
 
 
-@compiled(CODES, _KINDS, _LOWER)
-def count(codes: Codes, kinds: Kinds, lower: Any) -> tuple[int, ...]:
-    """Everything that one look at each character tells.
-
-    What most characters are, letters and spaces, is added up without a branch: words are too short to predict their end.
-    """
-    white = words = tokens = lettered = letters = han = punctuation = control = replacement = strange = 0
-    mojibake = ends = terminals = hashes = ellipses = curly = line_feeds = separators = twice = 0
-    javascript = lorem_ipsum = blank_run = feeds = run = wrong_until = run_until = 0
-    seen: Any = 0
-    white_before: Any = 1
+@numba.njit
+def _strangers(codes: Any, kinds: Any, lower: Any, places: Any) -> Any:
+    """What the characters that are neither plain letters nor plain spaces add to `Counts`."""
+    han = punctuation = control = replacement = strange = mojibake = ends = marks = hashes = ellipses = curly = 0
+    separators = twice = javascript = lorem_ipsum = run = wrong_until = run_until = 0
     n = len(codes)
-    for i in range(n):
+    for k in range(len(places)):
+        i = places[k]
         code = codes[i]
         kind: Any = numpy.int64(kinds[code])
-        is_white = kind & WHITE
-        white += is_white
-        letters += (kind & LETTER) != 0
-        words += white_before & ~is_white
-        word_ends = is_white & ~white_before
-        tokens += word_ends & ((seen & CORE) != 0)
-        lettered += word_ends & ((seen & LETTER) != 0)
-        seen = 0 if is_white else seen | kind
-        white_before = is_white
-        if code == _LINE_FEED:
-            line_feeds += 1
-            feeds += 1
-            blank_run = max(blank_run, feeds)
-        if not kind & WHITE:
-            feeds = 0
-        if not kind & ~_PLAIN:
-            continue
         han += (kind & HAN) != 0
         punctuation += (kind & PUNCTUATION) != 0
         control += (kind & CONTROL) != 0
         strange += (kind & STRANGE) != 0
-        terminals += (kind & TERMINAL) != 0
+        marks += (kind & TERMINAL) != 0
         twice += (kind & CASED_TWICE) != 0
         hashes += code == _HASH
         curly += code == _CURLY
@@ -267,11 +256,9 @@ def count(codes: Codes, kinds: Kinds, lower: Any) -> tuple[int, ...]:
             if length:
                 mojibake += 1
                 wrong_until = i + length
-    tokens += (seen & CORE) != 0
-    lettered += (seen & LETTER) != 0
     return (
-        *(white, words, tokens, lettered, letters, han, punctuation, control, replacement, mojibake, strange, ends),
-        *(terminals, hashes, ellipses, curly, line_feeds, blank_run, separators, twice, javascript, lorem_ipsum),
+        *(han, punctuation, control, replacement, mojibake, strange, ends, marks, hashes, ellipses, curly, separators),
+        *(twice, javascript, lorem_ipsum),
     )
 
 
@@ -280,30 +267,6 @@ def _finished(state: Any) -> Any:
     state ^= state >> _HALF
     state *= _SHUFFLE
     return state ^ (state >> _HALF)
-
-
-@compiled(CODES, _KINDS, _LOWER, types.int64)
-def tokens(codes: Codes, kinds: Kinds, lower: Any, n: int) -> tuple[Hashes, Numbers]:
-    """Hash and length of each of the `n` lower-cased words without the punctuation around them."""
-    hashes = numpy.empty(n, numpy.uint64)
-    lengths = numpy.empty(n, numpy.int64)
-    made = i = 0
-    while made < n:
-        while not kinds[codes[i]] & CORE:
-            i += 1
-        state = settled = _SEED
-        start = end = i
-        while i < len(codes):
-            kind = kinds[codes[i]]
-            if kind & WHITE:
-                break
-            state = (state ^ lower[codes[i]]) * _PRIME
-            i += 1
-            if kind & CORE:  # what follows the last such character is not the word's
-                settled, end = state, i
-        hashes[made], lengths[made] = _finished(settled), end - start
-        made += 1
-    return hashes, lengths
 
 
 @numba.njit
@@ -322,48 +285,72 @@ def _ends_with_ellipsis(codes: Any, start: int, end: int) -> bool:
     return code == _ELLIPSIS
 
 
-@compiled(CODES, _KINDS, types.int64)
-def lines(codes: Codes, kinds: Kinds, line_feeds: int) -> tuple[Table, int, int, int]:
-    """The lines that are not empty, of a text with so many line feeds."""
-    bounds = numpy.empty((3, line_feeds + 1), numpy.int64)
-    made = gap = end = bullets = ellipses = terminals = 0
+@compiled(CODES, _KINDS, _LOWER, types.int64)
+def read(codes: Codes, kinds: Kinds, lower: Any, line_feeds: int) -> tuple[Any, ...]:
+    """Everything that one look at each character of a text with so many line feeds tells.
+
+    Returns `Counts`; hash and length of each lower-cased word without the punctuation around it; and of each line that is not
+    empty a column: start, end without the white space around it, line feeds since the one before, words.
+
+    What most characters are, letters and spaces, is dealt with word by word, and nothing else is asked of them; where the
+    others stand is noted, and `_strangers` looks at them afterwards.
+    """
     n = len(codes)
-    while end < n:
-        start = end
-        while end < n and codes[end] != _LINE_FEED:
-            end += 1
-        last = end
-        while start < last and kinds[codes[start]] & WHITE:
-            start += 1
-        while start < last and kinds[codes[last - 1]] & WHITE:
-            last -= 1
-        if start < last:
-            bounds[0, made], bounds[1, made], bounds[2, made] = start, last, gap
+    hashes, lengths = numpy.empty(n // 2 + 1, numpy.uint64), numpy.empty(n // 2 + 1, numpy.int64)
+    others, noted = numpy.empty(n, numpy.int32), 0
+    bounds = numpy.empty((4, line_feeds + 1), numpy.int64)
+    white = words = tokens = lettered = letters = made = blank_run = bullets = ellipses = 0
+    terminals = gap = in_line = start = end = i = 0
+    while True:
+        feeds = 0
+        while i < n and kinds[codes[i]] & WHITE:
+            others[noted] = i
+            noted += (kinds[codes[i]] & ~_PLAIN) != 0
+            white += 1
+            if codes[i] == _LINE_FEED:
+                feeds += 1
+            i += 1
+        blank_run = max(blank_run, feeds)
+        if in_line and (feeds or i == n):
+            bounds[0, made], bounds[1, made], bounds[2, made], bounds[3, made] = start, end, gap, in_line
             made += 1
-            bullets += _starts_with_bullet(codes, kinds, start, last)
-            ellipses += _ends_with_ellipsis(codes, start, last)
-            terminals += (kinds[codes[last - 1]] & TERMINAL) != 0
-            gap = 0
-        gap += 1
-        end += 1
-    return bounds[:, :made].copy(), bullets, ellipses, terminals
-
-
-@compiled(CODES, _KINDS, _TABLE, types.int64)
-def lines_below(codes: Codes, kinds: Kinds, bounds: Table, words: int) -> int:
-    """How many lines have fewer than so many words."""
-    below = 0
-    for line in range(bounds.shape[1]):
-        begun = 0
-        white_before: Any = 1
-        at = bounds[0, line]
-        while at < bounds[1, line] and begun < words:
-            is_white: Any = numpy.int64(kinds[codes[at]]) & WHITE
-            begun += white_before & ~is_white
-            white_before = is_white
-            at += 1
-        below += begun < words
-    return below
+            bullets += _starts_with_bullet(codes, kinds, start, end)
+            ellipses += _ends_with_ellipsis(codes, start, end)
+            terminals += (kinds[codes[end - 1]] & TERMINAL) != 0
+            in_line = gap = 0
+        gap += feeds
+        if i == n:
+            break
+        if not in_line:
+            start = i
+        while i < n and not kinds[codes[i]] & (WHITE | CORE):  # punctuation before a word is not the word's
+            others[noted] = i
+            noted += 1
+            i += 1
+        state = settled = _SEED
+        first = last = i
+        seen: Any = numpy.int64(0)
+        while i < n:
+            kind: Any = numpy.int64(kinds[codes[i]])
+            if kind & WHITE:
+                break
+            others[noted] = i
+            noted += (kind & ~_PLAIN) != 0
+            state = (state ^ lower[codes[i]]) * _PRIME
+            letters += (kind & LETTER) != 0
+            seen |= kind
+            i += 1
+            if kind & CORE:  # what follows the last such character is not the word's
+                settled, last = state, i
+        end = i
+        hashes[tokens], lengths[tokens] = _finished(settled), last - first
+        tokens += last > first
+        lettered += (seen & LETTER) != 0
+        words += 1
+        in_line += 1
+    counts = (white, words, tokens, lettered, letters, made, bullets, ellipses, terminals)
+    strangers = _strangers(codes, kinds, lower, others[:noted])
+    return (*counts, line_feeds, blank_run, *strangers), hashes[:tokens], lengths[:tokens], bounds[:, :made].copy()
 
 
 @numba.njit
@@ -424,6 +411,15 @@ def repeated(codes: Codes, bounds: Table, gap: int) -> tuple[int, int, int, int]
             again += 1
             again_characters += lengths[part]
     return parts, again, characters, again_characters
+
+
+@compiled(_TABLE, types.int64)
+def lines_below(bounds: Table, words: int) -> int:
+    """How many lines have fewer than so many words."""
+    below = 0
+    for line in range(bounds.shape[1]):
+        below += bounds[3, line] < words
+    return below
 
 
 @compiled(_HASHES, _HASHES)

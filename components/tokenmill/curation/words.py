@@ -16,6 +16,9 @@ from tokenmill.curation.document import codes_of
 
 _PIECE = 1 << 20
 """Characters that are mapped at once: a text takes four bytes a character while it is."""
+_COMMON = frozenset("etaoinshrdlu")
+_FEW = 8
+"""Characters that are looked for one by one; to fold a text costs more."""
 
 
 def fold(text: str) -> str:
@@ -84,6 +87,41 @@ def _spaced_cases() -> NDArray[numpy.uint32]:
     return table
 
 
+class Substrings:
+    """Whether any of some strings is in a text, in any case; no word boundaries.
+
+    A text is looked at as bytes, of which only ASCII has a case. That is enough unless it has one of the few characters whose
+    other case the strings are written in: the letters ſ, ı, İ and the sign K where these are English.
+    """
+
+    def __init__(self, parts: Iterable[str]) -> None:
+        folded = [fold(part) for part in parts]
+        # This kind of search leaps from one rare byte to the next; the others read every byte
+        self._automaton = BytesAhoCorasick([part.encode() for part in folded], matchkind=MatchKind.LeftmostFirst)
+        letters = set(map(ord, "".join(folded)))
+        self._odd = [chr(code) for letter in letters for code in _others_of(letter)]
+
+    def any_in(self, text: str) -> bool:
+        if not text.isascii() and (len(self._odd) > _FEW or any(odd in text for odd in self._odd)):
+            text = fold(text)
+        return bool(self._automaton.find_matches_as_indexes(text.encode("utf-8", "surrogatepass").lower()))
+
+
+def _others_of(letter: int) -> list[int]:
+    """The characters beyond ASCII that fold to a letter, apart from itself."""
+    return [code for code in _by_fold().get(letter, ()) if code > 127 and code != letter]
+
+
+@cache
+def _by_fold() -> dict[int, list[int]]:
+    """Letter → the characters that fold to it, of those that fold to another."""
+    found: dict[int, list[int]] = {}
+    cases = _cases()
+    for code in numpy.flatnonzero(cases != numpy.arange(len(cases), dtype=cases.dtype)).tolist():
+        found.setdefault(int(cases[code]), []).append(code)
+    return found
+
+
 class WordList:
     """Finds the entries of a list in a text.
 
@@ -107,9 +145,14 @@ class WordList:
             patterns[fold(word)] = patterns.get(fold(word), True) and word.isascii()
         return AhoCorasick(list(patterns), matchkind=MatchKind.Standard), list(patterns.values())
 
+    @cached_property
+    def _rarest_words(self) -> Substrings:
+        """Of each entry; a text with none of them has none of the entries."""
+        return Substrings({max(entry.split(), key=_rarity) for entry in self.words})
+
     def find(self, text: str) -> list[str]:
         """The entries found, folded, in the order of the text; of several at one place the longest, none overlapping."""
-        if not self.words:
+        if not self.words or not self._rarest_words.any_in(text):
             return []
         automaton, whole = self._automaton
         folded = folded_words(text)
@@ -125,14 +168,9 @@ class WordList:
         return hits
 
 
-class Substrings:
-    """Whether any of some strings is in a text, in any case; no word boundaries."""
-
-    def __init__(self, parts: Iterable[str]) -> None:
-        self._automaton = BytesAhoCorasick([fold(part).encode() for part in parts], matchkind=MatchKind.Standard)
-
-    def any_in(self, text: str) -> bool:
-        return bool(self._automaton.find_matches_as_indexes(fold(text).encode("utf-8", "surrogatepass")))
+def _rarity(word: str) -> int:
+    """Grows with how seldom a word is to be expected: with its length, and the letters that are rare in English."""
+    return sum(1 if letter in _COMMON else 2 for letter in word)
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:

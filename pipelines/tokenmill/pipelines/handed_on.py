@@ -18,6 +18,7 @@ class Maker(NamedTuple):
 HANDED_ON = {
     "sources": Maker("curation", "curation.register_sources", "output"),
     "corpus": Maker("curation", "curation.order_code", "output"),
+    "retrieved": Maker("retrieval", "curation.retrieve", "corpus"),
     "tokenizer": Maker("pretraining", "pretraining.train_tokenizer", "output"),
     "tokens": Maker("pretraining", "pretraining.tokenize", "output"),
     "base": Maker("pretraining", "pretraining.pretrain.long", "weights"),

@@ -18,7 +18,7 @@ from tokenmill.pipelines.handed_on import HANDED_ON
 from tokenmill.pipelines.opening import refuse_execution
 
 PARTS = ("curation", "pretraining", "enhancement", "sft", "alignment", "evaluation", "deployment")
-NAMES = ("lifecycle", *PARTS, "continual", "smoke")
+NAMES = ("lifecycle", *PARTS, "continual", "retrieval", "smoke")
 
 
 def build(name: str, preset: str) -> Any:
@@ -35,8 +35,8 @@ def check_parameters(name: str, pipeline: Any, parameters: Mapping[str, Any]) ->
     if unknown := sorted(set(parameters) - set(known)):
         raise ConfigError(f"{name} has no parameter {unknown[0]!r}. It has {', '.join(known)}")
     if missing := [n for n, spec in known.items() if not spec.optional and n not in parameters]:
-        makers = ", ".join(f"{n} (made by {HANDED_ON[n].pipeline})" for n in missing)
-        flags = " ".join(f"--input {n}=<manifest>" for n in missing)
+        makers = ", ".join(f"{n} (made by {HANDED_ON[n].pipeline})" if n in HANDED_ON else n for n in missing)
+        flags = " ".join(f"--input {n}=<manifest>" if n in HANDED_ON else f"--arg {n}=<list>" for n in missing)
         raise ConfigError(
             f"{name} lacks {makers}: give {flags}. A run names what it made in its last lines (`hand on`); "
             "`tokenmill lineage <model>` shows what went into a model"

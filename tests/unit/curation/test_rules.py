@@ -4,10 +4,13 @@ import random
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tokenmill.curation.config import FilterConfig
 from tokenmill.curation.document import Document
 from tokenmill.curation.filter import Clean
+from tokenmill.curation.normalisers import normalise
 from tokenmill.curation.rules import NORMALISERS, RULES, RuleSet, built_in
 from tokenmill.errors import ConfigError
 from tokenmill.steps import Drop, Keep
@@ -100,6 +103,19 @@ def test_normalisers_do_one_thing_each():
     assert NORMALISERS["blank_lines"]("a\n\n\n\n\n\nb") == "a\n\n\nb"
     assert NORMALISERS["wide_spaces"]("a\u3000b\xa0c") == "a b c"
     assert NORMALISERS["cjk_punctuation"]("好,吗? a, b") == "好，吗？ a, b"
+
+
+TORN = ["a", "好", ",", " ", "\t", "\n", "\r", "\n\n\n", "\u200b", "\u3000", "\x85", "\xa0", "."]
+
+
+@settings(deadline=None)  # the first example may wait for a compiler
+@given(st.lists(st.sampled_from(TORN), max_size=14).map("".join), st.permutations(["newlines", "zero_width", "wide_spaces",
+       "blank_lines", "cjk_punctuation"]))  # fmt: skip
+def test_what_a_look_at_the_text_leaves_out_would_have_changed_nothing(text, names):
+    expected = text
+    for name in names:
+        expected = NORMALISERS[name](expected)
+    assert normalise(text, [NORMALISERS[name] for name in names]) == expected
 
 
 def test_a_kept_document_is_the_normalised_one_and_a_dropped_one_is_as_it_came():

@@ -5,6 +5,7 @@ import pytest
 from tokenmill.curation.config import GradeConfig, ScreenConfig
 from tokenmill.curation.grade import Graded, scores
 from tokenmill.curation.screen import Safe
+from tokenmill.curation.thresholds import Limits
 from tokenmill.steps import Drop, Keep
 
 PROSE = (
@@ -116,7 +117,7 @@ def test_every_call_to_buy_is_seen_in_a_page_that_has_nothing_else_of_an_ad(call
 
 @pytest.mark.parametrize("score", ["fluency", "not_ad"])
 def test_raising_a_quality_score_can_only_keep(score):
-    graded = Graded(("web",), {"fluency": 0.5, "not_ad": 0.5})
+    graded = Graded(("web",), Limits({"fluency": 0.5, "not_ad": 0.5}))
     kept = [isinstance(graded(record(scores={score: s / 20})), Keep) for s in range(21)]
     assert kept == sorted(kept)
     assert kept[-1] and not kept[0]
@@ -141,7 +142,7 @@ def test_prose_is_more_fluent_than_a_word_list_noise_or_repetition():
 
 def test_only_the_configured_types_are_graded_and_annotated_scores_stay():
     config = GradeConfig()
-    graded = Graded(config.types, {"fluency": config.min_fluency, "not_ad": config.min_not_ad})
+    graded = Graded(config.types, Limits({"fluency": config.min_fluency, "not_ad": config.min_not_ad}))
     book = record(AD, type="book")
     assert graded(book) == Keep(book)
     page = graded(record(scores={"fluency": 0.77}))
