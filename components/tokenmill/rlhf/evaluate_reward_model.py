@@ -84,7 +84,7 @@ def quality(records: Sequence[Record], scored: Sequence[tuple[float, float]]) ->
     disputed: defaultdict[str, list[bool]] = defaultdict(list)
     for record, (chosen, rejected) in zip(records, scored, strict=True):
         margins[record["domain"]].append(chosen - rejected)
-        if record["conflict"]:
+        if record.get("conflict"):
             conflicts[record["id"].partition("#")[0]].append(chosen > rejected)
             disputed[record["domain"]].append(chosen > rejected)
     flat = [right for both in conflicts.values() for right in both]

@@ -90,6 +90,8 @@ def test_shuffled_labels_leave_nothing_to_learn(records, written):
         members = [s for s, r in zip(swapped, records, strict=True) if r["domain"] == domain]
         assert sum(members) == len(members) / 2
     assert {(r["chosen"], r["rejected"]) for r in shuffled} == {written, written[::-1]}
+    bare = [{k: r[k] for k in ("id", "domain", "prompt", "chosen", "rejected")} for r in records]  # a user's own
+    assert [r["chosen"] for r in with_shuffled_labels(bare, seed=1)] == [r["chosen"] for r in shuffled]
 
 
 def test_pairs_that_say_nothing_are_set_aside_with_their_reason(records, tokenizer):
