@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KINDS = {"preferences": "preferences", "patches": "preferences", "sft": "weights", "tokenizer": "tokenizer"}
 
 
-@training_step("rlhf.dpo", version=1, kinds=KINDS)
+@training_step("rlhf.dpo", version=2, kinds=KINDS)
 def build(
     config: DPOConfig,
     preferences: Manifest,

@@ -20,7 +20,7 @@ REPORT = "reward_model.json"
 KINDS = {"heldout": "preferences", "reward_model": "weights", "control": "weights", "tokenizer": "tokenizer"}
 
 
-@step("rlhf.evaluate_reward_model", version=2, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
+@step("rlhf.evaluate_reward_model", version=3, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
 def evaluate_reward_model(
     config: EvaluateRewardModelConfig,
     heldout: Manifest,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 KINDS = {"preferences": "preferences", "patches": "preferences", "sft": "weights", "tokenizer": "tokenizer"}
 
 
-@training_step("rlhf.train_reward_model", version=3, kinds=KINDS)
+@training_step("rlhf.train_reward_model", version=4, kinds=KINDS)
 def build(
     config: RewardModelConfig,
     preferences: Manifest,

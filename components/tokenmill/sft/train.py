@@ -26,7 +26,7 @@ KINDS = {
 }
 
 
-@training_step("sft.train", version=5, kinds=KINDS)
+@training_step("sft.train", version=6, kinds=KINDS)
 def build(
     config: SFTTrainConfig,
     conversations: Manifest,
