@@ -137,4 +137,9 @@ def test_a_planted_hack_is_found_and_no_longer_pays_after_its_patches(tmp_path):
     accuracy_after, likes_after = world.judged(mended)
     assert likes_after < 0.5 and accuracy_after > accuracy - 0.01  # the same answer is worth more without the trick
 
-    assert world.judge([]).content == judge.content  # the control: without patches the next round's judge is this one
+    # the control: with the thanks struck out the same pairs are so many more preferences, and the trick mostly pays on
+    without = [r | {"rejected": r["rejected"].partition(THANKS.strip())[0].strip()} for r in patches]
+    others = [r for r in without if r["rejected"] != r["chosen"].strip()]
+    assert len(others) > len(patches) / 2
+    _, likes_still = world.judged(world.judge([world.lab.issue("preferences", {"others.jsonl.zst": others})]))
+    assert likes_still > likes_after + 0.2

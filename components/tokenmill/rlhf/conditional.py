@@ -10,9 +10,14 @@ import yaml
 
 from tokenmill.errors import InputError
 from tokenmill.model.chat import encode_prompt
+from tokenmill.model.conversation import flaw
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
 from tokenmill.rlhf.set_aside import SetAside
+from tokenmill.steps.partitions import short
+
+_ANSWERED = {"role": "assistant", "content": "…"}
+"""Any answer: with one, what waits for it must be a conversation."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,24 @@ class Query:
 
     @classmethod
     def of(cls, record: Record) -> "Query":
-        """From a record of queries or of preferences."""
-        messages = tuple(record.get("prompt") or record["messages"])
-        if not messages:
-            raise InputError(f"{record['id']}: nothing is asked")
-        return cls(record["id"], record["domain"], messages)
+        """From a record of queries or of preferences.
+
+        Raises:
+            NoDialogueError: nothing is asked, or what is asked is no conversation.
+        """
+        messages = record.get("prompt") or record["messages"]
+        why = flaw([*messages, _ANSWERED]) if messages else "nothing is asked"
+        if why:
+            raise NoDialogueError(record["id"], why)
+        return cls(record["id"], record["domain"], tuple(messages))
+
+
+class NoDialogueError(InputError):
+    """A record waits for no answer; `kind` says why, without what is its own."""
+
+    def __init__(self, identity: str, why: str) -> None:
+        super().__init__(f"{identity}: {why}")
+        self.kind = short(why)
 
 
 @cache
@@ -64,8 +82,10 @@ def sound_queries(
 
 
 def unreadable(error: Exception) -> str:
-    """Why a record is no dialogue."""
-    return f"without {error}" if isinstance(error, KeyError) else f"not a dialogue: {error}"
+    """Why a record is no dialogue, to count by."""
+    if isinstance(error, NoDialogueError):
+        return f"that are no dialogue: {error.kind}"
+    return f"without {error}" if isinstance(error, KeyError) else f"not to be read: {error}"
 
 
 def reward_input(

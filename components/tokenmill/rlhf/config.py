@@ -203,7 +203,7 @@ class DecideConfig(StepConfig):
     required: tuple[Check, ...] = Field(
         ("reward_grew", "kl_within_limit", "gold_kept", "format_kept", "not_below_last"),
         description="checks without which a round's policy is not handed on, and no further round runs; length_kept is "
-        "a hack, which the next round's patches mend",
+        "told only: where many answers changed, it is also a hack, which the next round's patches mend",
     )
     needs_gain: bool = Field(
         True,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KINDS = {"preferences": "preferences", "patches": "preferences", "sft": "weights", "tokenizer": "tokenizer"}
 
 
-@training_step("rlhf.dpo", version=1, kinds=KINDS)
+@training_step("rlhf.dpo", version=2, kinds=KINDS)
 def build(
     config: DPOConfig,
     preferences: Manifest,
@@ -44,7 +44,7 @@ def build(
     records, _, aside = sound_pairs(given, words, config.max_length)
     aside.require_few(len(given), config.max_set_aside, "rlhf.dpo.max_set_aside", ctx.log)
     records = [record for record in records if config.domain in (None, record["domain"])]
-    if not records:
+    if config.domain and not records:
         raise InputError(f"rlhf.dpo: no pairs of domain {config.domain!r}: set rlhf.dpo.domain to one that there is")
     policy = load_model(ctx.files(sft), dtype=DTYPES[config.precision])
     batches = DPOBatches(

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ REPORT = "reward_model.json"
 KINDS = {"heldout": "preferences", "reward_model": "weights", "control": "weights", "tokenizer": "tokenizer"}
 
 
-@step("rlhf.evaluate_reward_model", version=2, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
+@step("rlhf.evaluate_reward_model", version=3, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
 def evaluate_reward_model(
     config: EvaluateRewardModelConfig,
     heldout: Manifest,
@@ -46,21 +46,35 @@ def evaluate_reward_model(
     measured = quality(records, scores(folder, pairs))
     unconditional = encode_pairs(records, words, config.max_length, conditional=False)
     without = quality(records, scores(folder, unconditional))
-    checks = {
-        "accurate": min(measured["accuracy"].values()) >= config.min_accuracy,
-        "flips_with_prompt": measured["flips"] >= config.min_flips,
-        "needs_prompt": without["flips"] < config.min_flips,
-        "within_bound": measured["largest_score"] < config.bound,
-    }
-    report: dict[str, Any] = {"with_prompts": measured, "without_prompts": without, "checks": checks} | aside.facts()
-    if control:
-        shuffled = quality(records, scores(ctx.files(control), pairs))
+    shuffled = quality(records, scores(ctx.files(control), pairs)) if control else None
+    held = checks(measured, without, shuffled, config)
+    report: dict[str, Any] = {"with_prompts": measured, "without_prompts": without, "checks": held} | aside.facts()
+    if shuffled:
         report["shuffled_labels"] = shuffled
-        checks["control_at_chance"] = abs(shuffled["conflict_accuracy"] - 0.5) <= config.chance_margin
     told = {f"{name}/{domain}": values[name] for domain, values in measured["domains"].items() for name in PER_DOMAIN}
     ctx.metrics(told | {"flips": measured["flips"]})
-    ctx.log.info("reward model", **measured["accuracy"], flips=measured["flips"], checks=checks)
+    ctx.log.info("reward model", **measured["accuracy"], flips=measured["flips"], checks=held)
     return ctx.write_json("evaluation", REPORT, report)
+
+
+def checks(
+    measured: Mapping[str, Any],
+    without: Mapping[str, Any],
+    shuffled: Mapping[str, Any] | None,
+    config: EvaluateRewardModelConfig,
+) -> dict[str, bool]:
+    """What the model promised and what its controls must fail; where no pairs conflict, nothing is said of conflicts."""
+    found = {
+        "accurate": min(measured["accuracy"].values()) >= config.min_accuracy,
+        "within_bound": measured["largest_score"] < config.bound,
+    }
+    if not any(domain["conflicts"] for domain in measured["domains"].values()):
+        return found
+    found["flips_with_prompt"] = measured["flips"] >= config.min_flips
+    found["needs_prompt"] = without["flips"] < config.min_flips
+    if shuffled:
+        found["control_at_chance"] = abs(shuffled["conflict_accuracy"] - 0.5) <= config.chance_margin
+    return found
 
 
 def scores(folder: Path, pairs: Sequence["Pair"]) -> list[tuple[float, float]]:
@@ -84,7 +98,7 @@ def quality(records: Sequence[Record], scored: Sequence[tuple[float, float]]) ->
     disputed: defaultdict[str, list[bool]] = defaultdict(list)
     for record, (chosen, rejected) in zip(records, scored, strict=True):
         margins[record["domain"]].append(chosen - rejected)
-        if record["conflict"]:
+        if record.get("conflict"):
             conflicts[record["id"].partition("#")[0]].append(chosen > rejected)
             disputed[record["domain"]].append(chosen > rejected)
     flat = [right for both in conflicts.values() for right in both]

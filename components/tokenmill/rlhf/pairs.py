@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy
 import torch
@@ -67,9 +67,9 @@ def _encode(record: Record, tokenizer: Tokenizer, max_length: int, *, conditiona
 
 def with_shuffled_labels(records: Sequence[Record], seed: int) -> list[Record]:
     """Half of the pairs swapped, in every domain and kind alike, so that nothing is left to learn."""
-    kinds: defaultdict[tuple[str, str, bool], list[int]] = defaultdict(list)
+    kinds: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index, record in enumerate(records):
-        kinds[record["domain"], record["template"], record["conflict"]].append(index)
+        kinds[record["domain"], record.get("template"), record.get("conflict")].append(index)
     shuffled, draw = list(records), numpy.random.default_rng(seed)
     for members in kinds.values():
         for index in draw.permutation(members)[: (len(members) + draw.integers(2)) // 2]:

@@ -25,7 +25,7 @@ KINDS = {
 }
 
 
-@training_step("rlhf.ppo", version=4, kinds=KINDS)
+@training_step("rlhf.ppo", version=5, kinds=KINDS)
 def build(
     config: PPOConfig,
     queries: Manifest,

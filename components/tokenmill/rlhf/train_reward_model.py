@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 KINDS = {"preferences": "preferences", "patches": "preferences", "sft": "weights", "tokenizer": "tokenizer"}
 
 
-@training_step("rlhf.train_reward_model", version=3, kinds=KINDS)
+@training_step("rlhf.train_reward_model", version=4, kinds=KINDS)
 def build(
     config: RewardModelConfig,
     preferences: Manifest,
@@ -30,16 +30,16 @@ def build(
     from tokenmill.model.folder import load_model, save_model
     from tokenmill.model.modeling import InternLM2ForRewardModel
     from tokenmill.model.tokenizer import Tokenizer
-    from tokenmill.rlhf.pairs import RewardBatches, reward_loss, sound_pairs, with_shuffled_labels
+    from tokenmill.rlhf.pairs import RewardBatches, encode_pairs, reward_loss, sound_pairs, with_shuffled_labels
     from tokenmill.training.run import TrainingRun
 
     words = Tokenizer.load(ctx.files(tokenizer))
-    records = [record for manifest in (preferences, *(patches or ())) for record in ctx.records(manifest)]
-    records = records[: config.max_pairs]
+    given = [record for manifest in (preferences, *(patches or ())) for record in ctx.records(manifest)]
+    given = given[: config.max_pairs]
+    records, pairs, aside = sound_pairs(given, words, config.max_length)
     if config.shuffle_labels:
-        records = with_shuffled_labels(records, config.seed)
-    _, pairs, aside = sound_pairs(records, words, config.max_length)
-    aside.require_few(len(records), config.max_set_aside, "rlhf.train_reward_model.max_set_aside", ctx.log)
+        pairs = encode_pairs(with_shuffled_labels(records, config.seed), words, config.max_length)
+    aside.require_few(len(given), config.max_set_aside, "rlhf.train_reward_model.max_set_aside", ctx.log)
     model = load_model(ctx.files(sft), InternLM2ForRewardModel, fresh_head=config.seed)
     model.config = replace(model.config, reward_token_id=words.reward_id)
     batches = RewardBatches(

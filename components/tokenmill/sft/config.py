@@ -24,7 +24,9 @@ class PrepareConfig(StepConfig):
     max_rejected: float = Field(
         0.01, ge=0, le=1, description="share of unusable records of such sources above which the step stops"
     )
-    heldout_share: float = Field(0.05, gt=0, lt=0.5, description="share held out, by a hash of the id; not published")
+    heldout_share: float = Field(
+        0.05, gt=0, lt=0.5, description="share of first questions held out, by their hash; not published"
+    )
     seed: int = Field(1024, description="of what is generated and of which dialogues are taken")
 
 

@@ -110,9 +110,14 @@ def _message(turn: Any) -> Any:
     if calls := turn.get("tool_calls") or [{"function": call} for call in (turn.get("function_call"),) if call]:
         message["tool_calls"] = [_call(call) for call in calls] if isinstance(calls, list) else calls
         message["content"] = message["content"] or ""
-    if turn.get("output_with_loss") is False or turn.get("loss") is False or turn.get("weight") == 0:
+    if _unlearned(turn):
         message["output_with_loss"] = False
     return message
+
+
+def _unlearned(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn is marked as one to read only, in XTuner's, Axolotl's or OpenAI's words; 0 is false."""
+    return any(turn.get(mark) == 0 for mark in ("output_with_loss", "loss", "weight"))
 
 
 def _text(content: Any) -> Any:
@@ -144,7 +149,7 @@ def _shared(turn: Any) -> Any:
     }
     if speaker == "function_call":
         message |= {"content": "", "tool_calls": _called(value)}
-    if turn.get("loss") is False or turn.get("weight") == 0:
+    if _unlearned(turn):
         message["output_with_loss"] = False
     return message
 

@@ -21,7 +21,7 @@ from tokenmill.steps import Drop, Keep, StepContext, step
 TRAIN, HELDOUT = "train", "heldout"
 
 
-@step("sft.prepare", version=6, kinds={"sources": "sources"})
+@step("sft.prepare", version=7, kinds={"sources": "sources"})
 def prepare_conversations(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Gather, deduplicate, shuffle and split conversations; all of one question stay on one side of the split.
 

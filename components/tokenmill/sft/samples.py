@@ -16,22 +16,24 @@ from tokenmill.training.pieces import PretrainingPieces
 from tokenmill.training.tokens import Documents
 
 
-def chat_samples(conversations: Iterable[Record], tokenizer: Tokenizer, max_length: int) -> list[Sample]:
-    """One sample a conversation, cut on the right at `max_length`; one with nothing left to learn is left out.
+def chat_samples(conversations: Iterable[Record], tokenizer: Tokenizer, max_length: int) -> tuple[list[Sample], int]:
+    """One sample a conversation, cut on the right at `max_length`; and how many were left out, with nothing left to learn.
 
     Raises:
         InputError: a record is no conversation (`sft.prepare` sets such ones aside), or none has anything to learn.
     """
-    samples = []
+    samples, left_out = [], 0
     for record in conversations:
         if why := flaw(record["messages"], record.get("tools")):
             raise InputError(f"conversation {record.get('id', '')!r}: {why}: mend it, or let sft.prepare set it aside")
         ids, labels = encode(record["messages"], tokenizer, tools=record.get("tools"), max_length=max_length)
         if any(label != IGNORE for label in labels):
             samples.append(Sample(ids, labels, record.get("source", "")))
+        else:
+            left_out += 1
     if not samples:
         raise InputError("no conversation has a turn of the assistant within the context: there is nothing to learn")
-    return samples
+    return samples, left_out
 
 
 def pretraining_samples(tokens: Documents, chats: Sequence[Sample], config: SFTTrainConfig) -> list[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tokenmill.errors import InputError
@@ -25,7 +26,7 @@ KINDS = {
 }
 
 
-@training_step("sft.train", version=5, kinds=KINDS)
+@training_step("sft.train", version=6, kinds=KINDS)
 def build(
     config: SFTTrainConfig,
     conversations: Manifest,
@@ -56,9 +57,10 @@ def build(
             "no token shards to keep alive what Base knows: give `tokens`, or set sft.train.pretraining_share=0"
         )
     words = Tokenizer.load(ctx.files(tokenizer))
-    samples = chat_samples(ctx.records(conversations), words, config.context)
-    if repositories:
-        samples += chat_samples(ctx.records(repositories), words, config.context)
+    given = chain.from_iterable(ctx.records(one) for one in (conversations, repositories) if one)
+    samples, left_out = chat_samples(given, words, config.context)
+    if left_out and ctx.log:
+        ctx.log.warning(f"{left_out} conversations are not learned: no answer begins within {config.context} tokens")
     if tokens:
         samples += pretraining_samples(read_documents(ctx.store, tokens), samples, config)
     batches = PackedBatches(
@@ -69,7 +71,7 @@ def build(
         micro_batch_tokens=config.execution.micro_batch_tokens,
     )
     kept_back = (
-        chat_samples(ctx.records(heldout), words, config.context) if heldout and heldout.counts["records"] else []
+        chat_samples(ctx.records(heldout), words, config.context)[0] if heldout and heldout.counts["records"] else []
     )
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
@@ -85,5 +87,6 @@ def build(
         export=export,
         evaluate=evaluate if kept_back else None,
         evaluate_at=frozenset((0, len(batches))),
+        facts={"unlearned": left_out} if left_out else {},
         tokens_before=base.counts.get("tokens_seen", 0),
     )

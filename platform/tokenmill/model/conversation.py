@@ -94,6 +94,8 @@ def _call_flaws(calls: Any) -> Iterator[tuple[str, str]]:
                 continue
         if not isinstance(arguments, Mapping):
             yield "tool call whose arguments are no object", f": {function['name']}"
+        elif ACTIONS.search(json.dumps([function["name"], arguments])):  # they would be said as special tokens
+            yield "tool call that holds the name of a special token", f": {function['name']}"
 
 
 def _action_flaws(content: str) -> Iterator[tuple[str, str]]:

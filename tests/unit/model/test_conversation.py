@@ -45,6 +45,7 @@ BAD = {
     "tool call without a function's name": called({}, name=""),
     "tool call that is not JSON": called('{"a": 2'),
     "tool call whose arguments are no object": called("[1]"),
+    "tool call that holds the name of a special token": called({"q": ["what is <|action_end|>?"]}),
     "tool call without name and parameters": said('<|action_start|><|plugin|>{"name": "add"}<|action_end|>'),
     "action that is not whole": said("I call <|action_start|><|plugin|> now."),
     "tool declarations that are no JSON list": [{"role": "system", "name": "<|plugin|>", "content": "add"}, USER, ANSWER],

@@ -8,8 +8,8 @@ from itertools import islice
 import pytest
 
 from tokenmill.rlhf.collect_preferences import PREFERRED, _broken, _by_request, _pairs, _query
-from tokenmill.rlhf.config import CollectPreferencesConfig
-from tokenmill.rlhf.evaluate_reward_model import calibration, quality
+from tokenmill.rlhf.config import CollectPreferencesConfig, EvaluateRewardModelConfig
+from tokenmill.rlhf.evaluate_reward_model import calibration, checks, quality
 from tokenmill.sft.requests import requests
 
 
@@ -78,6 +78,21 @@ def test_without_prompts_conflicting_pairs_are_at_chance_and_never_flip():
     assert measured["flips"] == 1 and measured["accuracy"] == {"harmless": 1.0, "helpful": 1.0}
     assert measured["margin"] == 2.0
     assert measured["domains"]["helpful"] == calibration([2.0] * 40) | {"conflicts": 40, "conflict_accuracy": 1.0}
+
+
+def test_controls_must_fail_where_pairs_conflict_and_nothing_is_asked_where_none_do():
+    pairs = [p for p in collected() if p["conflict"]]
+    right, taste = (
+        [(1.0, -1.0)] * len(pairs),
+        [(p["chosen"] > p["rejected"], p["chosen"] < p["rejected"]) for p in pairs],
+    )
+    knowing, blind = quality(pairs, right), quality(pairs, taste)
+    config = EvaluateRewardModelConfig()
+    assert set(checks(knowing, blind, blind, config).values()) == {True}
+    lost = {name for name, kept in checks(blind, knowing, knowing, config).items() if not kept}
+    assert lost == {"accurate", "flips_with_prompt", "needs_prompt", "control_at_chance"}
+    agreed = quality([{"id": p["id"], "domain": p["domain"]} for p in pairs], right)  # a user's own, of no conflicts
+    assert checks(agreed, agreed, agreed, config) == {"accurate": True, "within_bound": True}
 
 
 def test_a_models_sureness_is_held_to_how_often_it_is_right():

@@ -77,10 +77,13 @@ def test_only_the_assistant_is_learned_and_what_cannot_be_learned_is_left_out():
         "messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi there"}],
         "source": "s",
     }
-    (sample,) = chat_samples([record], tokenizer, max_length=64)
+    (sample,), _ = chat_samples([record], tokenizer, max_length=64)
     said = [*tokenizer.encode("hi there"), tokenizer.im_end_id]
     assert [label for label in sample.labels if label != IGNORE] == said
-    assert chat_samples([record, record], tokenizer, max_length=64)[1].source == "s"
+    assert chat_samples([record, record], tokenizer, max_length=64)[0][1].source == "s"
+    long = record | {"messages": [{"role": "user", "content": "hello " * 64}, record["messages"][1]]}
+    samples, left_out = chat_samples([long, record, long], tokenizer, max_length=64)
+    assert (len(samples), left_out) == (1, 2)
     with pytest.raises(InputError, match="nothing to learn"):
         chat_samples([record], tokenizer, max_length=5)
 

@@ -90,10 +90,13 @@ def test_internlm2s_own_turns_stay_as_they_are():
     assert read({"messages": turns})["messages"] == turns
 
 
-@pytest.mark.parametrize("flag", [{"output_with_loss": False}, {"weight": 0}, {"loss": False}])
+@pytest.mark.parametrize("flag", [{"output_with_loss": False}, {"output_with_loss": 0}, {"weight": 0}, {"loss": False}])
 def test_turns_that_are_not_to_be_learned(flag):
     turns = [*TURNS[:2], TURNS[2] | flag]
     assert read({"messages": turns})["messages"][2] == TURNS[2] | {"output_with_loss": False}
+    asked, answer = SHAREGPT["conversations"]
+    (_, read_only) = read({"conversations": [asked, answer | flag]})["messages"]
+    assert read_only == TURNS[2] | {"output_with_loss": False}
 
 
 @pytest.mark.parametrize(

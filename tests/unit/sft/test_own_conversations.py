@@ -131,7 +131,7 @@ def test_special_tokens_that_a_person_wrote_are_learned_from_as_text(lab, tmp_pa
     lines(tmp_path / "mine.jsonl", {"messages": turns})
     made = prepared(lab, tmp_path / "mine.jsonl", heldout_share=0.001)
     words = Tokenizer.train([hostile, "user\nassistant\nsystem\n"] * 10, vocab_size=512)
-    (sample,) = chat_samples(records(lab, made["train"]), words, max_length=1024)
+    (sample,), _ = chat_samples(records(lab, made["train"]), words, max_length=1024)
     special = [id for id in sample.ids if id in words.special.values()]
     start, end = words.im_start_id, words.im_end_id
     assert special == [words.bos_id, start, end, start, end]
