@@ -214,6 +214,15 @@ def test_templates_and_lengths_of_preferences(preferences, records):
     assert all(r["messages"][-1]["role"] == "user" for r in asked)
 
 
+def test_ppo_asks_no_query_of_a_held_out_template_and_the_probe_judges_by_these(preferences, records):
+    learned, held = ([r["template"] for r in records(preferences[name])] for name in ("train", "heldout"))
+    asked, probed = ([r["template"] for r in records(preferences[name])] for name in ("queries", "heldout_queries"))
+    unseen = preferences["heldout_queries"].counts["of_heldout_templates"]
+    assert not set(asked) & set(held)
+    assert set(probed[:unseen]) == set(held) and not set(probed[unseen:]) & set(held)
+    assert set(probed[unseen:]) <= set(learned) | set(asked)
+
+
 def test_reward_model_is_trained_and_judged(lab, preferences, reward_model, tokens, sft, document, records):
     folder = lab.folder / "rm"
     for shard in reward_model["weights"].shards:

@@ -21,11 +21,14 @@ PREFERRED = {"helpful": "direct", "harmless": "careful"}
 """Which of the two styles a domain prefers."""
 
 
-@step("rlhf.collect_preferences", version=5, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
+@step("rlhf.collect_preferences", version=6, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
 def collect_preferences(
     config: CollectPreferencesConfig, conversations: Manifest, tokenizer: Manifest, ctx: StepContext
 ) -> dict[str, Draft]:
-    """Pairs for the reward model, those of some templates held out; queries for PPO, some of them held out; the gold set.
+    """Pairs for the reward model and queries for PPO, those of some templates held out from both; the gold set.
+
+    Held-out queries of held-out templates come first, to be judged by. Those of the others that are held out too follow: what
+    becomes of them may be learned.
 
     The gold set is of what SFT has learned from, and RLHF may not unlearn: evaluation's questions stay unseen by the
     rounds, which it judges afterwards.
@@ -52,10 +55,12 @@ def collect_preferences(
         drafts[role] = ctx.write_records("preferences", {SHARD: pairs}, counts=counts, facts=facts)
     gold = [_gold(record) for record in ctx.records(conversations) if "answer" in record]
     drafts["gold"] = ctx.write_records("conversations", {SHARD: sorted(gold, key=_hash)})
-    edge = round(config.heldout_queries * len(asked))
-    queries = sorted(map(_query, asked.values()), key=_hash)
+    queries = sorted(map(_query, asked.values()), key=lambda query: (query["template"] not in heldout, _hash(query)))
+    unseen = sum(query["template"] in heldout for query in queries)
+    edge = max(unseen, round(config.heldout_queries * len(asked)))
     for role, rows in (("heldout_queries", queries[:edge]), ("queries", queries[edge:])):
-        drafts[role] = ctx.write_records("conversations", {SHARD: rows})
+        counts = {"of_heldout_templates": unseen} if role == "heldout_queries" else {}
+        drafts[role] = ctx.write_records("conversations", {SHARD: rows}, counts=counts)
     return drafts
 
 

@@ -12,7 +12,12 @@ class CollectPreferencesConfig(StepConfig):
     """Pairs of answers to the same request. The report's 2.4M labelled pairs are not open; these are a laptop's."""
 
     heldout_templates: int = Field(4, ge=1, description="templates that no reward model is trained on")
-    heldout_queries: float = Field(0.3, gt=0, lt=1, description="share of requests that PPO never asks; not published")
+    heldout_queries: float = Field(
+        0.3,
+        gt=0,
+        lt=1,
+        description="share of requests that PPO never asks, at least all of held-out templates; not published",
+    )
     broken_share: float = Field(
         0.5,
         ge=0,
