@@ -13,6 +13,8 @@ import sys
 import tarfile
 import tempfile
 import time
+import tracemalloc
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +23,13 @@ import orjson
 import pytest
 from servers import seaweedfs, weed_binary
 
+from tokenmill.curation.ingest import SourceFile, read_source_file
 from tokenmill.errors import StoreError
+from tokenmill.language import language
+from tokenmill.steps import Keep, Reject
 from tokenmill.steps.context import scratch
 from tokenmill.store import open_store
+from tokenmill.streams import Limits
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 SECRET = "planted-secret-0123456789"
@@ -176,6 +182,29 @@ def test_a_corpus_of_planted_faults_is_read_around_them_and_every_one_is_counted
         "rejected:broken WARC record": 1,
     }  # fmt: skip
     assert "set aside" in desk.refused("curation.ingest", *given)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-32-le"])
+def test_a_line_of_200_mb_in_any_encoding_is_told_by_its_size_and_never_held(tmp_path, encoding):
+    line, piece = '{"text": "%s"}\n', 1 << 20
+    size = (200 << 20) // len("x".encode(encoding))
+    packer = zlib.compressobj(1, wbits=31)
+    with (tmp_path / "x.jsonl.gz").open("wb") as file:
+        for text in (line % "One", line[:10], *["x" * piece] * (size // piece), '"}\n', line % "Three"):
+            file.write(packer.compress(text.encode(encoding)))
+        file.write(packer.flush())
+    limits = Limits(document_bytes=1 << 20)
+    language("A text, for the tables of languages to be loaded.")
+    tracemalloc.start()
+    outcomes = list(read_source_file(SourceFile(tmp_path / "x.jsonl.gz", "web", "src", "x.jsonl.gz", limits=limits)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+    too_long = outcomes[1]
+    assert isinstance(too_long, Reject) and too_long.where == "src/x.jsonl.gz line 2"
+    assert too_long.reason.startswith("too large (a line of 209,")
+    others = [type(outcome) for outcome in (outcomes[0], outcomes[2])]
+    assert others == ([Keep, Keep] if encoding == "utf-8" else [Reject, Reject]) and len(outcomes) in (3, 4)
 
 
 # Wrong words ---------------------------------------------------------------------------------------------------------

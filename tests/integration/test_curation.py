@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -309,3 +310,48 @@ def test_a_killed_ingest_goes_on_from_its_last_part_and_ends_with_the_same_diges
     assert again.returncode == 0 and again.stdout and expected.digest in again.stdout.read()
     assert before.items() <= seen.items() and len(seen) > len(before), "finished parts were read again"
     assert expected.counts["in"] == expected.counts["records"] + expected.counts["rejected"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """A store with a corpus of many shards, in which every step finds something to drop."""
+    folder = tmp_path_factory.mktemp("shards")
+    made = Curation(folder / "store")
+    rows = faulty_crawl(1200, 1150, 1000, 800, 700, 600)
+    (folder / "crawl.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = made("register_sources", {"sources": [spec(folder / "crawl.jsonl")]})
+    return folder / "store", made("ingest", {"shard_records": 20}, sources=sources)
+
+
+@pytest.mark.parametrize("step", ["filter", "deduplicate"])
+def test_a_killed_step_goes_on_from_its_last_shard_and_its_sum_holds(shards, tmp_path, step):
+    whole, corpus = shards
+    shutil.copytree(whole, tmp_path / "hit")
+    shutil.copytree(whole, tmp_path / "calm")
+    calm, hit = Curation(tmp_path / "calm"), Curation(tmp_path / "hit")
+    expected = calm(step, corpus=corpus)
+    counts = expected.counts
+    assert counts["in"] == 1150 == counts["records"] + counts["dropped"] + counts["rejected"] and counts["dropped"]
+
+    environment = os.environ | {"TOKENMILL_STORE": hit.store.uri, "TOKENMILL_LEASE_TTL_S": "2"}
+    command = [sys.executable, "-m", "tokenmill.cli", "step", f"curation.{step}", "--preset", "pico"]
+    command += ["--input", f"corpus={corpus.digest}", "--set", f"curation.{step}.execution.workers=1"]
+
+    def markers() -> dict:
+        return {e.key: e.modified for e in hit.store.backend.list("work/") if "/shards/" in e.key}
+
+    actions = set(hit.store.backend.list("actions/"))
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not markers():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(markers())
+    assert set(hit.store.backend.list("actions/")) == actions and done < len(corpus.shards), (
+        "it was over before the kill"
+    )
+    again = hit(step, corpus=corpus)
+    assert (again.digest, again.counts, again.dropped) == (expected.digest, counts, expected.dropped)
+    assert {shard.content for shard in again.aside} == {shard.content for shard in expected.aside}

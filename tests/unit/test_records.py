@@ -30,6 +30,13 @@ def test_lines_are_read_across_the_frames_they_were_written_in(tmp_path, monkeyp
     assert write_jsonl(path, [])[1] == 0 and list(read_jsonl(path)) == []
 
 
+def test_an_empty_frame_between_others_is_not_the_end(tmp_path):
+    """As `cat` makes one of shards of which one is empty."""
+    frames = [zstandard.compress(block) for block in (b'{"id": "a"}\n', b"", b'{"id": "b"}\n')]
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
+    assert [row["id"] for row in read_jsonl(tmp_path / "a.jsonl.zst")] == ["a", "b"]
+
+
 def test_tensors_are_what_a_weights_file_is(tmp_path):
     a, b = numpy.arange(6, dtype="f4").reshape(2, 3), numpy.ones(4, dtype="f4")
     save_file({"a": a, "b": b}, tmp_path / "x.safetensors", metadata={"format": "pt", "when": "now"})

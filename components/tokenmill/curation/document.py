@@ -1,7 +1,8 @@
 """What rules and grades look at: a document's words, lines and shares, each computed once and only when asked for.
 
-The statistics come from compiled passes (`text_kernels`) over the text's code points: one that counts characters and
-words, one a kind of part (lines, paragraphs), one over the hashes of the words. A rule that needs none starts none.
+The statistics come from compiled passes over the text's code points: one that counts characters and words
+(`text_kernels`), one a kind of part (lines, paragraphs) and one over the hashes of the words (`repetition_kernels`). A
+rule that needs none starts none.
 """
 
 import re
@@ -15,7 +16,9 @@ import numpy
 
 if TYPE_CHECKING:
     from tokenmill.curation.characters import Tables
-    from tokenmill.curation.text_kernels import Codes, Counts, Hashes, Numbers, Repetition, Table
+    from tokenmill.curation.compiling import Codes, Hashes, Numbers, Table
+    from tokenmill.curation.repetition_kernels import Repetition
+    from tokenmill.curation.text_kernels import Counts
 
 _WORD = re.compile(r"\S+")
 _EDGE = "\"'“”‘’.,;:!?()[]{}<>*_#`~-—…"
@@ -105,7 +108,8 @@ class Document:
         return self._repeated(gap=2)
 
     def _repeated(self, gap: int) -> tuple[float, float]:
-        found = _kernels().Repeated(*_kernels().repeated(self.codes, self.line_bounds, gap))
+        passes = _repetition_kernels()
+        found = passes.Repeated(*passes.repeated(self.codes, self.line_bounds, gap))
         return share(found.again, found.parts), share(found.again_characters, found.characters)
 
     def lines_below(self, words: int) -> float:
@@ -182,7 +186,8 @@ class Document:
     def _repetition(self, n: int) -> "Repetition":
         if self._repetitions is None or len(self._repetitions.top) <= n:
             longest = max(n, 1 if n == 1 else _LONGEST_GRAM)
-            self._repetitions = _kernels().Repetition(*_kernels().repetition(*self.hashed_units, longest).tolist())
+            passes = _repetition_kernels()
+            self._repetitions = passes.Repetition(*passes.repetition(*self.hashed_units, longest).tolist())
         return self._repetitions
 
     _repetitions: "Repetition | None" = None
@@ -203,19 +208,25 @@ class _Units(Sequence[str]):
         return self._made[at]
 
 
-def prepare(module: str = "text_kernels", last: str = "repetition") -> None:
-    """Have a module's passes compiled before many processes need them: else each would, at the same time.
+_COMPILED = {
+    "text_kernels": "present",
+    "repetition_kernels": "repetition",
+    "mapping_kernels": "marks",
+    "pii_kernels": "fill",
+}
+"""Modules of passes, and the pass that each compiles last."""
+
+
+def prepare() -> None:
+    """Have all passes compiled before many processes need them: else each would, at the same time.
 
     Costs nothing where they are, as numba keeps them beside their module unless it may not write there.
-
-    Args:
-        module: of this package.
-        last: the pass that it compiles last.
     """
-    source = Path(__file__).with_name(f"{module}.py")
-    kept = source.parent.glob(f"__pycache__/{module}.{last}-*.nbi")
-    if not any(index.stat().st_mtime > source.stat().st_mtime for index in kept):
-        import_module(f"tokenmill.curation.{module}")
+    for module, last in _COMPILED.items():
+        source = Path(__file__).with_name(f"{module}.py")
+        kept = source.parent.glob(f"__pycache__/{module}.{last}-*.nbi")
+        if not any(index.stat().st_mtime > source.stat().st_mtime for index in kept):
+            import_module(f"tokenmill.curation.{module}")
 
 
 @cache
@@ -224,6 +235,13 @@ def _kernels() -> Any:
     from tokenmill.curation import text_kernels
 
     return text_kernels
+
+
+@cache
+def _repetition_kernels() -> Any:
+    from tokenmill.curation import repetition_kernels
+
+    return repetition_kernels
 
 
 def _read(codes: "Codes", line_feeds: int) -> "tuple[tuple[int, ...], tuple[Hashes, Numbers], Table]":

@@ -1,5 +1,7 @@
 """Bytes to text, without a word from the outside."""
 
+import re
+
 _ENCODINGS = ["utf_16", "utf_32", "gb18030", "big5", "cp1252", "latin_1"]
 
 
@@ -36,9 +38,13 @@ def _guessed(data: bytes) -> str | None:
     return None if best is None else str(best)
 
 
-_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e"
+_INVISIBLE = re.compile(
+    r"[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    r"\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
+)
+"""What a reader does not see: Unicode's Default_Ignorable_Code_Point."""
 
 
 def invisible_share(text: str) -> float:
-    """Share of zero-width characters: what a flood of them is told by, from 0 to 1."""
-    return sum(map(text.count, _INVISIBLE)) / max(1, len(text))
+    """Share of characters without a width: what a flood of them is told by, from 0 to 1."""
+    return sum(map(len, _INVISIBLE.findall(text))) / max(1, len(text))

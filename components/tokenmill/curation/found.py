@@ -20,8 +20,11 @@ class Skipped:
     """Readable, but no document: a picture, a redirect, a link."""
 
     reason: str
+    value: str
+    """What it is,"""
+    threshold: str
+    """and what it had to be."""
     member: str = ""
-    value: str | int | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
 

@@ -17,6 +17,7 @@ from tokenmill.curation.config import IngestConfig
 from tokenmill.curation.encoding import invisible_share
 from tokenmill.curation.fields import KNOWN_FIELDS
 from tokenmill.curation.found import Document, Found, Skipped, Unreadable
+from tokenmill.curation.read_archive import KNOWN_FORMAT
 from tokenmill.curation.readers import CODE_LANGUAGES, reader_for
 from tokenmill.language import language
 from tokenmill.manifest import Draft, Manifest, Shard, canonical
@@ -30,13 +31,13 @@ Outcome = Keep | Drop | Reject
 PART_BYTES, PART_FILES = 4_000_000, 250
 """Files are read by parts of about this many bytes and at most so many files; a larger file is a part of its own."""
 MAX_INVISIBLE = 0.5
-"""Share of zero-width characters above which a text is a flood of them (ours; joined emoji and Persian stay below 0.2)."""
+"""Share of invisible characters above which a text is a flood of them (ours; Persian and emoji in prose stay below 0.2)."""
 
 
 LIBRARIES = ("trafilatura", "py3langid", "charset-normalizer", "warcio", "pypdf", "pyarrow")
 
 
-@step("curation.ingest", version=4, libraries=LIBRARIES, kinds={"sources": "sources"})
+@step("curation.ingest", version=5, libraries=LIBRARIES, kinds={"sources": "sources"})
 def ingest(config: IngestConfig, sources: Manifest, ctx: StepContext) -> Draft:
     """Read every source file into records, partitioned by type and language."""
     shards = sorted(filter(is_document, sources.shards), key=lambda s: s.name)
@@ -121,9 +122,7 @@ def read_source_file(file: SourceFile) -> Iterator[Outcome]:
     opened = Opened.named(name, file.path, type=file.type, fields=file.fields, limits=file.limits, dump=file.dump)
     reader = reader_for(opened.name, file.type)
     if reader is None:
-        yield Drop(
-            "unsupported_format", _record(file, "", 0, "", {}, "none"), name.suffix or name.name, "a known format"
-        )
+        yield Drop("unsupported_format", _record(file, "", 0, "", {}, "none"), name.suffix or name.name, KNOWN_FORMAT)
         return
     member: str | None = None
     ordinal = 0
@@ -146,7 +145,8 @@ def _outcome(file: SourceFile, name: PurePosixPath, ordinal: int, found: Found) 
     if isinstance(found, Unreadable):
         return Reject(found.reason, where + found.place)
     if isinstance(found, Skipped):
-        return Drop(found.reason, _record(file, found.member, ordinal, "", found.fields, "none"), found.value)
+        record = _record(file, found.member, ordinal, "", found.fields, "none")
+        return Drop(found.reason, record, found.value, found.threshold)
     text, fields = found.text, found.fields
     if "\0" in text:
         return Reject("text with NUL characters", f"{where} document {ordinal + 1}")

@@ -23,7 +23,7 @@ class Normaliser:
     characters: re.Pattern[str] | None = None
     """A pattern of one character."""
     line_feeds: tuple[str, ...] = ()
-    """Names of line feeds that stand as they should not: `SPACED`, `OUTER`, `BLANK` (see `text_kernels.marks`)."""
+    """Names of line feeds that stand as they should not: `SPACED`, `OUTER`, `BLANK` (see `mapping_kernels.marks`)."""
 
     def __call__(self, text: str) -> str:
         return self.modify(text)
@@ -76,9 +76,9 @@ def _plan(normalisers: tuple[Normaliser, ...]) -> tuple[Any, tuple[int, ...]]:
 
 @cache
 def _kernels() -> Any:
-    from tokenmill.curation import text_kernels
+    from tokenmill.curation import mapping_kernels
 
-    return text_kernels
+    return mapping_kernels
 
 
 _BREAKS = re.compile(r"[\r\u2028\u2029\x85]")

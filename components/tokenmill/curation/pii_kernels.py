@@ -5,9 +5,8 @@ from typing import Any
 
 import numba
 import numpy
-from numba import types
 
-from tokenmill.curation.text_kernels import CODES, Codes, Table, compiled
+from tokenmill.curation.compiling import CODES, TABLE, Codes, Table, compiled
 
 DIGITS, PLUS, DOTS, COLONS = (1 << bit for bit in range(4))
 """What may stand at a place: ten digits, eight digits and a plus sign, four digits and three dots, an IPv6 address."""
@@ -43,7 +42,7 @@ def places(codes: Codes) -> list[tuple[int, int, int]]:
     return [(start, end, flags) for start, end, flags in found[:made].tolist()]
 
 
-@compiled(CODES, types.Array(types.int64, 2, "C"))
+@compiled(CODES, TABLE)
 def fill(codes: Codes, found: Table) -> int:
     """Write the first places into `found`, as many as it has rows; returns how many there are."""
     made = i = 0

@@ -17,6 +17,7 @@ from typing import IO, Any
 from tokenmill.curation.found import Document, Found, Reader, Skipped, Unreadable
 from tokenmill.streams import Opened, Stream, UnreadableError
 
+KNOWN_FORMAT = "a known format"
 ReaderFor = Callable[..., Reader | None]
 _LICENCE = re.compile(r"(?:un)?licen[cs]e|copying|copyright", re.IGNORECASE)
 _SKIPPED = {"__pycache__", "node_modules"}
@@ -59,6 +60,11 @@ def read_archive(opened: Opened, reader_for: ReaderFor) -> Iterator[Found]:
         yield Unreadable(f"no readable archive ({broken!s:.80})")
 
 
+def is_archive(name: PurePosixPath) -> bool:
+    """Whether a file of that name (without a compression's suffix) is taken for an archive."""
+    return name.suffix.lower() in (".tar", ".zip")
+
+
 def _survey(members: Iterator[_Member], opened: Opened) -> tuple[str, str]:
     """(the root folder that all members share, the licence file's path below it), after a look at names and sizes alone.
 
@@ -91,12 +97,16 @@ def _read_member(member: _Member, root: str, licence: str, opened: Opened, reade
         return
     path = member.name.removeprefix(f"{root}/") if root else member.name
     if member.kind == "link":
-        yield Skipped("link", path)
+        yield Skipped("link", "a link", "a file of its own", path)
         return
     inner = Opened.named(PurePosixPath(path), b"", type=opened.type, fields=opened.fields, limits=opened.limits)
     reader = reader_for(inner.name, opened.type, inside=True)
     if reader is None:
-        yield Skipped("unsupported_format", path)
+        suffix = inner.name.suffix or inner.name.name
+        if is_archive(inner.name):
+            yield Skipped("archive_in_archive", suffix, "no archive in an archive: unpack it first", path)
+        else:
+            yield Skipped("unsupported_format", suffix, KNOWN_FORMAT, path)
         return
     try:
         data = _bytes(member, opened.max_bytes)

@@ -59,10 +59,10 @@ def _response(raw: bytes, place: str, max_bytes: int) -> Found | str | None:
     fields: dict[str, Any] = {"url": headers.get_header("WARC-Target-URI"), "date": headers.get_header("WARC-Date")}
     status = record.http_headers.get_statuscode() if record.http_headers else "200"
     if record.rec_type == "response" and status != "200":
-        return Skipped("http_status", value=status, fields=fields)
+        return Skipped("http_status", status or "none", "200", fields=fields)
     kind, charset = _content_type(record)
     if kind not in (*_PAGES, "text/plain"):
-        return Skipped("unsupported_format", value=kind or "none", fields=fields)
+        return Skipped("unsupported_format", kind or "none", "HTML or plain text", fields=fields)
     body = record.content_stream().read(max_bytes + 1)
     if len(body) > max_bytes:
         return Unreadable(f"too large (a body of more than {max_bytes:,} bytes)", place)

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from tokenmill.curation.encoding import decode
 from tokenmill.curation.fields import from_row
 from tokenmill.curation.found import Document, Found, Reader, Unreadable
-from tokenmill.curation.read_archive import read_archive
+from tokenmill.curation.read_archive import is_archive, read_archive
 from tokenmill.curation.read_html import page_document
 from tokenmill.curation.read_parquet import read_parquet
 from tokenmill.curation.read_pdf import read_pdf
@@ -34,7 +34,7 @@ def reader_for(name: PurePosixPath, kind: str, *, inside: bool = False) -> Reade
         inside: whether it lies in an archive: archives in archives stay closed.
     """
     suffix = name.suffix.lower()
-    if suffix in (".tar", ".zip") and not inside:
+    if is_archive(name) and not inside:
         return lambda opened: read_archive(opened, reader_for)
     if kind == "code":
         return read_text if suffix[1:] in CODE_LANGUAGES else None

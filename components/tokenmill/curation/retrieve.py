@@ -33,7 +33,7 @@ _HAN = re.compile(r"[㐀-䶿一-鿿\uf900-\ufaff]")
 
 
 @step(
-    "curation.retrieve", version=1, libraries=("numpy",),
+    "curation.retrieve", version=2, libraries=("numpy",),
     kinds={"corpus": "corpus", "questions": ("questions", "corpus", "conversations")},
 )  # fmt: skip
 def retrieve(config: RetrieveConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
@@ -249,7 +249,7 @@ class Retrieved:
     def __call__(self, record: Record) -> Keep | Drop:
         found = _hits(self.hits).get(record["id"])
         if found is None:
-            return Drop("not_retrieved", {name: record.get(name) for name in TOLD})
+            return Drop("not_retrieved", {name: record.get(name) for name in TOLD}, 0, "≥ 1 question")
         return Keep(record | {"retrieved": found})
 
 

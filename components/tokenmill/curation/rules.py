@@ -78,7 +78,7 @@ def mean_word_length(doc: Document, low: float = 3.0, high: float = 10.0) -> Ver
 
 @rule
 def mean_token_length(doc: Document, low: float = 3.0, high: float = 10.0) -> Verdict:
-    """The same of words without the punctuation around them: a long address weighs as much, a dash not at all."""
+    """Gopher's 3 to 10, of words without the punctuation around them (ours): a dash has no weight."""
     return within(share(doc.n_unit_characters, doc.n_units), low, high)
 
 
@@ -90,7 +90,7 @@ def alphabetic_words(doc: Document, low: float = 0.8) -> Verdict:
 
 @rule
 def alphabetic_tokens(doc: Document, low: float = 0.8) -> Verdict:
-    """The same of words of which something is left without the punctuation around them."""
+    """Gopher's 80%, of words that are more than punctuation (ours)."""
     return within(share(doc.counts.lettered_words, doc.counts.tokens), low)
 
 
@@ -216,13 +216,13 @@ def ellipsis_lines(doc: Document, high: float = 0.3) -> Verdict:
 
 @rule
 def bullet_lines_in_text(doc: Document, high: float = 0.9) -> Verdict:
-    """Gopher, as datatrove counts it: among all lines, the empty ones too."""
+    """Gopher's 90%, as datatrove counts them: among all lines, the empty ones too."""
     return within(share(doc.counts.bullet_lines, doc.counts.line_feeds + 1), high=high)
 
 
 @rule
 def ellipsis_lines_in_text(doc: Document, high: float = 0.3) -> Verdict:
-    """Gopher, as datatrove counts it: among all lines, the empty ones too."""
+    """Gopher's 30%, as datatrove counts them: among all lines, the empty ones too."""
     return within(share(doc.counts.ellipsis_lines, doc.counts.line_feeds + 1), high=high)
 
 
@@ -326,13 +326,13 @@ def duplicate_ngrams(doc: Document, high: tuple[float, ...] = (0.15, 0.14, 0.13,
 
 @rule
 def top_ngrams_in_text(doc: Document, high: tuple[float, ...] = (0.20, 0.18, 0.16)) -> Verdict:
-    """Gopher, as datatrove counts it: with a space between words, among all characters of the text."""
+    """Gopher's 20, 18 and 16%, as datatrove counts them: with spaces, among all characters of the text."""
     return _first_failure(lambda n: share(doc.top_ngram_characters(n, spaces=1), len(doc.text)), high, start=2)
 
 
 @rule
 def duplicate_ngrams_in_text(doc: Document, high: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)) -> Verdict:
-    """Gopher, as datatrove counts it: the characters of repeated n-grams among all characters of the text."""
+    """Gopher's 15 to 10% of 5- to 10-grams, as datatrove counts them: among all characters of the text."""
     return _first_failure(lambda n: share(doc.duplicate_ngram_characters(n), len(doc.text)), high, start=5)
 
 

@@ -37,7 +37,6 @@ def screen(
         words = tuple(ctx.store.get_blob(block_list.shard(WORDS).blob).decode().splitlines())
     limits = Limits.load(default_limits(config), config.thresholds, thresholds, ctx.store)
     prepare()
-    prepare("pii_kernels", "fill")
     return ctx.map_shards(corpus, Safe.from_config(config, mapped, words, limits))
 
 

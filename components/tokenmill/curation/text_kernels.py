@@ -1,29 +1,15 @@
-"""Compiled passes over a document's code points: counts, words, lines and repetition.
+"""Compiled passes that count: characters, words and lines of a document, all in one look at each character.
 
-Each pass is compiled when this module is first imported on a machine (seconds), and read from numba's cache afterwards
-(beside this file, else in the user's cache folder, else in `NUMBA_CACHE_DIR`). So nothing imports it before it is
-needed, and a step with many workers imports it once before it starts them.
-
-A text is an array of code points, uint32. Words, lines and paragraphs are compared by 64-bit hashes: in a document of a
-million different words, two share a hash with probability 3e-8, and no statistic here would show one such pair. N-grams
-are compared exactly, by the numbers of their words.
+A text is an array of code points, uint32. Words are told apart by 64-bit hashes.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numba
 import numpy
 from numba import types
-from numpy.typing import NDArray
 
-Codes = NDArray[numpy.uint32]
-Kinds = NDArray[numpy.uint16]
-Hashes = NDArray[numpy.uint64]
-Numbers = NDArray[numpy.int64]
-Table = NDArray[numpy.int64]
-F = TypeVar("F", bound=Callable[..., Any])
-
+from tokenmill.curation.compiling import CODES, HASHES, KINDS, LOWER, TABLE, Codes, Hashes, Kinds, Table, compiled
 
 # Kernels return plain tuples, and those who call them put these names on: numba's own way to a named tuple takes longer
 # than the count of a short document.
@@ -75,61 +61,13 @@ class Counts(NamedTuple):
     lorem_ipsum: int
 
 
-class Repetition(NamedTuple):
-    """The rows that `repetition` returns, in this order; each by length n of n-grams."""
-
-    distinct: list[int]
-    """Different units, at n = 1; the other rows start at n = 2."""
-    top: list[int]
-    """Characters in the occurrences of the most frequent n-gram (of several the longest); 0 if none occurs twice."""
-    times: list[int]
-    """How often that one occurs."""
-    duplicate: list[int]
-    """Characters in n-grams that occurred before, none counted twice."""
-
-
-class Repeated(NamedTuple):
-    """What `repeated` returns, of the lines or paragraphs of a text."""
-
-    parts: int
-    again: int
-    """Parts that repeat an earlier one."""
-    characters: int
-    again_characters: int
-
-
-def compiled(*signature: types.Type) -> Callable[[F], F]:
-    """Compile ahead for one signature, from the cache where there is one and without it where none can be written."""
-
-    def compile_(function: Any) -> Any:
-        try:
-            return numba.njit(signature, cache=True)(function)
-        except RuntimeError as failure:  # no folder to keep a cache in: a read-only image without a home
-            if "cannot cache" not in str(failure):
-                raise
-            return numba.njit(signature)(function)
-
-    return compile_
-
-
-CODES = types.Array(types.uint32, 1, "C", readonly=True)
-_KINDS = types.Array(types.uint16, 1, "C")
-_LOWER = types.Array(types.uint32, 1, "C")
-_HASHES = types.Array(types.uint64, 1, "C")
-_NUMBERS = types.Array(types.int64, 1, "C")
-_TABLE = types.Array(types.int64, 2, "C")
-
-# Kinds of characters, flags in the table `kinds`. They stand here and not beside the table, because numba compiles anew
-# when this file changes, not when another does.
+# Kinds of characters, flags in the table `kinds`. They stand here and not beside the table: see `compiling`.
 WHITE, LETTER, CORE, HAN, PUNCTUATION, CONTROL, ENDS, CLOSES = (1 << bit for bit in range(8))
 BULLET, SPACED_BULLET, ELLIPSIS, TERMINAL, SEPARATOR, STRANGE, CASED_TWICE, RARE = (1 << bit for bit in range(8, 16))
 _PLAIN = WHITE | LETTER | CORE | CLOSES
 """What a letter or a space is, and nothing that `_strangers` must look at more closely."""
 
-SPACED, OUTER, BLANK = (1 << bit for bit in range(8, 11))
-"""Line feeds with a space or tab before them, at an end of the text, or more than three in a row (see `marks`)."""
-
-_LINE_FEED, _SPACE, _TAB = map(ord, "\n \t")
+_LINE_FEED, _SPACE = map(ord, "\n ")
 _HASH, _CURLY, _DOT, _WIDE_DOT, _ELLIPSIS, _REPLACEMENT = map(ord, "#{.。…�")
 _JAVASCRIPT = tuple(map(ord, "javascript"))
 _LOREM_IPSUM = tuple(map(ord, "lorem ipsum"))
@@ -141,14 +79,10 @@ _LONG_S, _DOTLESS_I, _SMALL_S, _SMALL_I = map(ord, "ſısi")
 RARE_CHARACTERS = "jJpPÃÂâ锟ï�"
 """What may begin one of the sequences above, the p of ipsum, and what is counted by itself: marked RARE."""
 
-_DISTINCT, _TOP, _TIMES, _DUPLICATE = range(4)
-
 _SEED = numpy.uint64(0xCBF29CE484222325)
 _PRIME = numpy.uint64(0x9E3779B97F4A7C15)
 _SHUFFLE = numpy.uint64(0xD6E8FEB86659FD93)
 _HALF = numpy.uint64(32)
-_BITS = numpy.uint64(64)
-_ONE = numpy.uint64(1)
 
 
 @numba.njit
@@ -182,42 +116,6 @@ def _mojibake(codes: Any, at: int) -> int:
         if code == scar[0] and second == scar[1] and third == scar[2]:
             return 3
     return 0
-
-
-@compiled(CODES, _LOWER, types.boolean)
-def squeezed(codes: Codes, table: Any, after_space: bool) -> Any:
-    """Every character as the table gives it, without the spaces that follow a space."""
-    out = numpy.empty(len(codes), numpy.uint32)
-    made = 0
-    for code in codes:
-        mapped = table[code]
-        is_space = mapped == _SPACE
-        out[made] = mapped
-        made += not (is_space and after_space)
-        after_space = is_space
-    return out[:made].copy()
-
-
-@compiled(CODES, types.Array(types.uint8, 1, "C"))
-def marks(codes: Codes, table: Any) -> int:
-    """The marks that `table` puts on any of the characters, and SPACED, OUTER or BLANK where the text has such line feeds."""
-    found: Any = 0
-    feeds = 0
-    before: Any = numpy.uint32(_LINE_FEED)
-    for code in codes:
-        found |= table[code]
-        if code == _LINE_FEED:
-            feeds += 1
-            if before in (_SPACE, _TAB):
-                found |= SPACED
-            if feeds > 3:
-                found |= BLANK
-        else:
-            feeds = 0
-        before = code
-    if len(codes) and (codes[0] == _LINE_FEED or before == _LINE_FEED):
-        found |= OUTER
-    return found
 
 
 @numba.njit
@@ -285,7 +183,7 @@ def _ends_with_ellipsis(codes: Any, start: int, end: int) -> bool:
     return code == _ELLIPSIS
 
 
-@compiled(CODES, _KINDS, _LOWER, types.int64)
+@compiled(CODES, KINDS, LOWER, types.int64)
 def read(codes: Codes, kinds: Kinds, lower: Any, line_feeds: int) -> tuple[Any, ...]:
     """Everything that one look at each character of a text with so many line feeds tells.
 
@@ -353,67 +251,7 @@ def read(codes: Codes, kinds: Kinds, lower: Any, line_feeds: int) -> tuple[Any, 
     return (*counts, line_feeds, blank_run, *strangers), hashes[:tokens], lengths[:tokens], bounds[:, :made].copy()
 
 
-@numba.njit
-def _first_of_equals(keys: Any, first: Any) -> int:
-    """first[j] = the first place that holds keys[j]; returns how many different keys there are."""
-    bits = 4
-    while (1 << bits) < 3 * len(keys):
-        bits += 1
-    shift, mask = _BITS - numpy.uint64(bits), (_ONE << numpy.uint64(bits)) - _ONE
-    table = numpy.full(1 << bits, -1, numpy.int32)
-    different = 0
-    for j in range(len(keys)):
-        key = keys[j]
-        slot = ((key ^ (key >> _HALF)) * _SHUFFLE) >> shift
-        while table[slot] >= 0 and keys[table[slot]] != key:
-            slot = (slot + _ONE) & mask
-        if table[slot] < 0:
-            table[slot] = j
-            different += 1
-        first[j] = table[slot]
-    return different
-
-
-@numba.njit
-def _hashed(codes: Any, at: int, end: int) -> Any:
-    """Hash of codes[at:end], by two chains of two characters a step: one multiplication is long in coming."""
-    one, other = _SEED, _PRIME ^ numpy.uint64(end - at)
-    while at + 4 <= end:
-        one = (one ^ ((numpy.uint64(codes[at]) << _HALF) | numpy.uint64(codes[at + 1]))) * _PRIME
-        other = (other ^ ((numpy.uint64(codes[at + 2]) << _HALF) | numpy.uint64(codes[at + 3]))) * _SHUFFLE
-        one ^= one >> _HALF
-        other ^= other >> _HALF
-        at += 4
-    while at < end:
-        one = (one ^ numpy.uint64(codes[at])) * _PRIME
-        at += 1
-    return _finished(_finished(one) * _PRIME + other)
-
-
-@compiled(CODES, _TABLE, types.int64)
-def repeated(codes: Codes, bounds: Table, gap: int) -> tuple[int, int, int, int]:
-    """How much of a text's lines repeats; lines with fewer than `gap` line feeds between them count as one part."""
-    starts, ends, gaps = bounds[0], bounds[1], bounds[2]
-    hashes, lengths = numpy.empty(len(starts), numpy.uint64), numpy.empty(len(starts), numpy.int64)
-    parts = again = characters = again_characters = line = 0
-    while line < len(starts):
-        start = starts[line]
-        line += 1
-        while line < len(starts) and gaps[line] < gap:
-            line += 1
-        hashes[parts], lengths[parts] = _hashed(codes, start, ends[line - 1]), ends[line - 1] - start
-        parts += 1
-    first = numpy.empty(parts, numpy.int32)
-    _first_of_equals(hashes[:parts], first)
-    for part in range(parts):
-        characters += lengths[part]
-        if first[part] != part:
-            again += 1
-            again_characters += lengths[part]
-    return parts, again, characters, again_characters
-
-
-@compiled(_TABLE, types.int64)
+@compiled(TABLE, types.int64)
 def lines_below(bounds: Table, words: int) -> int:
     """How many lines have fewer than so many words."""
     below = 0
@@ -422,7 +260,7 @@ def lines_below(bounds: Table, words: int) -> int:
     return below
 
 
-@compiled(_HASHES, _HASHES)
+@compiled(HASHES, HASHES)
 def present(hashes: Hashes, wanted: Hashes) -> int:
     """How many of the wanted hashes are there."""
     found = 0
@@ -431,71 +269,4 @@ def present(hashes: Hashes, wanted: Hashes) -> int:
             if each == one:
                 found += 1
                 break
-    return found
-
-
-@numba.njit
-def _repeats(places: Any, first: Any, seen: Any, before: Any, size: int) -> tuple[Any, Any, Any]:
-    """(characters of the most frequent n-gram's occurrences, their number, characters in n-grams seen before)."""
-    best: Any = 0
-    best_length: Any = 0
-    covered: Any = 0
-    again: Any = 0
-    for j in range(len(places)):
-        place = places[j]
-        start, end = before[place], before[place + size]
-        often = seen[first[j]]
-        if often > 1 and (often > best or (often == best and end - start > best_length)):
-            best, best_length = often, end - start
-        if first[j] != j:
-            again += end - max(start, covered)
-            covered = end
-    return best * best_length, best, again
-
-
-@compiled(_HASHES, _NUMBERS, types.int64)
-def repetition(hashes: Hashes, lengths: Numbers, longest: int) -> Table:
-    """Different units, and repetition of the 2- to `longest`-grams, of a sequence of units with these hashes and lengths.
-
-    Returns rows by `Repetition`, a column a length of n-grams.
-
-    An (n+1)-gram can repeat only where the n-grams at its place and at the next one do. So each length looks only at
-    what the one before left over, and its n-grams are known by a pair of n-gram numbers: no hash of hashes.
-    """
-    n = len(hashes)
-    found = numpy.zeros((4, longest + 1), numpy.int64)
-    before = numpy.empty(n + 1, numpy.int64)  # characters before each unit
-    before[0] = 0
-    for i in range(n):
-        before[i + 1] = before[i] + lengths[i]
-    places = numpy.arange(n).astype(numpy.int32)
-    keys = hashes.copy()
-    first, seen = numpy.empty(n, numpy.int32), numpy.empty(n, numpy.int32)
-    numbers = numpy.full(n + 1, -1, numpy.int32)  # of the n-gram at each place; -1 where it occurs once
-    left = n
-    found[_DISTINCT, 1] = _first_of_equals(keys, first)
-    for size in range(1, longest + 1):
-        if size > 1:
-            _first_of_equals(keys[:left], first)
-        seen[:left] = 0
-        for j in range(left):
-            seen[first[j]] += 1
-        if size > 1:
-            found[_TOP, size], found[_TIMES, size], found[_DUPLICATE, size] = _repeats(
-                places[:left], first, seen, before, size
-            )
-        for j in range(left):
-            numbers[places[j]] = first[j] if seen[first[j]] > 1 else -1
-        kept: Any = 0
-        for j in range(left):  # no branch: whether a word repeats is not to be foreseen
-            place = places[j]
-            number, following = numbers[place], numbers[place + 1]
-            goes_on = number >= 0 and following >= 0
-            keys[kept] = (numpy.uint64(number) << _HALF) | numpy.uint64(following)
-            places[kept] = place
-            kept += goes_on
-            numbers[place] = number if goes_on else -1  # else nor does anything longer repeat here
-        left = kept
-        if left == 0:
-            break
     return found

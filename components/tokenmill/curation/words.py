@@ -53,9 +53,9 @@ def _text(codes: NDArray[numpy.uint32]) -> str:
 
 @cache
 def _kernels() -> Any:
-    from tokenmill.curation import text_kernels
+    from tokenmill.curation import mapping_kernels
 
-    return text_kernels
+    return mapping_kernels
 
 
 @cache

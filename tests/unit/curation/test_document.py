@@ -1,5 +1,6 @@
 """The compiled statistics. Oracle: the same statistics in plain Python, on random and on real text of three kinds."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from plain_document import RULE_VALUES, PlainDocument
 
 from tokenmill.curation import characters, text_kernels
-from tokenmill.curation.document import Document
+from tokenmill.curation.document import _COMPILED, Document
 from tokenmill.curation.rules import RULES
 
 ROOT = Path(__file__).parents[3]
@@ -107,6 +108,14 @@ def test_a_long_document_keeps_apart_what_a_short_hash_would_not():
     words = Document(" ".join(f"w{n:x}" for n in range(100_000)))
     assert words.unique_share == 1 and words.duplicate_ngram_share(5) == 0
     assert Document("\n".join(f"line {n}" for n in range(60_000))).repeated_lines == (0, 0)
+
+
+@pytest.mark.parametrize(("module", "last"), _COMPILED.items())
+def test_what_is_looked_for_to_see_whether_a_module_is_compiled_is_what_it_compiles_last(module, last):
+    passes = vars(importlib.import_module(f"tokenmill.curation.{module}"))
+    lines = {name: p.py_func.__code__.co_firstlineno for name, p in passes.items() if hasattr(p, "py_func")}
+    signed = {name: line for name, line in lines.items() if passes[name].nopython_signatures and name[0] != "_"}
+    assert last == max(signed, key=signed.__getitem__)
 
 
 def test_importing_curation_imports_no_compiler(run_python):

@@ -280,7 +280,32 @@ def test_a_torn_archive_keeps_what_came_whole(read):
     outcomes = read("x.tar", data[:6_000], "code")
     assert told(outcomes)[0] == "x" and isinstance(outcomes[-1], Reject)
     assert [type(o) for o in read("x.zip", zipped(("a.py", b"x = 1"))[:-20], "code")] == [Reject]
-    assert told(read("x.tar", tar(("in.tar", tar(("a.py", b"x")))), "code")) == ["unsupported_format"]
+
+
+@pytest.mark.parametrize("kind", ["code", "web"])
+@pytest.mark.parametrize("pack", [tar, zipped])
+def test_an_archive_in_an_archive_stays_closed_and_says_so(read, pack, kind):
+    inner = tar(("a.py", b"x = 1"), ("a.md", b"One"))
+    closed = {
+        "in.tar": inner, "in.tar.gz": gzip.compress(inner), "in.TGZ": gzip.compress(inner),
+        "in.tar.zst": zstandard.compress(inner), "in.zip": zipped(("a.py", b"x = 1")),
+    }  # fmt: skip
+    outcomes = read(f"x.{'tar' if pack is tar else 'zip'}", pack(*closed.items(), ("b.md", b"Two")), kind)
+    assert told(outcomes) == ["archive_in_archive"] * 5 + ["Two"]
+    assert [o.value for o in outcomes[:5]] == [".tar", ".tar", ".tar", ".tar", ".zip"]
+    assert {o.record["text"] for o in outcomes[:5]} == {""}
+
+
+def test_whatever_is_passed_over_says_what_it_is_and_what_it_had_to_be(read):
+    packed = tar(("a.png", b"PNG"), ("Makefile", b"all:"), ("b.txt", tarfile.SYMTYPE, "a.png"), ("c.zip", b"PK"))
+    passed = [*read("x.tar", packed), *read("x.warc", b"".join(crawl(*PAGES))), *read("x.png", b"PNG")]
+    assert [(o.reason, o.value, o.threshold) for o in passed if isinstance(o, Drop)] == [
+        ("unsupported_format", ".png", "a known format"), ("unsupported_format", "Makefile", "a known format"),
+        ("link", "a link", "a file of its own"),
+        ("archive_in_archive", ".zip", "no archive in an archive: unpack it first"),
+        ("unsupported_format", "image/png", "HTML or plain text"), ("http_status", "404", "200"),
+        ("unsupported_format", ".png", "a known format"),
+    ]  # fmt: skip
 
 
 # Sizes ---------------------------------------------------------------------------------------------------------------
@@ -318,15 +343,28 @@ def test_parts_hold_every_file_once_in_order_and_do_not_grow(read):
         ("x.jsonl", "[" * 100_000 + "]" * 100_000, "not JSON"),
         ("x.txt", "\u200b\u200d\ufeff" * 400 + "word", "zero_width_flood"),
         ("x.txt", "\u200b" * 4000, "zero_width_flood"),
+        ("x.py", "\u200e\u202e" * 400 + "x = 1", "zero_width_flood"),
+        ("x.txt", "word" + "\U000e0041" * 400, "zero_width_flood"),
+        ("x.jsonl", json.dumps({"text": "w\ufe0f\u3164" * 400}), "zero_width_flood"),
+        ("x.jsonl", json.dumps({"text": "One"}).encode("utf-32"), "not JSON"),
+        ("x.txt", "One".encode("utf-32-le"), "undecodable text"),
         ("x.html", "<div>" * 100_000 + ENGLISH, "nested too deep"),
         ("x.html", "<html><body>" + "<a" * 100_000, "empty"),
         ("x.html", b"\0\0\0", "undecodable text"),
         ("x.html", "<p>" + ENGLISH * 90_000, "too large"),
     ],
-    ids=range(10),
+    ids=range(15),
 )
 def test_what_is_no_text_is_set_aside_with_its_reason(read, name, data, reason):
-    assert told(read(name, data)) == [reason]
+    assert told(read(name, data, "code" if name.endswith("py") else "web")) == [reason]
+
+
+@pytest.mark.parametrize(
+    "text", ["می\u200cخواهم خانه\u200cها را ببینم", "❤\ufe0f I love it! 👨\u200d👩\u200d👧\u200d👦 1\ufe0f\u20e3"]
+)
+def test_joiners_and_selectors_where_people_write_them_are_no_flood(read, text):
+    (kept,) = read("x.txt", text)
+    assert isinstance(kept, Keep) and kept.record["text"] == text
 
 
 def test_a_byte_order_mark_and_line_ends_of_windows_do_no_harm(read):

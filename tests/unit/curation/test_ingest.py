@@ -100,6 +100,7 @@ def test_a_list_of_texts_or_records_in_json(read):
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [(ENGLISH, "utf-8-sig"), (ENGLISH, "cp1252"), (ENGLISH, "utf-16"), (CHINESE, "gb18030"), (CHINESE, "utf-16"),
+     (ENGLISH, "utf-32"), (CHINESE, "utf-32"),
      (CHINESE.replace("两", "兩"), "utf-8")],
 )  # fmt: skip
 def test_encodings_in_use_for_english_and_chinese_are_detected(text, encoding):

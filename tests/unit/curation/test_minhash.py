@@ -131,10 +131,11 @@ def test_repetitions_do_not_count():
     assert (signatures([sentence * 3])[0] == signatures([sentence * 40])[0]).all()
 
 
-def test_the_pure_functions_are_found_where_deduplication_is():
+def test_the_pure_functions_are_found_where_deduplication_is_and_take_what_others_rely_on():
     from tokenmill.curation import clusters, deduplicate, minhash
 
     assert deduplicate.signatures is minhash.signatures
     assert deduplicate.clusters is clusters.clusters
+    assert deduplicate.signatures(["one two three four"] * 2, 3, 64).shape == (2, 64)  # texts, ngram, permutations
     with pytest.raises(AttributeError, match="no attribute 'cluster_of'"):
         deduplicate.cluster_of

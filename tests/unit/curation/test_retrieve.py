@@ -43,7 +43,8 @@ def retrieved(lab: Lab, documents: list[dict], questions: list[dict], shard: int
 def test_scores_and_ranks_are_those_of_a_search_in_the_whole_corpus(tmp_path, seed):
     documents = [document(i, text) for i, text in enumerate(texts(50, seed))]
     questions = [{"id": f"q{i}", "question": text} for i, text in enumerate(texts(4, seed + 100))]
-    kept, made = retrieved(Lab(tmp_path), documents, questions, per_question=5)
+    lab = Lab(tmp_path)
+    kept, made = retrieved(lab, documents, questions, per_question=5)
 
     oracle = bm25s.BM25(method="lucene", k1=1.5, b=0.75, dtype="float64")
     oracle.index([d["text"].split() for d in documents], show_progress=False)
@@ -62,6 +63,9 @@ def test_scores_and_ranks_are_those_of_a_search_in_the_whole_corpus(tmp_path, se
         assert found == expected[name] | {"score": pytest.approx(expected[name]["score"], abs=2e-6)}
     assert made["corpus"].dropped == {"not_retrieved": 50 - len(expected)}
     assert made["corpus"].counts["in"] == 50
+    aside = [row for s in made["corpus"].aside for row in read_jsonl(lab.store.blob_path(s.blob))]
+    assert {row["id"] for row in aside} == {d["id"] for d in documents} - expected.keys()
+    assert all(row["dropped"] == {"reason": "not_retrieved", "value": 0, "threshold": "≥ 1 question"} for row in aside)
 
 
 def test_how_the_corpus_is_cut_into_shards_changes_nothing(tmp_path):

@@ -143,6 +143,16 @@ def test_every_built_in_rule_set_loads_and_every_document_type_is_covered():
     assert {RuleSet.open(name).lang for name in built_in("published")} == {"en"}
 
 
+SOURCE = re.compile(r"Gopher|C4|FineWeb|The Stack|RefinedWeb|\bours\b")
+NUMBER = re.compile(r"\d|\b(?:half|one|two|three|four|ten|thousand|without any)\b")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_says_where_it_is_from_and_what_its_threshold_means(name):
+    told = RULES[name].__doc__ or ""
+    assert SOURCE.search(told) and NUMBER.search(told), told
+
+
 MORE_DEFECTS = {
     "curly_brackets": PROSE + " {{ title }}",
     "white_space": PROSE.replace(" ", "\t\t\t\t\t"),

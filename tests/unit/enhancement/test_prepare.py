@@ -1,9 +1,11 @@
 """The domain set and what is left out of it."""
 
+import orjson
 import pytest
 from pico import Lab
 
 from tokenmill.enhancement.config import PrepareConfig
+from tokenmill.enhancement.decontamination import REPORT
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.records import JSONL, read_jsonl
 from tokenmill.steps import configured, find
@@ -42,6 +44,22 @@ def test_a_question_is_dropped_and_what_shares_its_template_is_not(lab):
     kept, dropped = selected(lab, problems(10), {"generate/maths": asked})
     assert kept == {f"math-{i}" for i in range(10)} - {"math-3", "math-4", "math-5"}
     assert dropped == {"asked_by_evaluation": 3}
+
+
+def test_hits_are_reported_a_benchmark(lab):
+    def suite(*numbers: int) -> list[dict]:
+        return [{"id": f"q{i}", "question": PROBLEM.format(a=20 + i, b=50 + i), "answer": "1"} for i in numbers]
+
+    suites = {"generate/maths": suite(3, 4, 5), "choice/angles": suite(5, 88, 89), "generate/other": suite(77, 78, 79)}
+    made = lab.step(
+        "enhancement.prepare",
+        PrepareConfig(),
+        corpus=lab.issue("corpus", {f"type=math/lang=en/part-00000{JSONL}": problems(10)}),
+        questions=lab.issue("questions", {f"{name}{JSONL}": rows for name, rows in suites.items()}),
+    )
+    report = orjson.loads(lab.store.get_blob(made["decontamination"].shard(REPORT).blob))
+    assert report["hits"] == {"choice/angles": 1, "generate/maths": 3} and report["looked_for"] == 9
+    assert made["decontamination"].counts["hits"] == 4 and report["dropped"] == {"asked_by_evaluation": 3}
 
 
 def test_a_document_that_evaluation_reads_is_known_by_its_id(lab):
