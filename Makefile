@@ -61,7 +61,7 @@ soak: install ## twenty random kills of one training, which ends with the digest
 benchmark-curation: install ## curation beside datatrove and rensa: rules, duplicates, code order, decontamination
 	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark]'
 	$(BIN)/python benchmarks/curation.py all
-	$(BIN)/python benchmarks/curation_deduplicate.py --megabytes 20 --slow-megabytes 2
+	$(BIN)/python benchmarks/curation_deduplicate.py --megabytes 240 --slow-megabytes 6
 	$(BIN)/python benchmarks/curation_code.py
 	$(BIN)/python benchmarks/curation_decontaminate.py
 
