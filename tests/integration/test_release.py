@@ -12,6 +12,7 @@ from pico import Lab, Released, released
 from tokenmill import serving
 from tokenmill.deployment.config import DeployConfig, PromoteConfig, RegisterConfig
 from tokenmill.deployment.release import RELEASE
+from tokenmill.deployment.server import VLLMServer
 from tokenmill.errors import CorruptError, InputError
 from tokenmill.lineage import resolve
 from tokenmill.manifest import Manifest
@@ -217,7 +218,7 @@ def test_an_engine_that_serves_other_weights_and_another_template_is_caught(
     template = (other / "chat_template.jinja").read_text()
     assert "'environment'" in template
     (other / "chat_template.jinja").write_text(template.replace("{{- '<|im_end|>\\n' -}}", "{{- '<|im_end|>' -}}"))
-    with serving.VLLMServer(other, log=tmp_path / "vllm.log") as server:
+    with VLLMServer(other, log=tmp_path / "vllm.log") as server:
         found = smoke_test(server, truth, DeployConfig(answer_tokens=8, parity_tokens=16))
     assert not found.ok
     assert found.parity["equal"] < found.parity["chats"]
