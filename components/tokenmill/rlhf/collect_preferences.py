@@ -59,8 +59,8 @@ def collect_preferences(
     unseen = sum(query["template"] in heldout for query in queries)
     edge = max(unseen, round(config.heldout_queries * len(asked)))
     for role, rows in (("heldout_queries", queries[:edge]), ("queries", queries[edge:])):
-        counts = {"of_heldout_templates": unseen} if role == "heldout_queries" else {}
-        drafts[role] = ctx.write_records("conversations", {SHARD: rows}, counts=counts)
+        judged = {"of_heldout_templates": unseen} if role == "heldout_queries" else {}
+        drafts[role] = ctx.write_records("conversations", {SHARD: rows}, counts=judged)
     return drafts
 
 
