@@ -1,5 +1,6 @@
 """Batches of preference pairs: whole pairs, a fixed token budget, a mean over the pairs of the global batch."""
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class PairPack:
     pairs: int
 
 
-class PairBatches(Generic[One, Packed]):
+class PairBatches(ABC, Generic[One, Packed]):
     """The `Batches` of pairs: shuffled by the seed, cut where the next pair would exceed the budget.
 
     A rank computes on at most `micro_batch_tokens` of its pairs at once, at least on one; the gradient is the same.
@@ -108,13 +109,13 @@ class PairBatches(Generic[One, Packed]):
             self.bins[-1].append(index)
             room -= self._tokens(index)
 
+    @abstractmethod
     def tokens_of(self, pair: One) -> int:
         """What a pair costs of the budget."""
-        raise NotImplementedError
 
+    @abstractmethod
     def packed(self, pairs: Sequence[One]) -> Packed:
         """What the loss is given of some pairs. Without a pair it is one token, which is computed on for nothing."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.bins)
