@@ -1,5 +1,6 @@
 """A version in the model registry, and a pin in the store that keeps everything it was made of."""
 
+from tokenmill.deployment.alias import actor, move
 from tokenmill.deployment.config import RegisterConfig
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
@@ -29,7 +30,8 @@ def register(config: RegisterConfig, model: Manifest, verdict: Manifest | None, 
     version = registry.register_model(name, model, run=ctx.run, tags=tags)
     ctx.store.pin(f"models/{name}/{version}", model.digest)
     if config.alias:
-        registry.set_alias(name, config.alias, version)
+        who = f"{actor()}, run {ctx.run.key}"
+        move(registry, name, config.alias, version, action="registered", why="it was registered", who=who)
     ctx.log.info("registered", name=name, version=version, alias=config.alias or "none")
     value = {
         "name": name,
