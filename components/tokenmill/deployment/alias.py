@@ -79,7 +79,9 @@ class AuditLog:
 
     def append(self, record: Record) -> None:
         if not self.backend.create(audit_key(self.target, self.model, record.number), canonical(record.model_dump())):
-            raise CorruptError(f"{self.model}: record {record.number} was written by another hand: look, then try again")
+            raise CorruptError(
+                f"{self.model}: record {record.number} was written by another hand: look, then try again"
+            )
 
 
 def log_of(registry: Registry, model: str) -> AuditLog:
@@ -102,7 +104,9 @@ def move(
     Raises:
         InputError: it is promoted to a version that no gate let pass, and nobody forced it.
     """
-    lock = acquire(registry.store, f"alias-{sha256(f'{target_name(registry.uri)}/{model}'.encode())[:32]}", ttl_s=LOCK_S)
+    lock = acquire(
+        registry.store, f"alias-{sha256(f'{target_name(registry.uri)}/{model}'.encode())[:32]}", ttl_s=LOCK_S
+    )
     assert lock  # nothing says that the work is done
     with lock:
         now = registry.alias_version(model, alias)
@@ -146,7 +150,9 @@ def passed_verdict(store: ArtifactStore, what: str, tags: dict[str, str]) -> str
         raise InputError(f"{refused}it was not registered by TokenMill")
     model = store.get_manifest(tags[MANIFEST_TAG])
     if model.kind != "release" or VERDICT_TAG not in tags:
-        raise InputError(f"{refused}no gate judged it (it is of kind {model.kind}). --force --reason WHY does it anyway")
+        raise InputError(
+            f"{refused}no gate judged it (it is of kind {model.kind}). --force --reason WHY does it anyway"
+        )
     verdict = store.get_manifest(tags[VERDICT_TAG])
     pinned = orjson.loads(store.get_blob(model.shard("release.json").content))
     if pinned["verdict"]["content"] != verdict.content:

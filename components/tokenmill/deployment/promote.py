@@ -73,4 +73,3 @@ def decide(now: str | None, version: str, former: str | None, smoke: dict[str, o
     if smoke["served"] and now == version:
         return Move(former, "rolled back", str(smoke["reason"]))
     return Move(now, "kept", str(smoke["reason"]))
-
