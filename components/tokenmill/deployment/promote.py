@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tokenmill.deployment.alias import actor, move, way_back
 from tokenmill.deployment.config import PromoteConfig
 from tokenmill.deployment.deploy import DEPLOYMENT
 from tokenmill.deployment.register import REGISTRATION
@@ -10,11 +11,8 @@ from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, effect
 from tokenmill.tracking import Registry
-from tokenmill.tracking.connection import one_line_errors
 
 PROMOTION = "promotion.json"
-REPLACED = "tokenmill.replaced.{alias}"
-"""Tag of a version: which one it replaced under an alias, and therefore the way back."""
 Action = Literal["promoted", "kept", "rolled back"]
 
 
@@ -29,28 +27,24 @@ def promote(config: PromoteConfig, registration: Manifest, deployment: Manifest,
     registered, smoke = ctx.read_json(registration, REGISTRATION), ctx.read_json(deployment, DEPLOYMENT)
     if smoke["release"] != registered["model"]:
         raise InputError("the deployment is of another release than the registration: deploy what is registered")
-    name, version, alias = registered["name"], registered["version"], config.alias
+    name, version = registered["name"], registered["version"]
     registry = Registry(ctx.store)
-    now = registry.alias_version(name, alias)
-    former = replaced_by(registry, name, version, alias)
-    move = decide(now, version, former, smoke, config.needs_smoke_test)
-    if move.action == "promoted" and now:
-        remember(registry, name, version, alias, replaced=now)
-    if move.target and move.target != now:
-        registry.set_alias(name, alias, move.target)
-    elif move.target != now:
-        with one_line_errors(registry.uri):
-            registry.client.delete_registered_model_alias(name, alias)
-    ctx.log.info("alias", name=name, alias=alias, version=move.target or "none", action=move.action, why=move.why)
+    now = registry.alias_version(name, config.alias)
+    former = way_back(registry, name, config.alias, version)
+    wanted = decide(now, version, former, smoke, config.needs_smoke_test)
+    if wanted.action != "kept":
+        who = f"{actor()}, run {ctx.run.key}"
+        move(registry, name, config.alias, wanted.target, action=wanted.action, why=wanted.why, who=who)
+    ctx.log.info("alias", name=name, alias=config.alias, version=wanted.target or "none", action=wanted.action)
     value = {
         "name": name,
-        "alias": alias,
+        "alias": config.alias,
         "before": now,
-        "version": move.target,
-        "action": move.action,
-        "why": move.why,
+        "version": wanted.target,
+        "action": wanted.action,
+        "why": wanted.why,
     }
-    return ctx.write_json("promotion", PROMOTION, value, counts={"promoted": int(move.target == version)})
+    return ctx.write_json("promotion", PROMOTION, value, counts={"promoted": int(wanted.target == version)})
 
 
 @dataclass(frozen=True)
@@ -79,15 +73,3 @@ def decide(now: str | None, version: str, former: str | None, smoke: dict[str, o
     if smoke["served"] and now == version:
         return Move(former, "rolled back", str(smoke["reason"]))
     return Move(now, "kept", str(smoke["reason"]))
-
-
-def replaced_by(registry: Registry, name: str, version: str, alias: str) -> str | None:
-    """The version that `version` replaced under an alias."""
-    with one_line_errors(registry.uri):
-        return registry.client.get_model_version(name, version).tags.get(REPLACED.format(alias=alias))
-
-
-def remember(registry: Registry, name: str, version: str, alias: str, *, replaced: str) -> None:
-    """Write down the way back, before the alias moves."""
-    with one_line_errors(registry.uri):
-        registry.client.set_model_version_tag(name, version, REPLACED.format(alias=alias), replaced)

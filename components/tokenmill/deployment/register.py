@@ -1,8 +1,10 @@
 """A version in the model registry, and a pin in the store that keeps everything it was made of."""
 
+from tokenmill.deployment.alias import VERDICT_TAG, actor, move
 from tokenmill.deployment.config import RegisterConfig
 from tokenmill.errors import InputError
-from tokenmill.manifest import Draft, Manifest
+from tokenmill.lineage import upstream
+from tokenmill.manifest import Draft, Manifest, canonical, sha256
 from tokenmill.steps import StepContext, effect
 from tokenmill.tracking import Registry, RunRef
 
@@ -21,7 +23,7 @@ def register(config: RegisterConfig, model: Manifest, verdict: Manifest | None, 
     A release is registered only with the verdict that let it pass. The pin keeps it, its ancestors and all their blobs
     from garbage collection.
     """
-    tags = {"tokenmill.role": config.role, "tokenmill.kind": model.kind}
+    tags = {"tokenmill.role": config.role, "tokenmill.kind": model.kind} | _origin_tags(model, ctx)
     if model.kind == "release":
         tags |= _gate_tags(model, verdict, ctx)
     registry = Registry(ctx.store)
@@ -29,7 +31,8 @@ def register(config: RegisterConfig, model: Manifest, verdict: Manifest | None, 
     version = registry.register_model(name, model, run=ctx.run, tags=tags)
     ctx.store.pin(f"models/{name}/{version}", model.digest)
     if config.alias:
-        registry.set_alias(name, config.alias, version)
+        who = f"{actor()}, run {ctx.run.key}"
+        move(registry, name, config.alias, version, action="registered", why="it was registered", who=who)
     ctx.log.info("registered", name=name, version=version, alias=config.alias or "none")
     value = {
         "name": name,
@@ -49,10 +52,21 @@ def registered_name(role: str, run: RunRef) -> str:
     return f"internlm2-{role}-{preset}" if preset else f"internlm2-{role}"
 
 
+def _origin_tags(model: Manifest, ctx: StepContext) -> dict[str, str]:
+    """What a version's page says of where it comes from. Its own lineage is `tokenmill.manifest`: a Merkle root."""
+    graph = upstream(ctx.store, model.digest)
+    sources = sorted({node.content for node in graph.nodes.values() if node.kind == "sources"})
+    trained = [graph.nodes[edge.parent] for edge in graph.parents(model.digest) if edge.role == "weights"][:1]
+    tags = {"data.digest": sha256(canonical(sources))} if sources else {}
+    for name, made in zip(("tokenmill", "training"), (model, *trained), strict=False):
+        tags |= {f"{name}.{what}": str(made.observed[what]) for what in ("commit", "image") if what in made.observed}
+    return tags
+
+
 def _gate_tags(release: Manifest, verdict: Manifest | None, ctx: StepContext) -> dict[str, str]:
     pinned = ctx.read_json(release, "release.json")
     if verdict is None or pinned["verdict"]["content"] != verdict.content:
         raise InputError(f"release {release.digest[:12]} is registered with the verdict that it pins: give that one")
     if not ctx.read_json(verdict, "verdict.json")["passed"]:
         raise InputError(f"the gate did not pass {pinned['name']}: it is not registered")
-    return {"gate.status": "passed", "gate.verdict": verdict.digest}
+    return {"gate.status": "passed", VERDICT_TAG: verdict.digest}

@@ -50,6 +50,7 @@ def main() -> None:
         inspecting,
         modeling,
         planning,
+        promoting,
         running,
         serving,
         tokenizing,

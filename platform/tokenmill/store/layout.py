@@ -8,6 +8,7 @@ work/<key>/lease/<n>                who works on an action; work/<key>/<attempt>
 runs/<run>/…                        events of a run
 pins/<name>                         a digest that garbage collection keeps, with all its ancestors; registered models have one
 registry/<mlflow>/<model>/<digest>  the version that a manifest is registered as
+audit/<mlflow>/<model>/<n>          one move of an alias of a registered model; never deleted
 annotations/…                       what people said of answers; nothing that is made anew: collection leaves it alone
 tombstones/<document>               a document that was taken down, and every model that saw it
 gc/<notice>                         what a running collection is about to delete
@@ -58,3 +59,9 @@ def tombstone_key(document: str) -> str:
 
 def registry_key(target: str, model: str, digest: str) -> str:
     return check_key(f"registry/{target}/{model}/{_sha256(digest)}")
+
+
+def audit_key(target: str, model: str, number: int | None) -> str:
+    """Of one record; without a number, what all records of a model begin with."""
+    last = "" if number is None else f"{number:06d}.json"
+    return check_key(f"audit/{target}/{model}/{last}", prefix=number is None)

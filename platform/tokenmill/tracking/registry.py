@@ -105,10 +105,24 @@ class Registry:
             self.client.set_model_version_tag(name, version, tag, value)
         return version
 
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Move `alias` to `version`: what promotion is."""
+    def set_alias(self, name: str, alias: str, version: str | None) -> None:
+        """Move `alias` to `version`, or take it away. Who promotes leaves a record too: `tokenmill.deployment.alias`."""
         with one_line_errors(self.uri):
-            self.client.set_registered_model_alias(name, alias, str(version))
+            if version is None:
+                self.client.delete_registered_model_alias(name, alias)
+            else:
+                self.client.set_registered_model_alias(name, alias, version)
+
+    def tag_model(self, name: str, tag: str, value: str) -> None:
+        with one_line_errors(self.uri):
+            self.client.set_registered_model_tag(name, tag, value)
+
+    def version_tags(self, name: str, version: str) -> dict[str, str]:
+        """A version's tags; `InputError` if there is no such version."""
+        with one_line_errors(self.uri):
+            if self._has(name, version):
+                return dict(self.client.get_model_version(name, version).tags)
+        raise InputError(self._unknown(name, f"version {version}"))
 
     def alias_version(self, name: str, alias: str) -> str | None:
         """The version an alias stands at; None when nobody has set it."""
@@ -130,10 +144,7 @@ class Registry:
         name, version = match["name"], match["version"] or self.alias_version(match["name"], match["alias"])
         if version is None:
             raise InputError(self._unknown(name, f"alias {match['alias']!r}"))
-        with one_line_errors(self.uri):
-            if not self._has(name, version):
-                raise InputError(self._unknown(name, f"version {version}"))
-            tags = self.client.get_model_version(name, version).tags
+        tags = self.version_tags(name, version)
         if MANIFEST_TAG not in tags:
             raise InputError(f"models:/{name}/{version} was not registered by TokenMill: it points at no manifest")
         return str(tags[MANIFEST_TAG])

@@ -1,0 +1,167 @@
+"""Aliases move by command, leave records that cannot be edited unseen, and never to what no gate passed. A real MLflow."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import orjson
+import pytest
+from pico import Lab, Released, released
+from servers import MLflowServer
+from typer.testing import CliRunner
+
+from tokenmill.cli.main import app
+from tokenmill.deployment.alias import AUDIT_TAG, log_of, move, roll_back
+from tokenmill.deployment.config import RegisterConfig
+from tokenmill.errors import CorruptError, InputError, UserError
+from tokenmill.tracking import Registry
+
+pytestmark = pytest.mark.integration
+NAME = "internlm2-chat-pico"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    server = MLflowServer(tmp_path_factory.mktemp("mlflow"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", server.start())
+        patch.setenv("TOKENMILL_COMMIT", "c0ffee")
+        patch.setenv("TOKENMILL_IMAGE", "tokenmill/deployer:test")
+        yield Lab(tmp_path_factory.mktemp("lab"))
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def versions(lab: Lab) -> list[Released]:
+    """Registered as versions 1, 2 and 3."""
+    made = [released(lab, seed=seed) for seed in (0, 5, 9)]
+    for one in made:
+        lab.step("deployment.register", RegisterConfig(), model=one.release, verdict=one.verdict)
+    return made
+
+
+@pytest.fixture
+def registry(lab: Lab, versions: list[Released]) -> Registry:
+    return Registry(lab.store)
+
+
+def cli(lab: Lab, *arguments: str, code: int = 0) -> str:
+    """What a command prints; with code 2, the one line that refuses it."""
+    import tokenmill.cli.promoting  # noqa: F401 - registers the commands
+
+    done = CliRunner().invoke(app, [*arguments, "--store", lab.store.uri])
+    if code:
+        assert isinstance(done.exception, UserError)  # which the command line tells in one line: exit code 2
+        return str(done.exception)
+    assert done.exception is None, done.exception
+    return done.output
+
+
+def test_promotion_rollback_and_their_records(lab: Lab, registry: Registry, versions: list[Released]) -> None:
+    for number in ("1", "2", "3"):
+        cli(lab, "promote", f"{NAME}@{number}", "--to", "champion", "--reason", f"trial {number}")
+    assert registry.alias_version(NAME, "champion") == "3"
+    assert "3 → 2" in cli(lab, "rollback", NAME, "--alias", "champion", "--reason", "it rambles")
+    assert "2 → 1" in cli(lab, "rollback", NAME, "--alias", "champion")  # not back to 3, which 2 did not come from
+    assert "nothing stood there before it" in cli(lab, "rollback", NAME, "--alias", "champion", code=2)
+    assert "already" in cli(lab, "promote", f"{NAME}@1", "--to", "champion")
+
+    told = orjson.loads(cli(lab, "audit", NAME, "--alias", "champion", "--json"))
+    assert told["aliases"] == {"champion": "1"}
+    moves = [(r["action"], r["before"], r["after"], r["why"]) for r in told["records"]]
+    assert moves == [
+        ("promoted", None, "1", "trial 1"),
+        ("promoted", "1", "2", "trial 2"),
+        ("promoted", "2", "3", "trial 3"),
+        ("rolled back", "3", "2", "it rambles"),
+        ("rolled back", "2", "1", "rolled back by hand"),
+    ]
+    assert [r["verdict"] for r in told["records"]] == [versions[i].verdict.digest for i in (0, 1, 2, 1, 0)]
+    assert [r["release"] for r in told["records"]] == [versions[i].release.digest for i in (0, 1, 2, 1, 0)]
+    assert all(r["who"].partition("@")[2] and r["time"].endswith("+00:00") for r in told["records"])
+
+    tags = registry.client.get_registered_model(NAME).tags
+    for record in told["records"]:
+        assert orjson.loads(tags[f"{AUDIT_TAG}.{record['number']:06d}"]) == record
+
+
+def test_registration_moves_its_alias_through_the_same_door(lab: Lab, registry: Registry) -> None:
+    candidates = [r for r in log_of(registry, NAME).records() if r.alias == "candidate"]
+    assert [(r.action, r.after) for r in candidates] == [("registered", "1"), ("registered", "2"), ("registered", "3")]
+    assert "run " in candidates[0].who
+
+
+def test_a_version_says_where_it_comes_from(registry: Registry, versions: list[Released]) -> None:
+    tags = registry.version_tags(NAME, "1")
+    assert tags["tokenmill.manifest"] == versions[0].release.digest
+    assert tags["gate.verdict"] == versions[0].verdict.digest
+    assert (tags["tokenmill.commit"], tags["tokenmill.image"]) == ("c0ffee", "tokenmill/deployer:test")
+    assert len(tags["data.digest"]) == 64
+    assert tags["data.digest"] == registry.version_tags(NAME, "2")["data.digest"]  # other weights of the same data
+
+
+def test_what_no_gate_passed_is_promoted_only_by_force_and_with_a_reason(lab: Lab, versions: list[Released]) -> None:
+    lab.step("deployment.register", RegisterConfig(role="base"), model=versions[0].weights)
+    name = "internlm2-base-pico"
+    assert "no gate judged it" in cli(lab, "promote", f"{name}@1", code=2)
+    assert "say why with --reason" in cli(lab, "promote", f"{name}@1", "--force", code=2)
+    assert Registry(lab.store).alias_version(name, "production") is None
+    assert "FORCED, no verdict" in cli(lab, "promote", f"{name}@1", "--force", "--reason", "a trial without a gate")
+    assert Registry(lab.store).alias_version(name, "production") == "1"
+
+
+def test_a_verdict_tag_alone_promotes_nothing(lab: Lab, registry: Registry, versions: list[Released]) -> None:
+    """Whoever may write tags in MLflow cannot lend a version the verdict of another, or one that did not pass."""
+    failed = lab.issue_json("verdict", {"verdict.json": {"passed": False}, "verdict.md": "# no"})
+    for forged, said in ((versions[1].verdict.digest, "about another release"), (failed.digest, "another release")):
+        with pytest.MonkeyPatch.context() as patch:
+            tags = registry.version_tags(NAME, "1") | {"gate.verdict": forged}
+            patch.setattr(registry, "version_tags", lambda *_, tags=tags: tags)
+            with pytest.raises(InputError, match=said):
+                move(registry, NAME, "forged", "1", action="promoted", why="trust me")
+    assert registry.alias_version(NAME, "forged") is None
+
+
+@pytest.mark.parametrize("damage", ["edited", "removed"])
+def test_a_record_that_was_changed_afterwards_shows(lab: Lab, registry: Registry, damage: str) -> None:
+    for number in ("1", "2", "1"):
+        move(registry, NAME, damage, number, action="promoted", why="as it was")
+    log = log_of(registry, NAME)
+    records = log.records()
+    second = next(r for r in records if r.alias == damage and r.after == "2")
+    path = lab.folder / "store" / "audit" / log.target / NAME / f"{second.number:06d}.json"
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "edited":
+        path.write_bytes(whole.replace(b"as it was", b"as I like"))
+    with pytest.raises(CorruptError, match="does not follow the record before it"):
+        log.records()
+    path.unlink(missing_ok=True)
+    path.write_bytes(whole)
+    assert log.records() == records
+
+
+def test_moves_at_the_same_time_are_records_one_after_the_other(registry: Registry) -> None:
+    def promote(number: int) -> Any:
+        return move(registry, NAME, "contested", str(number % 3 + 1), action="promoted", why=f"{number}")
+
+    with ThreadPoolExecutor(6) as pool:
+        done = [record for record in pool.map(promote, range(6)) if record]
+    records = [r for r in log_of(registry, NAME).records() if r.alias == "contested"]
+    assert {r.number for r in done} == {r.number for r in records}
+    assert [r.before for r in records] == [None, *(r.after for r in records[:-1])]  # each starts where the last ended
+    assert registry.alias_version(NAME, "contested") == records[-1].after
+
+
+def test_an_alias_that_was_moved_past_tokenmill_is_said(lab: Lab, registry: Registry) -> None:
+    move(registry, NAME, "bypassed", "1", action="promoted", why="properly")
+    registry.set_alias(NAME, "bypassed", "2")
+    assert "somebody moved it past TokenMill" in cli(lab, "audit", NAME, "--alias", "bypassed")
+
+
+def test_what_is_not_there_is_said_in_one_line(lab: Lab, registry: Registry) -> None:
+    assert "has no version 99" in cli(lab, "promote", f"{NAME}@99", code=2)
+    assert "has no alias 'nobody'" in cli(lab, "promote", f"{NAME}@nobody", code=2)
+    assert "expected MODEL@VERSION" in cli(lab, "promote", NAME, code=2)
+    with pytest.raises(InputError, match="no alias 'nobody' to roll back"):
+        roll_back(registry, NAME, "nobody", why="")
