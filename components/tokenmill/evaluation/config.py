@@ -45,6 +45,22 @@ class EvaluateConfig(StepConfig):
     execution: EvaluateExecution = EvaluateExecution()
 
 
+class EndpointExecution(EvaluateExecution):
+    """Where the served model is, and how it is asked. Its key, where it wants one, is in TOKENMILL_ENDPOINT_KEY."""
+
+    url: str = Field("", description="of an OpenAI-compatible server that takes token ids, e.g. vLLM; `/v1` or not")
+    concurrency: int = Field(16, ge=1, description="requests under way together")
+    timeout_s: float = Field(600.0, gt=0, description="of a request, seconds")
+    tries: int = Field(4, ge=1, description="of a request that a busy or absent server did not answer")
+
+
+class EndpointConfig(EvaluateConfig):
+    """A served model on all suites; the same options, and so the same questions, as in this process."""
+
+    model: str = Field("", description="its name in requests")
+    execution: EndpointExecution = EndpointExecution()
+
+
 class CollectConfig(StepConfig):
     pass
 
