@@ -132,7 +132,16 @@ class CompareConfig(StepConfig):
         description="group → suites, as shell patterns; a suite counts in the first that names it (report Figure 12)",
     )
     resamples: int = Field(1_000, ge=100, description="bootstrap resamples of a difference's standard error")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of a difference's interval")
     seed: int = Field(0, description="of the bootstrap")
+
+
+class BoardConfig(StepConfig):
+    """Models and their scores side by side."""
+
+    suite: str = Field(
+        "", description="base or chat: its datasets in its order, and the report's scores; empty: all there is"
+    )
 
 
 class EvaluationConfig(Section):
@@ -143,4 +152,5 @@ class EvaluationConfig(Section):
     collect_training_sets: CollectConfig = CollectConfig()
     contamination: ContaminationConfig = ContaminationConfig()
     compare: CompareConfig = CompareConfig()
+    board: BoardConfig = BoardConfig()
     gate: GateConfig = GateConfig()

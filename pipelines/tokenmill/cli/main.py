@@ -50,6 +50,7 @@ def main() -> None:
         inspecting,
         modeling,
         planning,
+        ranking,
         running,
         serving,
         tokenizing,

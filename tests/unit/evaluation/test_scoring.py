@@ -211,3 +211,25 @@ def test_a_datasets_question_is_put_as_it_stands(subject: Subject, monkeypatch: 
         ("So 3, or", "3,", 1.0),
         ("So 3, or\n(B)", "B", 1.0),
     ]
+
+
+def test_drawn_programs_give_pass_at_k_and_one_is_greedy(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four programs of the first question one passes, of the second none: 1 - C(3, 2) / C(4, 2) = 0.5, and 0."""
+    programs = iter(["right", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong"])
+    asked: list[float] = []
+
+    def answer(self: InProcess, prompts: Any, sampling: Any) -> list[Answer]:
+        asked.append(sampling.temperature)
+        return [Answer(subject.tokenizer.encode(next(programs)), False) for _ in prompts]
+
+    def check(question: str, said: str, test: str) -> Any:
+        return scoring.programs.Outcome(said == "right", "ran")
+
+    monkeypatch.setattr(InProcess, "answers", answer)
+    monkeypatch.setattr(scoring.programs, "check", check)
+    drawn = {"samples": 4, "k": 2, "temperature": 0.7}
+    records = [{"id": str(i), "question": "def f():", "test": "f()"} | drawn for i in range(2)]
+    assert [one["score"] for one in scoring.code(subject, records)] == [0.5, 0.0]
+    programs = iter(["right"])
+    (alone,) = scoring.code(subject, [{"id": "a", "question": "def f():", "test": "f()"}])
+    assert (alone["score"], alone["said"], asked) == (1.0, "right", [0.7, 0.0])
