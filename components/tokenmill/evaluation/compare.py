@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from statistics import NormalDist
 from typing import Any, Literal
 
 import orjson
@@ -38,6 +39,9 @@ class Change:
     difference: float | None
     se: float | None
     """Standard error of the difference. None, as the numbers, where a model gave no finite loss."""
+    low: float | None
+    high: float | None
+    """The difference's interval, `confidence` of it: of a suite the bootstrap's, of a group that of its standard error."""
     n: int
     """Questions of a suite, suites of a group."""
 
@@ -51,7 +55,7 @@ class Change:
 
 @step(
     "evaluation.compare",
-    version=1,
+    version=2,
     libraries=("numpy",),
     kinds={"before": "evaluation", "after": "evaluation"},
 )
@@ -74,8 +78,12 @@ def compare(config: CompareConfig, before: Manifest, after: Manifest, ctx: StepC
         for side, one in (("before", old), ("after", new))
     }
     report = compared | {
+        "confidence": config.confidence,
         "groups": [asdict(group) | {"better": group.better} for group in groups],
         "suites": [asdict(s) | {"better": s.better, "group": group_of(s.name, config.groups)} for s in suites],
+        "flips": {
+            s.name: flips(old.predictions[s.name], new.predictions[s.name]) for s in suites if s.measure == "score"
+        },
     }
     folder = ctx.workdir / "comparison"
     folder.mkdir()
@@ -89,6 +97,12 @@ def compare(config: CompareConfig, before: Manifest, after: Manifest, ctx: StepC
     return ctx.write_files("comparison", folder, counts=counts)
 
 
+def flips(before: Mapping[str, dict[str, Any]], after: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Questions whose score rose and fell, by their ids."""
+    changes = {id: after[id]["score"] - before[id]["score"] for id in sorted(before)}
+    return {"gained": [id for id, x in changes.items() if x > 0], "lost": [id for id, x in changes.items() if x < 0]}
+
+
 def group_of(suite: str, groups: Mapping[str, Sequence[str]]) -> str:
     """The first group that names the suite."""
     return next((name for name, patterns in groups.items() if any(fnmatchcase(suite, p) for p in patterns)), OTHER)
@@ -96,7 +110,7 @@ def group_of(suite: str, groups: Mapping[str, Sequence[str]]) -> str:
 
 def _suites(config: CompareConfig, old: Measured, new: Measured) -> Iterator[Change]:
     """The suites of both; contamination's splits are no capability."""
-    bootstrap = Bootstrap(config.resamples, seed=config.seed)
+    bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
     for suite in sorted(set(old.facts["suites"]) & set(new.facts["suites"])):
         mine, theirs = old.predictions[suite], new.predictions[suite]
         if set(mine) != set(theirs):
@@ -113,16 +127,20 @@ def _change(suite: str, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], 
     else:
         weights, values, measure = [1.0] * len(pairs), [(a["score"], b["score"]) for a, b in pairs], "score"
     if not all(math.isfinite(x) for pair in values for x in pair):
-        return Change(suite, measure, None, None, None, None, len(pairs))
+        return Change(suite, measure, None, None, None, None, None, None, len(pairs))
     before, after = (
         sum(w * x for w, x in zip(weights, side, strict=True)) / sum(weights) for side in zip(*values, strict=True)
     )
-    error = bootstrap.standard_error([b - a for a, b in values], weights)
-    return Change(suite, measure, _round(before), _round(after), _round(after - before), _round(error), len(pairs))
+    differences = [b - a for a, b in values]
+    error, interval = bootstrap.standard_error(differences, weights), bootstrap.mean(differences, weights)
+    before, after, difference, error = map(_round, (before, after, after - before, error))
+    low, high = _round(interval.low), _round(interval.high)
+    return Change(suite, measure, before, after, difference, error, low, high, len(pairs))
 
 
 def _groups(config: CompareConfig, suites: Sequence[Change]) -> Iterator[Change]:
     """A group's mean over its suites, each once, whatever its size (report: "report as means"); scores and losses apart."""
+    sigmas = NormalDist().inv_cdf((1 + config.confidence) / 2)
     for name in (*config.groups, OTHER):
         for measure in ("score", "loss"):
             own = [s for s in suites if s.measure == measure and group_of(s.name, config.groups) == name]
@@ -131,7 +149,12 @@ def _groups(config: CompareConfig, suites: Sequence[Change]) -> Iterator[Change]
                 squares = _sum(None if s.se is None else s.se**2 for s in own)
                 error = None if squares is None else _round(math.sqrt(squares) / len(own))
                 means = {field: None if x is None else _round(x / len(own)) for field, x in sums.items()}
-                yield Change(name, own[0].measure, **means, se=error, n=len(own))
+                middle = means["difference"]
+                reach = (
+                    None if middle is None or error is None else [_round(middle + x * error) for x in (-sigmas, sigmas)]
+                )
+                low, high = reach or (None, None)
+                yield Change(name, own[0].measure, **means, se=error, low=low, high=high, n=len(own))
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

@@ -45,6 +45,22 @@ class EvaluateConfig(StepConfig):
     execution: EvaluateExecution = EvaluateExecution()
 
 
+class EndpointExecution(EvaluateExecution):
+    """Where the served model is, and how it is asked. Its key, where it wants one, is in TOKENMILL_ENDPOINT_KEY."""
+
+    url: str = Field("", description="of an OpenAI-compatible server that takes token ids, e.g. vLLM; `/v1` or not")
+    concurrency: int = Field(16, ge=1, description="requests under way together")
+    timeout_s: float = Field(600.0, gt=0, description="of a request, seconds")
+    tries: int = Field(4, ge=1, description="of a request that a busy or absent server did not answer")
+
+
+class EndpointConfig(EvaluateConfig):
+    """A served model on all suites; the same options, and so the same questions, as in this process."""
+
+    model: str = Field("", description="its name in requests")
+    execution: EndpointExecution = EndpointExecution()
+
+
 class CollectConfig(StepConfig):
     pass
 
@@ -116,7 +132,16 @@ class CompareConfig(StepConfig):
         description="group → suites, as shell patterns; a suite counts in the first that names it (report Figure 12)",
     )
     resamples: int = Field(1_000, ge=100, description="bootstrap resamples of a difference's standard error")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of a difference's interval")
     seed: int = Field(0, description="of the bootstrap")
+
+
+class BoardConfig(StepConfig):
+    """Models and their scores side by side."""
+
+    suite: str = Field(
+        "", description="base or chat: its datasets in its order, and the report's scores; empty: all there is"
+    )
 
 
 class EvaluationConfig(Section):
@@ -127,4 +152,5 @@ class EvaluationConfig(Section):
     collect_training_sets: CollectConfig = CollectConfig()
     contamination: ContaminationConfig = ContaminationConfig()
     compare: CompareConfig = CompareConfig()
+    board: BoardConfig = BoardConfig()
     gate: GateConfig = GateConfig()

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from tokenmill import answers
 from tokenmill.config import Section
 from tokenmill.errors import InputError
-from tokenmill.evaluation.grading import Metric
+from tokenmill.evaluation.grading import CORPUS, Metric
 from tokenmill.evaluation.questions import Mode, shard_name
 from tokenmill.records import Record
 
@@ -66,12 +66,17 @@ class Dataset(Section):
     template: str = Field(description="what stands before the answer")
     option: str = Field("{choice}", description="what stands for an option, after the template")
     choices: str | tuple[str, ...] | None = Field(None, description="field with the options, or a field each")
-    answer: str = Field("{answer}", description="the right answer: of a choice its text, letter or index from 0")
+    answer: str = Field(
+        "{answer}", description="the right answer: of a choice its text, letter or index from 0; a list: any of them"
+    )
     answer_extraction: Literal["none", "hash", "boxed"] = Field("none", description="what of it counts")
     shot: str | None = Field(None, description="what follows the template in an example [` ` and the right answer]")
     few_shot: FewShot | None = Field(None, description="null: none")
     extraction: answers.Extraction = Field("final", description="what of a written answer counts")
     metric: Metric = Field("same", description="how it is compared with the right one")
+    samples: int = Field(1, ge=1, description="code: programs drawn a question; 1: one, greedy")
+    k: int = Field(1, ge=1, description="code: of pass@k, at most `samples`")
+    temperature: float = Field(0.8, gt=0, description="of drawn programs (Chen et al. 2021, for pass@100)")
     test: str = Field("{test}", description="code: the program that checks it, run after what the model wrote")
     reference: dict[str, float] = Field(default_factory=dict, description="scores that the report gives, by model")
     notes: str = Field("", description="what to know when numbers are compared")
@@ -80,6 +85,8 @@ class Dataset(Section):
     def _whole(self) -> "Dataset":
         if self.inferencer in ("ppl", "likelihood") and not self.choices:
             raise ValueError(f"{self.inferencer} chooses among options: say in `choices` where they are")
+        if self.k > self.samples:
+            raise ValueError(f"pass@{self.k} wants {self.k} samples at least: raise `samples`")
         return self
 
 
@@ -146,6 +153,8 @@ def _shots(dataset: Dataset, folder: Path) -> str | None:
 
 def _example(dataset: Dataset, record: Mapping[str, Any], place: str) -> str:
     options = _options(dataset, record, place)
+    if several := _several(dataset, record):
+        record = {**record, _FIELD.fullmatch(dataset.answer)[1]: several[0]}  # type: ignore[index] # it is one field
     fields = _fields(record, options)
     if options and dataset.inferencer in ("ppl", "likelihood"):
         right = options[_right(dataset, record, options, place)]
@@ -162,18 +171,42 @@ def _asked(dataset: Dataset, record: Mapping[str, Any], place: str) -> Record:
     if dataset.inferencer == "ppl_only":
         return {"text": question}
     if dataset.inferencer == "code":
-        return {"question": question, "test": _fill(dataset.test, fields, place)}
+        drawn = {"samples": dataset.samples, "k": dataset.k, "temperature": dataset.temperature}
+        return {"question": question, "test": _fill(dataset.test, fields, place)} | (
+            drawn if dataset.samples > 1 else {}
+        )
     if dataset.inferencer == "generate":
-        right = _fill(dataset.answer, fields, place)
-        if options:
-            right = options[_right(dataset, record, options, place)]["letter"]
-        if (counts := answers.EXTRACTIONS[dataset.answer_extraction](right)) is None:
-            raise InputError(
-                f"{place}: the right answer has nothing that answer_extraction={dataset.answer_extraction} finds"
-            )
-        return {"question": question, "answer": counts, "extraction": dataset.extraction, "metric": dataset.metric}
+        counts = [_counted(dataset, right, place) for right in _answers(dataset, record, options, place)]
+        asked = {"question": question, "answer": counts[0] if len(counts) == 1 else counts}
+        language = {"language": dataset.language} if dataset.metric in CORPUS else {}
+        return asked | {"extraction": dataset.extraction, "metric": dataset.metric} | language
     choices = [question + _fill(dataset.option, fields | option, place) for option in options]
     return {"question": question, "choices": choices, "answer": _right(dataset, record, options, place)}
+
+
+def _answers(dataset: Dataset, record: Mapping[str, Any], options: list[dict[str, str]], place: str) -> list[str]:
+    """The right answers of a question that is answered in writing: a letter, a text, or any of several."""
+    if options:
+        return [options[_right(dataset, record, options, place)]["letter"]]
+    if several := _several(dataset, record):
+        return [str(one) for one in several]
+    return [_fill(dataset.answer, record, place)]
+
+
+def _several(dataset: Dataset, record: Mapping[str, Any]) -> list[Any]:
+    """The answers of a record whose answer is a list."""
+    one = _FIELD.fullmatch(dataset.answer)
+    found = record.get(one[1]) if one else None
+    return found if isinstance(found, list) else []
+
+
+def _counted(dataset: Dataset, right: str, place: str) -> str:
+    """What of a right answer counts."""
+    if (counts := answers.EXTRACTIONS[dataset.answer_extraction](right)) is None:
+        raise InputError(
+            f"{place}: the right answer has nothing that answer_extraction={dataset.answer_extraction} finds"
+        )
+    return counts
 
 
 def _options(dataset: Dataset, record: Mapping[str, Any], place: str) -> list[dict[str, str]]:

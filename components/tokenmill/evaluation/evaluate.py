@@ -1,34 +1,31 @@
-"""One model on all suites: numbers with intervals, and every prediction they are made of."""
+"""One model on all suites, in this process or behind an endpoint: numbers with intervals, and every prediction they are
+made of."""
 
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenmill.errors import InputError
-from tokenmill.evaluation.config import EvaluateConfig
+from tokenmill.evaluation.config import EndpointConfig, EvaluateConfig
+from tokenmill.evaluation.grading import graded_as, whole
 from tokenmill.evaluation.questions import suite_of
-from tokenmill.evaluation.statistics import Bootstrap
+from tokenmill.evaluation.statistics import Bootstrap, Interval
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.records import JSONL
-from tokenmill.steps import StepContext, step
+from tokenmill.records import JSONL, Record
+from tokenmill.steps import StepContext, effect, step
+
+if TYPE_CHECKING:
+    from tokenmill.evaluation.backend import Backend
 
 EVALUATION, PREDICTIONS = "evaluation.json", f"predictions{JSONL}"
-METRICS = {
-    "perplexity": "perplexity",
-    "choice": "accuracy",
-    "likelihood": "accuracy",
-    "generate": "accuracy",
-    "code": "pass@1",
-    "format": "well-formed share",
-}
 
 
 @step(
     "evaluation.evaluate",
-    version=3,
+    version=4,
     reproducible="same_platform",
-    libraries=("torch", "numpy", "tokenizers"),
+    libraries=("torch", "numpy", "tokenizers", "sacrebleu"),
     kinds={"weights": "weights", "tokenizer": "tokenizer", "questions": "questions"},
 )
 def evaluate(
@@ -37,11 +34,43 @@ def evaluate(
     """Answer every question; greedy, so that the same inputs give the same numbers."""
     import torch
 
-    from tokenmill.evaluation.scoring import MODES, Subject
+    from tokenmill.evaluation.in_process import InProcess
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    backend = InProcess.load(ctx.files(weights), config.execution)
+    return _examined(config, backend, tokenizer, questions, ctx, {"model": weights.content})
+
+
+@effect(
+    "evaluation.evaluate_endpoint",
+    version=1,
+    section="evaluation.evaluate",
+    kinds={"weights": "weights", "tokenizer": "tokenizer", "questions": "questions"},
+)
+def evaluate_endpoint(
+    config: EndpointConfig, weights: Manifest | None, tokenizer: Manifest, questions: Manifest, ctx: StepContext
+) -> Draft:
+    """Ask a served model the same questions. `weights` is what it is said to serve; without, it goes by its name there."""
+    from tokenmill.evaluation.endpoint import Endpoint
+
+    backend = Endpoint.at(config.model, config.execution)
+    told = {"model": weights.content if weights else config.model, "served_as": config.model}
+    return _examined(config, backend, tokenizer, questions, ctx, told)
+
+
+def _examined(
+    config: EvaluateConfig,
+    backend: "Backend",
+    tokenizer: Manifest,
+    questions: Manifest,
+    ctx: StepContext,
+    told: dict[str, str],
+) -> Draft:
+    """The evaluation of a model; `told` is what says which one it is."""
+    from tokenmill.evaluation.scoring import MODES, Subject
+
     bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
-    subject = Subject.load(ctx.files(weights), ctx.files(tokenizer), config)
+    subject = Subject.of(backend, ctx.files(tokenizer), config)
     suites: dict[str, Any] = {}
     contamination: dict[str, Any] = {}
     predictions = []
@@ -52,12 +81,13 @@ def evaluate(
                 raise InputError(
                     f"questions {questions.digest[:12]}: {shard.name} has no known mode; there are {', '.join(MODES)}"
                 )
-            found = MODES[mode](subject, list(ctx.records(questions, shard)))
+            records = list(ctx.records(questions, shard))
+            found = MODES[mode](subject, records)
             predictions += [{"suite": f"{mode}/{suite}", "score": None} | row for row in found]
             if mode == "contamination":
                 contamination[suite] = deltas(found, bootstrap)
             elif found:
-                suites[f"{mode}/{suite}"] = {"metric": METRICS[mode]} | summary(mode, found, bootstrap)
+                suites[f"{mode}/{suite}"] = summary(mode, found, bootstrap, records)
             bar.advance()
     values = {f"evaluation/{name}": suite["value"] for name, suite in suites.items()}
     ctx.metrics({name: value for name, value in values.items() if value is not None})
@@ -75,7 +105,7 @@ def evaluate(
         {
             "label": config.label,
             "form": config.form,
-            "model": weights.content,
+            **told,
             "tokenizer": tokenizer.content,
             "questions": questions.content,
             "suites": suites,
@@ -92,18 +122,24 @@ DELTAS = {"delta1": ("test", "reference"), "delta2": ("test", "train")}
 """Δ1 = L(test) − L(reference): low if the test leaked. Δ2 = L(test) − L(train): high if train is known by heart."""
 
 
-def summary(mode: str, predictions: Sequence[dict[str, Any]], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Value, interval and number of samples of a suite; a diverged model's value and interval are None."""
+def summary(
+    mode: str, predictions: Sequence[dict[str, Any]], bootstrap: Bootstrap, records: Sequence[Record]
+) -> dict[str, Any]:
+    """Metric, value, interval and number of samples of a suite; a diverged model's value and interval are None."""
+    metric, more = graded_as(mode, records), {}
     if mode == "perplexity":
         losses, tokens = zip(*((p["loss"] / p["tokens"], p["tokens"]) for p in predictions), strict=True)
         loss = bootstrap.mean(losses, tokens)
-        interval = loss.map(_perplexity)
+        interval: Interval = loss.map(_perplexity)
         more = {"loss": _round(loss.value), "tokens": sum(tokens)}
+    elif corpus := whole(predictions, records):
+        interval = bootstrap.of_sums(*corpus)
     else:
-        interval, more = bootstrap.mean([p["score"] for p in predictions]), {}
+        interval = bootstrap.mean([p["score"] for p in predictions])
     numbers = {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high}
     measured = all(map(math.isfinite, numbers.values()))
-    return {name: _round(x) if measured else None for name, x in numbers.items()} | {"n": len(predictions)} | more
+    told = {name: _round(x) if measured else None for name, x in numbers.items()}
+    return {"metric": metric, **told, "n": len(predictions), **more}
 
 
 def _perplexity(loss: float) -> float:

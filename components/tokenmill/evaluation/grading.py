@@ -1,23 +1,70 @@
 """What a written answer is worth beside the right one, by the metric that its question names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from tokenmill import answers
-from tokenmill.evaluation.metrics import exact_match, f1, rouge_l
+from tokenmill.evaluation.metrics import bleu, chrf, corpus_statistics, exact_match, f1, rouge_l
+from tokenmill.evaluation.metrics.translation import Statistics
 
-Metric = Literal["same", "exact_match", "f1", "rouge_l"]
-"""How an answer is compared with the right one. same: as numbers, or as text."""
+Metric = Literal["same", "exact_match", "f1", "rouge_l", "bleu", "chrf"]
+"""How an answer is compared with the right one. same: as numbers, or as text; bleu, chrf: of a translation."""
 
-METRICS: dict[str, Callable[[str, str], float]] = {
-    "same": lambda found, right: float(answers.same(found, right)),
-    "exact_match": lambda found, right: exact_match(found, [right]),
-    "f1": lambda found, right: f1(found, [right]),
-    "rouge_l": lambda found, right: rouge_l(found, [right]),
+METRICS: dict[str, Callable[[str, list[str], str], float]] = {
+    "same": lambda found, right, _: float(any(answers.same(found, one) for one in right)),
+    "exact_match": lambda found, right, _: exact_match(found, right),
+    "f1": lambda found, right, _: f1(found, right),
+    "rouge_l": lambda found, right, _: rouge_l(found, right),
+    "bleu": lambda found, right, language: bleu([found], [right], language) / 100,
+    "chrf": lambda found, right, _: chrf([found], [right]) / 100,
+}
+"""Of one answer, 0 to 1: found, right ones, their language."""
+CORPUS = ("bleu", "chrf")
+"""Metrics of all answers together, which no mean over answers is."""
+NAMES = {
+    "same": "accuracy",
+    "exact_match": "exact match",
+    "f1": "F1",
+    "rouge_l": "ROUGE-L",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+}
+MODE_NAMES = {
+    "perplexity": "perplexity",
+    "choice": "accuracy",
+    "likelihood": "accuracy",
+    "format": "well-formed share",
 }
 
 
 def graded(said: str, record: Mapping[str, Any]) -> tuple[str | None, float]:
     """The answer in what was said, by the record's `extraction`, and its score by the record's `metric`."""
     found = answers.EXTRACTIONS[record.get("extraction", "final")](said)
-    return found, 0.0 if found is None else METRICS[record.get("metric", "same")](found, record["answer"])
+    if found is None:
+        return None, 0.0
+    return found, METRICS[record.get("metric", "same")](found, _right(record), record.get("language", "en"))
+
+
+def graded_as(mode: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """The name of what a suite is measured by; all its questions name one metric."""
+    if mode == "code":
+        return f"pass@{records[0].get('k', 1)}"
+    return MODE_NAMES.get(mode) or NAMES[records[0].get("metric", "same")]
+
+
+def whole(
+    predictions: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
+) -> tuple[Statistics, Callable[[Statistics], float]] | None:
+    """Where a metric is of all answers together: each one's counts, and the score of their sum, 0 to 1; else None."""
+    metric = records[0].get("metric")
+    if metric not in CORPUS:
+        return None
+    found = [prediction["found"] or "" for prediction in predictions]
+    counts, score = corpus_statistics(metric, found, [_right(r) for r in records], records[0].get("language", "en"))
+    return counts, lambda total: score(total) / 100
+
+
+def _right(record: Mapping[str, Any]) -> list[str]:
+    """The right answers, any of which will do."""
+    answer = record["answer"]
+    return [answer] if isinstance(answer, str) else list(answer)

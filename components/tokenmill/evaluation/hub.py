@@ -3,15 +3,50 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenmill.evaluation.dataset import INFERENCERS, Dataset, rendered, version
+import yaml
+from pydantic import Field
+
+from tokenmill.config import Section
+from tokenmill.errors import InputError
+from tokenmill.evaluation.dataset import INFERENCERS, SHIPPED, Dataset, load, rendered, version
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import write_jsonl
 from tokenmill.steps.context import scratch, store_file
-from tokenmill.steps.runner import observed
+from tokenmill.steps.publish import publish
 from tokenmill.store import ArtifactStore
 
 STEP, VERSION = "evaluation.add", 1
 _PINS = "datasets/"
+SUITES = Path(__file__).parent / "suites"
+
+
+class Suite(Section):
+    """A named list of benchmarks that belong together."""
+
+    description: str = Field(description="one line")
+    form: str = Field(description="how its models are asked: plain or chat")
+    models: tuple[str, ...] = Field(description="of the report, whose scores are shown beside")
+    names: tuple[str, ...] = Field(description="of its datasets, in the order of the report's tables")
+    not_asked: dict[str, str] = Field(
+        default_factory=dict, description="benchmark of the report → why it is no dataset here"
+    )
+
+    @property
+    def datasets(self) -> list[Dataset]:
+        return [load(SHIPPED, shipped=name) for name in self.names]
+
+
+def suites() -> list[str]:
+    """Names of the suites that TokenMill ships."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def suite(name: str) -> Suite:
+    """One of them. Raises InputError for another name."""
+    if name not in suites():
+        raise InputError(f"no suite {name!r}; there are {', '.join(suites())}")
+    path = SUITES / f"{name}.yaml"
+    return Suite.at(path.name, yaml.safe_load(path.read_text("utf-8")))
 
 
 class Added(NamedTuple):
@@ -33,7 +68,7 @@ def add(store: ArtifactStore, dataset: Dataset, folder: Path) -> Added:
     """Bring a dataset into a store, in place of an earlier one of its name; what it was evaluated with stays."""
     shard, records = rendered(dataset, folder)
     told = {"licence": dataset.licence, "origin": dataset.origin or dataset.name}
-    sources = _issue(store, Draft(kind="sources", shards=(), facts={"sources": {dataset.name: told}}))
+    sources = publish(store, Draft(kind="sources", shards=(), facts={"sources": {dataset.name: told}}), STEP, VERSION)
     facts = {
         "group": dataset.group,
         "language": dataset.language,
@@ -49,7 +84,7 @@ def add(store: ArtifactStore, dataset: Dataset, folder: Path) -> Added:
             counts={"suites": 1, shard.partition(".")[0]: count},
             facts={"dataset": {"name": dataset.name, "version": version(dataset, folder), **facts}},
         )
-    questions = _issue(store, draft, source=sources)
+    questions = publish(store, draft, STEP, VERSION, source=sources)
     store.pin(_PINS + dataset.name, questions.digest)
     return Added(dataset.name, questions)
 
@@ -63,10 +98,3 @@ def listed(store: ArtifactStore) -> list[Added]:
 def suite_name(dataset: Dataset) -> str:
     """`<mode>/<name>`, as an evaluation has it."""
     return f"{INFERENCERS[dataset.inferencer]}/{dataset.name}"
-
-
-def _issue(store: ArtifactStore, draft: Draft, **parents: Manifest) -> Manifest:
-    digests = {role: (parent.digest,) for role, parent in parents.items()}
-    manifest = Manifest.issue(draft, parents=digests, step=STEP, version=VERSION, config={}, observed=observed())
-    store.put_manifest(manifest)
-    return manifest

@@ -5,15 +5,13 @@ difference: a tie (report §5.3 swaps orders; counting a disagreement as a tie i
 MT-bench's forms (Zheng et al. 2023), with its verdicts: `[[8]]`, `[[A]]`, `[[B]]`, `[[C]]`.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import requests
+from typing import Literal
 
 from tokenmill.errors import InputError, UserError
+from tokenmill.evaluation.server import Server
 
 Verdict = Literal["first", "second", "tie"]
 Ask = Callable[[str], str]
@@ -62,34 +60,16 @@ class Endpoint:
 
     def __call__(self, prompt: str) -> str:
         """One answer, greedy. Raises UserError where the server stays away or refuses."""
-        url = f"{self.url.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
             "temperature": 0,
             "max_tokens": self.max_tokens,
         }
-        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(KEY)) else {}
-        for left in reversed(range(self.tries)):
-            try:
-                answer = requests.post(url, json=body, headers=headers, timeout=self.timeout_s)
-            except requests.RequestException as away:
-                if not left:
-                    raise UserError(f"the judge at {self.url} does not answer: {type(away).__name__}") from None
-                continue
-            if left and (answer.status_code == 429 or answer.status_code >= 500):
-                continue
-            return self._said(answer)
-        raise InputError(f"the judge at {self.url} was never asked: tries is {self.tries}")
-
-    def _said(self, answer: requests.Response) -> str:
-        if answer.status_code != 200:
-            advice = f"; set {KEY}" if answer.status_code in (401, 403) else ""
-            raise UserError(f"the judge at {self.url} refuses model {self.model}: HTTP {answer.status_code}{advice}")
+        document = Server(self.url, KEY, "judge", self.timeout_s, self.tries).post("/chat/completions", body)
         try:
-            document: Any = answer.json()
             return str(document["choices"][0]["message"]["content"])
-        except (ValueError, LookupError, TypeError):
+        except (LookupError, TypeError):
             raise UserError(f"the judge at {self.url} does not speak OpenAI's chat protocol") from None
 
 

@@ -1,4 +1,4 @@
-"""A model on the suites: losses in packed passes, answers in batches. Runs on CPU or GPU, without a server."""
+"""A model on the suites: what each mode asks, and what an answer is worth. Where the model runs is the backend's business."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,96 +6,60 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-import torch
 
 from tokenmill import answers
 from tokenmill.errors import InputError
 from tokenmill.evaluation import programs
+from tokenmill.evaluation.backend import Answer, Backend, Loss, Sample, Sampling
 from tokenmill.evaluation.config import EvaluateConfig
 from tokenmill.evaluation.grading import graded
+from tokenmill.evaluation.metrics import pass_at_k
+from tokenmill.model import IGNORE
 from tokenmill.model.chat import encode, encode_prompt
-from tokenmill.model.folder import load_model
-from tokenmill.model.generation import Generation, generate
-from tokenmill.model.losses import IGNORE
-from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
-from tokenmill.training.packing import Pack, in_groups
-
-Sample = tuple[Sequence[int], Sequence[int]]
-"""Ids, and the labels in their places."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The model under examination."""
+    """The model under examination, and the words it reads and writes."""
 
-    model: InternLM2ForCausalLM
+    backend: Backend
     tokenizer: Tokenizer
     special: frozenset[int]
     """Every id that stands for no text."""
     config: EvaluateConfig
 
     @classmethod
-    def load(cls, weights: Path, tokenizer: Path, config: EvaluateConfig) -> "Subject":
+    def of(cls, backend: Backend, tokenizer: Path, config: EvaluateConfig) -> "Subject":
+        """Raises InputError where the tokenizer is not the model's."""
         words = Tokenizer.load(tokenizer)
-        model = load_model(weights, InternLM2ForCausalLM)
-        if model.config.vocab_size != words.vocab_size:
-            raise InputError(
-                f"the model has {model.config.vocab_size} token ids, the tokenizer {words.vocab_size}: "
-                "give the tokenizer that it was trained with"
-            )
+        backend.check(words)
         added = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_added_tokens_decoder()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model.to(device).eval(), words, frozenset(added), config)
+        return cls(backend, words, frozenset(added), config)
 
     @property
     def context(self) -> int:
-        return self.model.config.max_position_embeddings
-
-    # ---- losses --------------------------------------------------------------------------------------------------
+        return self.backend.context
 
     def text(self, text: str) -> Sample:
         """A document as in pretraining: `<s>` before it, every token counts."""
         ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)][: self.context]
-        return ids, ids
+        return Sample(ids, ids)
 
-    def losses(self, samples: Sequence[Sample]) -> list[tuple[float, int]]:
-        """Summed cross-entropy and number of predicted tokens of each sample."""
-        results: list[tuple[float, int]] = []
-        for group in in_groups(samples, self.config.execution.batch_tokens, lambda sample: len(sample[0])):
-            pack = Pack.of([ids for ids, _ in group], [labels for _, labels in group])
-            device = self.model.output.weight.device
-            with torch.no_grad():
-                losses = self.model(
-                    pack.input_ids.to(device),
-                    pack.cu_seqlens.to(device),
-                    pack.positions.to(device),
-                    labels=pack.labels.to(device),
-                )
-            lengths = pack.cu_seqlens.diff().tolist()
-            counted = [int((part != IGNORE).sum()) for part in pack.labels.split(lengths)]
-            sums = [float(part.double().sum()) for part in losses.cpu().split(lengths)]
-            results += zip(sums, counted, strict=True)
-        return results
+    def losses(self, samples: Sequence[Sample]) -> list[Loss]:
+        return self.backend.losses(samples)
 
-    # ---- answers -------------------------------------------------------------------------------------------------
-
-    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Generation]:
-        """Greedy answers. Of a prompt that leaves no room for an answer, only the end is read."""
+    def answer(self, prompts: Sequence[Sequence[int]], temperature: float = 0.0) -> list[Answer]:
+        """Answers, greedy unless a temperature is given. Of a prompt that leaves no room for one, only the end is read."""
         room = max(1, self.context - self.config.answer_tokens)
-        return generate(
-            self.model,
-            [prompt if len(prompt) <= room else [prompt[0], *prompt[len(prompt) - room + 1 :]] for prompt in prompts],
-            max_new_tokens=self.config.answer_tokens,
-            temperature=0,
-            stop_ids=self.tokenizer.stop_ids,
-            batch_size=self.config.execution.batch_rows,
-        )
+        cut = [prompt if len(prompt) <= room else [prompt[0], *prompt[len(prompt) - room + 1 :]] for prompt in prompts]
+        stops = self.tokenizer.stop_ids
+        return self.backend.answers(cut, Sampling(self.config.answer_tokens, stops, temperature, self.config.seed))
 
-    def said(self, answer: Generation) -> str:
+    def said(self, answer: Answer) -> str:
         """An answer's text, without the token that ended it."""
-        return self.tokenizer.decode(answer.tokens[:-1] if answer.finish == "stop" else answer.tokens)
+        return self.tokenizer.decode(answer.tokens[:-1] if answer.stopped else answer.tokens)
 
 
 Predictions = list[dict[str, Any]]
@@ -107,7 +71,7 @@ def perplexity(subject: Subject, records: Sequence[Record]) -> Predictions:
     for record in records:
         if "messages" in record:
             encoded = encode(record["messages"], subject.tokenizer, max_length=subject.context)
-            samples.append((encoded.ids, encoded.labels))
+            samples.append(Sample(encoded.ids, encoded.labels))
         else:
             samples.append(subject.text(record["text"]))
     return [
@@ -138,7 +102,7 @@ def likelihood(subject: Subject, records: Sequence[Record]) -> Predictions:
         for text in record["choices"]:
             ids, labels = _filled(subject, record, text)
             start = min(before, len(ids) - 1)  # of an option that melted into the question's last token, that token
-            samples.append((ids, [IGNORE] * start + list(labels[start:])))
+            samples.append(Sample(ids, [IGNORE] * start + list(labels[start:])))
     losses = iter([loss for loss, _ in subject.losses(samples)])
     predictions = []
     for record in records:
@@ -159,7 +123,7 @@ def _filled(subject: Subject, record: Record, text: str) -> Sample:
             f"question {record['id']} has {len(ids)} tokens with its examples, the model reads {subject.context}: "
             "lower few_shot.n of the dataset"
         )
-    return ids, ids
+    return Sample(ids, ids)
 
 
 def _shots(record: Record) -> str:
@@ -193,13 +157,29 @@ def _own(said: str, record: Record) -> str:
 
 
 def code(subject: Subject, records: Sequence[Record]) -> Predictions:
-    """Programs that the model writes to the end, run with their tests in the sandbox (pass@1: answers are greedy)."""
+    """Programs that the model writes to the end, run with their tests in the sandbox.
+
+    One greedy program a question; of a dataset with `samples` so many drawn ones, of which pass@k is estimated.
+    """
+    prompts = _prompts(subject, records)
     predictions = []
-    for record, answer in zip(records, subject.answer(_prompts(subject, records)), strict=True):
-        said = subject.said(answer)
-        outcome = programs.check(record["question"], said, record["test"])
-        predictions.append({"id": record["id"], "said": said, "found": outcome.reason, "score": float(outcome.passed)})
+    for record, said in zip(records, _drawn(subject, records, prompts), strict=True):
+        outcomes = [programs.check(record["question"], one, record["test"]) for one in said]
+        passed = sum(outcome.passed for outcome in outcomes)
+        found = [outcome.reason for outcome in outcomes]
+        told = {"said": said[0], "found": found[0]} if len(said) == 1 else {"said": said, "found": found}
+        score = pass_at_k(len(said), passed, record.get("k", 1))
+        predictions.append({"id": record["id"], **told, "score": score})
     return predictions
+
+
+def _drawn(subject: Subject, records: Sequence[Record], prompts: Sequence[list[int]]) -> list[list[str]]:
+    """What the model writes for each question, as often as the question says; a suite has one temperature."""
+    counts = [record.get("samples", 1) for record in records]
+    asked = [prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]
+    temperature = records[0].get("temperature", 0.0) if records else 0.0
+    said = iter([subject.said(answer) for answer in subject.answer(asked, temperature)])
+    return [[next(said) for _ in range(count)] for count in counts]
 
 
 def well_formed(subject: Subject, records: Sequence[Record]) -> Predictions:

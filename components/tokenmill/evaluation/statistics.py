@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy
 
 Array = numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float64]]
+Array2 = numpy.ndarray[tuple[int, int], numpy.dtype[numpy.float64]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class Bootstrap:
         low, high = numpy.percentile(means, [tail, 100 - tail])
         return Interval(float((x * w).sum() / w.sum()), float(low), float(high))
 
+    def of_sums(self, counts: Array2, score: Callable[[Array], float]) -> Interval:
+        """Of a score that is no mean, but a function of counts summed over the questions; counts are (questions, kinds)."""
+        drawn = self._drawn(len(counts))
+        scores = [score(counts[rows].sum(axis=0)) for rows in drawn]
+        tail = 100 * (1 - self.confidence) / 2
+        low, high = numpy.percentile(scores, [tail, 100 - tail])
+        return Interval(score(counts.sum(axis=0)), float(low), float(high))
+
     def standard_error(self, values: Sequence[float], weights: Sequence[float] | None = None) -> float:
         """Of the mean, by weight where there are weights."""
         x = numpy.asarray(values, dtype=numpy.float64)
@@ -45,6 +54,10 @@ class Bootstrap:
         return float(self._means(x, w).std())
 
     def _means(self, x: Array, w: Array) -> Array:
-        drawn = numpy.random.default_rng(self.seed).integers(0, len(x), (self.resamples, len(x)))
+        drawn = self._drawn(len(x))
         means: Array = (x * w)[drawn].sum(axis=1) / w[drawn].sum(axis=1)
         return means
+
+    def _drawn(self, n: int) -> numpy.ndarray[tuple[int, int], numpy.dtype[numpy.int64]]:
+        """Which of `n` questions each resample has."""
+        return numpy.random.default_rng(self.seed).integers(0, n, (self.resamples, n))

@@ -1,4 +1,4 @@
-"""Commands about datasets: `tokenmill eval list | show | add | run`."""
+"""Commands about datasets: `tokenmill eval list | show | add | run`; `compare` and `board` are in `ranking`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +46,9 @@ def list_(store: StoreUri = None, as_json: AsJson = False) -> None:
     for one in added:
         count = sum(shard.records for shard in one.questions.shards)
         typer.echo(f"{one.suite:<28}{count:>7} questions  {one.facts['group']:<10}{one.questions.digest[:12]}")
+    for name in hub.suites():
+        suite = hub.suite(name)
+        typer.echo(f"\nSuite {name}: {suite.description}; {', '.join(suite.names)}")
     typer.echo(f"\n{len(added)} in the store. Known, if you have the data (`tokenmill eval add FOLDER --as NAME`):")
     for dataset in known:
         typer.echo(
@@ -99,9 +102,18 @@ def add(
 
 @eval_app.command()
 def run(
-    weights: Annotated[str, typer.Option(help="of the model: digest or prefix, URI, models:/name@alias")],
-    tokenizer: Annotated[str, typer.Option(help="that it was trained with")],
-    names: Annotated[list[str] | None, typer.Argument(help="datasets of the store [all]")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="datasets of the store, or suites: base, chat [all]")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="of the model: digest or prefix, URI, models:/name@alias; what an endpoint serves"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="that it was trained with [the one in the weights' lineage]")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="ask the model served there (vLLM)")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="its name at the endpoint")] = None,
     preset: Preset = "nano",
     assignments: Assignments = None,
     store: StoreUri = None,
@@ -110,27 +122,22 @@ def run(
     """Evaluate a model on datasets of the store; what fails on one is told, and the others go on."""
     from tokenmill.cli.running import checked
     from tokenmill.evaluation import hub
-    from tokenmill.lineage import resolve
     from tokenmill.steps import configured, find
     from tokenmill.store import open_store
 
     opened = open_store(use_store(store))
-    given = {
-        role: opened.get_manifest(resolve(opened, named))
-        for role, named in (("weights", weights), ("tokenizer", tokenizer))
-    }
+    if endpoint and not model:
+        raise InputError("--endpoint wants --model: the name that the model has there")
+    step = "evaluation.evaluate_endpoint" if endpoint else "evaluation.evaluate"
+    given = _model(opened, weights, tokenizer)
+    served = {"model": model, "execution": {"url": endpoint}} if endpoint else {}
+    config = configured(find(step), preset, checked(preset, assignments), served)
     added = {one.name: one for one in hub.listed(opened)}
-    if unknown := sorted(set(names or ()) - added.keys()):
-        raise InputError(
-            f"no dataset {', '.join(unknown)} in the store, which has {', '.join(added) or 'none'}; see `eval add`"
-        )
-    config = configured(find("evaluation.evaluate"), preset, checked(preset, assignments))
     rows = []
-    for name in names or added:
+    for name in _wanted(names, list(added)):
         try:
-            rows.append(
-                {"dataset": name} | _evaluated(opened, preset, config, given | {"questions": added[name].questions})
-            )
+            asked = given | {"questions": added[name].questions}
+            rows.append({"dataset": name} | _evaluated(opened, step, preset, config, asked))
         except Exception as failure:  # another dataset's numbers are no less true
             rows.append({"dataset": name, "failed": f"{type(failure).__name__}: {failure}"})
         if not as_json:
@@ -141,7 +148,49 @@ def run(
         raise InputError(f"{len(failed)} of {len(rows)} datasets failed: {', '.join(failed)}")
 
 
-def _evaluated(store: "ArtifactStore", preset: str, config: Any, inputs: "dict[str, Manifest]") -> dict[str, Any]:
+def _model(store: "ArtifactStore", weights: str | None, tokenizer: str | None) -> "dict[str, Manifest]":
+    """Weights where they are given, and the tokenizer; by default the one that the weights were made with."""
+    from tokenmill.lineage import resolve
+
+    given = {
+        role: store.get_manifest(resolve(store, named))
+        for role, named in (("weights", weights), ("tokenizer", tokenizer))
+        if named
+    }
+    if not given:
+        raise InputError("give --weights; of an endpoint whose weights are not in the store, --tokenizer")
+    if "tokenizer" not in given:
+        from tokenmill.model.exchange import tokenizer_of
+
+        given["tokenizer"] = tokenizer_of(store, given["weights"])
+    return given
+
+
+def _wanted(names: list[str] | None, added: list[str]) -> list[str]:
+    """The datasets that are meant; of a suite those that the store has, and what it lacks is told."""
+    from tokenmill.evaluation import hub
+
+    wanted: list[str] = []
+    for name in names or added:
+        if name not in added and name in hub.suites():
+            own = hub.suite(name).names
+            wanted += [one for one in own if one in added]
+            if lacking := [one for one in own if one not in added]:
+                typer.echo(f"suite {name}: not in the store, see `eval add`: {', '.join(lacking)}", err=True)
+        else:
+            wanted.append(name)
+    if unknown := sorted(set(wanted) - set(added)):
+        raise InputError(
+            f"no dataset {', '.join(unknown)} in the store, which has {', '.join(added) or 'none'}; see `eval add`"
+        )
+    if not wanted:
+        raise InputError("the store has no dataset; see `eval add`")
+    return list(dict.fromkeys(wanted))
+
+
+def _evaluated(
+    store: "ArtifactStore", step: str, preset: str, config: Any, inputs: "dict[str, Manifest]"
+) -> dict[str, Any]:
     """The one suite of an evaluation, and where it is."""
     import orjson
 
@@ -150,7 +199,7 @@ def _evaluated(store: "ArtifactStore", preset: str, config: Any, inputs: "dict[s
     from tokenmill.tracking import RunRef
 
     given = {role: [manifest] for role, manifest in inputs.items()}
-    made = run_step("evaluation.evaluate", config, given, store=store, run=RunRef.new("eval", preset))["output"]
+    made = run_step(step, config, given, store=store, run=RunRef.new("eval", preset))["output"]
     suites = orjson.loads(store.get_blob(made.shard(EVALUATION).blob))["suites"]
     (suite, numbers), *_ = suites.items()
     return {"suite": suite, "evaluation": made.digest} | numbers

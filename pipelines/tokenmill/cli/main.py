@@ -51,6 +51,7 @@ def main() -> None:
         modeling,
         planning,
         promoting,
+        ranking,
         running,
         serving,
         tokenizing,

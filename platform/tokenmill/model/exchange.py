@@ -30,7 +30,7 @@ from tokenmill.model.tokenizer import Tokenizer, has_tokenizer, read_raw
 from tokenmill.model.weights import MAX_SHARD_BYTES, read_shapes
 from tokenmill.records import content_digest
 from tokenmill.steps.context import scratch, store_file
-from tokenmill.steps.runner import observed
+from tokenmill.steps.publish import publish
 from tokenmill.store import ArtifactStore
 
 STEP, VERSION = "model.import", 1
@@ -86,14 +86,17 @@ def import_model(
     digests = {file: content_digest(path) for file, path in files.items()}
     told = {"licence": licence, "origin": origin or named, "type": "model", "files": digests}
     counts = {"files": len(files), "bytes": sum(path.stat().st_size for path in files.values())}
-    sources = _issue(store, Draft(kind="sources", shards=(), counts=counts, facts={"sources": {named: told}}))
+    sources = publish(
+        store, Draft(kind="sources", shards=(), counts=counts, facts={"sources": {named: told}}), STEP, VERSION
+    )
     with scratch() as work:
         words.save(work / "tokenizer")
         write_checkpoint(work / "weights", config, state, architecture=architecture)
         draft = _stored(store, "tokenizer", work / "tokenizer", {"vocabulary": words.vocab_size})
-        tokenizer = _issue(store, draft, source=sources)
+        tokenizer = publish(store, draft, STEP, VERSION, source=sources)
         seen = {"tokens_seen": tokens_seen, "parameters": sum(tensor.numel() for tensor in state.values())}
-        weights = _issue(store, _stored(store, "weights", work / "weights", seen), source=sources, tokenizer=tokenizer)
+        draft = _stored(store, "weights", work / "weights", seen)
+        weights = publish(store, draft, STEP, VERSION, source=sources, tokenizer=tokenizer)
     return Imported(sources, tokenizer, weights, words.vocab_size - known)
 
 
@@ -261,16 +264,3 @@ def _model_files(folder: Path) -> list[Path]:
 def _stored(store: ArtifactStore, kind: str, folder: Path, counts: Mapping[str, int]) -> Draft:
     shards = [store_file(store, path, path.name) for path in sorted(folder.iterdir())]
     return Draft(kind=kind, shards=tuple(shards), counts=dict(counts))
-
-
-def _issue(store: ArtifactStore, draft: Draft, **parents: Manifest) -> Manifest:
-    manifest = Manifest.issue(
-        draft,
-        parents={role: (parent.digest,) for role, parent in parents.items()},
-        step=STEP,
-        version=VERSION,
-        config={},
-        observed=observed(),
-    )
-    store.put_manifest(manifest)
-    return manifest

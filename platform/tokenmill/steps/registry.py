@@ -100,9 +100,10 @@ def effect(
     version: int,
     needs_registry: bool = False,
     kinds: Kinds | None = None,
+    section: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register an effect: never cached, idempotent."""
-    return _register(name, version, "effect", kinds, needs_registry=needs_registry)
+    """Register an effect: never cached, idempotent. `section` as a step's."""
+    return _register(name, version, "effect", kinds, needs_registry=needs_registry, shared_section=section)
 
 
 def training_step(

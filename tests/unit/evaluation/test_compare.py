@@ -136,3 +136,19 @@ def test_groups_are_the_reports_and_every_suite_of_ours_is_in_one():
     }
     assert all(group_of(suite, GROUPS) == group for group, suites in ours.items() for suite in suites)
     assert group_of("choice/unheard_of", GROUPS) == "other"
+
+
+def test_what_was_gained_and_lost_is_named_and_the_interval_is_of_paired_differences(lab):
+    """Twenty questions gained, five lost, seventy-five as before: a mean of 0.15, its interval by the textbook's formula."""
+    old = {f"{i:03d}": 0.0 if i < 20 else 1.0 for i in range(100)}
+    new = {id: 1.0 - x if int(id) < 25 else x for id, x in old.items()}
+    made, _, suites = compared(
+        lab, evaluation(lab, "a", {"choice/nq": old}), evaluation(lab, "b", {"choice/nq": new}), resamples=4000
+    )
+    document = orjson.loads(lab.store.get_blob(made.shard(COMPARISON).blob))
+    flips = document["flips"]["choice/nq"]
+    assert flips["gained"] == [f"{i:03d}" for i in range(20)] and flips["lost"] == [f"{i:03d}" for i in range(20, 25)]
+    half = 1.96 * math.sqrt((20 + 5 - 100 * 0.15**2) / 100 / 100)
+    found = suites["choice/nq"]
+    assert (found["low"], found["high"]) == (pytest.approx(0.15 - half, abs=0.02), pytest.approx(0.15 + half, abs=0.02))
+    assert document["confidence"] == 0.95

@@ -9,9 +9,10 @@ from pico import Lab, chat
 
 from tokenmill.errors import InputError
 from tokenmill.evaluation import scoring
+from tokenmill.evaluation.backend import Answer
 from tokenmill.evaluation.config import EvaluateConfig, EvaluateExecution
+from tokenmill.evaluation.in_process import InProcess
 from tokenmill.evaluation.scoring import Subject
-from tokenmill.model.generation import Generation
 from tokenmill.steps.context import materialise
 
 CONFIG = EvaluateConfig(answer_tokens=8)
@@ -27,16 +28,16 @@ def subject(module_lab: Lab) -> Subject:
     lab = module_lab
     weights = materialise(lab.store, lab.weights(), lab.folder / "w")
     tokenizer = materialise(lab.store, lab.tokenizer, lab.folder / "t")
-    made = Subject.load(weights, tokenizer, CONFIG)
+    made = InProcess.load(weights, CONFIG.execution)
     with torch.no_grad():
         made.model.output.weight.mul_(20)  # an untrained model has hardly a preference; this one has
-    return made
+    return Subject.of(made, tokenizer, CONFIG)
 
 
 def loss_by_hand(subject: Subject, ids: list[int], begin: int = 1) -> float:
     """Mean −log p of tokens `begin`… of one sequence, from the logits."""
     with torch.no_grad():
-        logprobs = subject.model(torch.tensor(ids)).double().log_softmax(-1)
+        logprobs = subject.backend.model(torch.tensor(ids)).double().log_softmax(-1)
     return -sum(float(logprobs[i - 1, ids[i]]) for i in range(begin, len(ids))) / (len(ids) - begin)
 
 
@@ -79,23 +80,23 @@ def test_losses_do_not_depend_on_who_shares_a_pass(subject: Subject) -> None:
     assert all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(alone, together, strict=True))
 
 
-def says(monkeypatch: pytest.MonkeyPatch, answers: list[Generation]) -> list[list[int]]:
+def says(monkeypatch: pytest.MonkeyPatch, answers: list[Answer]) -> list[list[int]]:
     """Let the model answer so; returns what it is asked."""
     asked: list[list[int]] = []
 
-    def generate(model: Any, prompts: list[list[int]], **sampling: Any) -> list[Generation]:
+    def answer(self: InProcess, prompts: list[list[int]], sampling: Any) -> list[Answer]:
         asked.extend(prompts)
-        assert sampling["temperature"] == 0
+        assert sampling.temperature == 0
         return answers
 
-    monkeypatch.setattr(scoring, "generate", generate)
+    monkeypatch.setattr(InProcess, "answers", answer)
     return asked
 
 
 def test_generated_answers_are_read_and_compared(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     end = subject.tokenizer.im_end_id
     texts = ["2 + 3 = 5.", "I think\n#### 6"]
-    says(monkeypatch, [Generation([*subject.tokenizer.encode(t), end], finish="stop") for t in texts])
+    says(monkeypatch, [Answer([*subject.tokenizer.encode(t), end], True) for t in texts])
     found = scoring.generated(subject, [{"id": str(i), "question": "What is 2 + 3?", "answer": "5"} for i in range(2)])
     assert [(p["found"], p["score"]) for p in found] == [("5.", 1.0), ("6", 0.0)]
 
@@ -103,8 +104,8 @@ def test_generated_answers_are_read_and_compared(subject: Subject, monkeypatch: 
 def test_a_base_model_is_asked_in_its_own_form_and_read_up_to_the_line_end(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Subject(subject.model, subject.tokenizer, subject.special, EvaluateConfig(form="plain", answer_tokens=8))
-    said = Generation(subject.tokenizer.encode(" 5\nQuestion: what is 1 + 1?\nAnswer: 2"))
+    plain = Subject(subject.backend, subject.tokenizer, subject.special, EvaluateConfig(form="plain", answer_tokens=8))
+    said = Answer(subject.tokenizer.encode(" 5\nQuestion: what is 1 + 1?\nAnswer: 2"), False)
     asked = says(monkeypatch, [said])
     (found,) = scoring.generated(plain, [{"id": "a", "question": "What is 2 + 3?", "answer": "5"}])
     assert subject.tokenizer.decode(asked[0][1:]) == "Question: What is 2 + 3?\nAnswer:"
@@ -115,11 +116,11 @@ def test_well_formed_share(subject: Subject, monkeypatch: pytest.MonkeyPatch) ->
     words, end = subject.tokenizer.encode("fine"), subject.tokenizer.im_end_id
     reward = subject.tokenizer.reward_id
     said = [
-        Generation([*words, end], finish="stop"),
-        Generation(words),
-        Generation([*words, reward, end], finish="stop"),
-        Generation([3 + 0xC3, end], finish="stop"),  # the byte C3 alone is no UTF-8
-        Generation([*words, subject.tokenizer.eos_id], finish="stop"),
+        Answer([*words, end], True),
+        Answer(words, False),
+        Answer([*words, reward, end], True),
+        Answer([3 + 0xC3, end], True),  # the byte C3 alone is no UTF-8
+        Answer([*words, subject.tokenizer.eos_id], True),
     ]
     says(monkeypatch, said)
     prompts = [{"id": str(i), "messages": [{"role": "user", "content": "hi"}]} for i in range(5)]
@@ -142,15 +143,13 @@ def test_another_models_tokenizer_is_refused(module_lab: Lab) -> None:
     other = lab.folder / "other"
     Tokenizer.train(["some text"], vocab_size=384).save(other)
     with pytest.raises(InputError, match="512 token ids, the tokenizer 384"):
-        Subject.load(lab.folder / "w", other, CONFIG)
+        Subject.of(InProcess.load(lab.folder / "w", CONFIG.execution), other, CONFIG)
 
 
 def test_batching_changes_no_answer(subject: Subject) -> None:
     prompts = [[subject.tokenizer.bos_id, *subject.tokenizer.encode(f"the king {i}")] for i in range(6)]
-    small = Subject(
-        subject.model, subject.tokenizer, subject.special,
-        EvaluateConfig(answer_tokens=8, execution=EvaluateExecution(batch_rows=2)),
-    )  # fmt: skip
+    rows = InProcess(subject.backend.model, EvaluateExecution(batch_rows=2))
+    small = Subject(rows, subject.tokenizer, subject.special, CONFIG)
     assert [a.tokens for a in subject.answer(prompts)] == [a.tokens for a in small.answer(prompts)]
 
 
@@ -189,12 +188,12 @@ def test_examples_stand_before_every_option(subject: Subject) -> None:
 def test_a_datasets_question_is_put_as_it_stands(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def answer(self: Subject, prompts: Any) -> list[Generation]:
+    def answer(self: Subject, prompts: Any) -> list[Answer]:
         asked.extend(self.tokenizer.decode(prompt) for prompt in prompts)
-        return [Generation(tokens=self.tokenizer.encode(" So 3, or\n(B)\n\nQ: next")) for _ in prompts]
+        return [Answer(self.tokenizer.encode(" So 3, or\n(B)\n\nQ: next"), False) for _ in prompts]
 
     monkeypatch.setattr(Subject, "answer", answer)
-    plain = Subject(subject.model, subject.tokenizer, subject.special, EvaluateConfig(form="plain"))
+    plain = Subject(subject.backend, subject.tokenizer, subject.special, EvaluateConfig(form="plain"))
     records = [
         {"id": "ours", "question": "1 + 2?", "answer": "3"},
         {
@@ -212,3 +211,25 @@ def test_a_datasets_question_is_put_as_it_stands(subject: Subject, monkeypatch: 
         ("So 3, or", "3,", 1.0),
         ("So 3, or\n(B)", "B", 1.0),
     ]
+
+
+def test_drawn_programs_give_pass_at_k_and_one_is_greedy(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four programs of the first question one passes, of the second none: 1 - C(3, 2) / C(4, 2) = 0.5, and 0."""
+    programs = iter(["right", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong"])
+    asked: list[float] = []
+
+    def answer(self: InProcess, prompts: Any, sampling: Any) -> list[Answer]:
+        asked.append(sampling.temperature)
+        return [Answer(subject.tokenizer.encode(next(programs)), False) for _ in prompts]
+
+    def check(question: str, said: str, test: str) -> Any:
+        return scoring.programs.Outcome(said == "right", "ran")
+
+    monkeypatch.setattr(InProcess, "answers", answer)
+    monkeypatch.setattr(scoring.programs, "check", check)
+    drawn = {"samples": 4, "k": 2, "temperature": 0.7}
+    records = [{"id": str(i), "question": "def f():", "test": "f()"} | drawn for i in range(2)]
+    assert [one["score"] for one in scoring.code(subject, records)] == [0.5, 0.0]
+    programs = iter(["right"])
+    (alone,) = scoring.code(subject, [{"id": "a", "question": "def f():", "test": "f()"}])
+    assert (alone["score"], alone["said"], asked) == (1.0, "right", [0.7, 0.0])

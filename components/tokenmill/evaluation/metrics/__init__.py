@@ -3,9 +3,21 @@
 from tokenmill.evaluation.metrics.circular import circular, rotations
 from tokenmill.evaluation.metrics.overlap import exact_match, f1, rouge_l, words
 from tokenmill.evaluation.metrics.sampling import pass_at_k
-from tokenmill.evaluation.metrics.translation import bleu, chrf
+from tokenmill.evaluation.metrics.translation import bleu, chrf, corpus_statistics
 
-__all__ = ["accuracy", "bleu", "chrf", "circular", "exact_match", "f1", "pass_at_k", "rotations", "rouge_l", "words"]
+__all__ = [
+    "accuracy",
+    "bleu",
+    "chrf",
+    "circular",
+    "corpus_statistics",
+    "exact_match",
+    "f1",
+    "pass_at_k",
+    "rotations",
+    "rouge_l",
+    "words",
+]
 
 
 def accuracy(predicted: list[str], right: list[str]) -> float:
