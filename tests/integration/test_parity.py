@@ -14,7 +14,7 @@ from pico import documents
 from torch import Tensor
 
 from tokenmill.deployment.server import VLLMServer
-from tokenmill.deployment.smoke import GOLDEN_CHATS, served_tokens
+from tokenmill.deployment.smoke import served_tokens
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.exchange import export_model
