@@ -22,6 +22,7 @@ from tokenmill.model.folder import export_llama, load_model, save_model
 from tokenmill.model.generation import Generation, generate
 from tokenmill.model.lora import ADAPTER, adapters, trainable
 from tokenmill.model.modeling import InternLM2ForCausalLM
+from tokenmill.model.parity import GOLDEN_CHATS
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.serving import serving_available
 from tokenmill.training.settings import LoRAConfig

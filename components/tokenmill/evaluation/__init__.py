@@ -4,4 +4,4 @@ Every checkpoint is measured by the same code, without a server. What cannot be 
 evidence is missing does not pass.
 """
 
-STEP_MODULES = ("prepare", "evaluate", "training_sets", "contamination", "compare", "gate")
+STEP_MODULES = ("prepare", "evaluate", "current", "training_sets", "contamination", "compare", "gate")

@@ -50,6 +50,13 @@ class CollectConfig(StepConfig):
     pass
 
 
+class CurrentConfig(StepConfig):
+    """The model in use."""
+
+    alias: str = Field("production", description="alias under which it stands in the model registry")
+    name: str | None = Field(None, description="its name there; null: internlm2-chat-<preset>")
+
+
 class ContaminationConfig(OverlapConfig):
     """Overlap of the questions with everything that the model was trained on."""
 
@@ -133,7 +140,7 @@ class GateConfig(StepConfig):
     cost: CostCeiling | None = Field(None, description="of all trainings in the model's lineage; null: not asked")
     current: ReferenceLimits | None = Field(
         ReferenceLimits(),
-        description="what is owed to the model at the release alias; nothing where none stands there; null: not asked",
+        description="what is owed to the model in use (evaluation.current); nothing where there is none; null: not asked",
     )
     template: bool = Field(
         True, description="whether the tokenizer's chat template must give the very ids that models are trained on"
@@ -165,6 +172,7 @@ class EvaluationConfig(Section):
 
     prepare: PrepareConfig = PrepareConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    current: CurrentConfig = CurrentConfig()
     collect_training_sets: CollectConfig = CollectConfig()
     contamination: ContaminationConfig = ContaminationConfig()
     compare: CompareConfig = CompareConfig()

@@ -16,11 +16,12 @@ from typing import Any
 import orjson
 
 from tokenmill.evaluation.config import ContaminationConfig
-from tokenmill.evaluation.questions import suite_of
+from tokenmill.evaluation.questions import suite_of as mode_and_suite
 from tokenmill.evaluation.search import LABELS, Search
 from tokenmill.evaluation.training_sets import TRAINING_SETS
 from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.overlap import is_test
+from tokenmill.overlap.index import suite_of
 from tokenmill.records import JSONL, Record, read_jsonl, write_jsonl
 from tokenmill.steps import StepContext, step
 from tokenmill.store import ArtifactStore, open_store
@@ -60,7 +61,7 @@ SPLIT = "@"
 
 
 def _suite(shard: Shard, record: Record) -> str:
-    suite = "/".join(suite_of(shard.name))
+    suite = "/".join(mode_and_suite(shard.name))
     return suite if is_test(record) else f"{suite}{SPLIT}{record['split']}"
 
 
@@ -188,7 +189,7 @@ class Findings:
         counts: list[dict[str, Counter[str]]] = [defaultdict(Counter) for _ in self.sets]
         for name, places in self.where.items():
             for number, (label, _) in places.items():
-                counts[number][name.rpartition("#")[0]][label] += 1
+                counts[number][suite_of(name)][label] += 1
         told = [one | {"suites": dict(sorted(found.items()))} for one, found in zip(self.sets, counts, strict=True)]
         return sorted(told, key=lambda one: -sum(c["input"] + c["input+label"] for c in one["suites"].values()))
 

@@ -126,9 +126,9 @@ def _current(config: GateConfig, measured: Measured, current: Measured | None) -
     if config.current is None:
         return
     if current is None:
-        yield Check("against current", None, "an evaluation", False, "nobody looked for the model at the release alias")
+        yield Check("against current", None, "an evaluation", False, "nobody looked for the model in use")
     elif current.facts["model"] == measured.facts["model"]:
-        yield Check("against current", None, "an evaluation", True, "no other model stands at the release alias")
+        yield Check("against current", None, "an evaluation", True, "no other model is in use")
     else:
         yield from _owed(config, config.current, "current", measured, current)
 

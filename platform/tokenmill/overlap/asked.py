@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tokenmill.overlap.index import OverlapIndex
+from tokenmill.overlap.index import OverlapIndex, suite_of
 from tokenmill.overlap.rule import OverlapRule
 from tokenmill.records import Record
 
@@ -61,4 +61,4 @@ class Asked:
 
 def count_by_suite(names: Iterable[str]) -> Counter[str]:
     """`suite#id` names by suite."""
-    return Counter(name.rpartition("#")[0] for name in names)
+    return Counter(map(suite_of, names))

@@ -15,6 +15,11 @@ from tokenmill.overlap.rule import OverlapRule
 from tokenmill.overlap.units import HAN, Units, is_chinese, units
 
 
+def suite_of(name: str) -> str:
+    """`generate/maths#q7` → `generate/maths`; an id may have a # of its own."""
+    return name.partition("#")[0]
+
+
 class Hit(NamedTuple):
     """A run of units that a question shares with a text."""
 
@@ -117,9 +122,7 @@ class OverlapIndex:
     def build(self) -> None:
         """Leave out the templates; call it once, when every question is in."""
         numbers: dict[str, int] = {}
-        suites = numpy.array(
-            [numbers.setdefault(name.rpartition("#")[0], len(numbers)) for name in self.names], numpy.uint64
-        )
+        suites = numpy.array([numbers.setdefault(suite_of(name), len(numbers)) for name in self.names], numpy.uint64)
         for chinese, parts in self._runs.items():
             runs = Runs.joined(parts).without_templates(suites, self.config.max_sharing)
             if len(runs.owners):

@@ -13,7 +13,7 @@ import numpy
 from pydantic import Field
 
 from tokenmill.config import Section
-from tokenmill.overlap.index import Runs
+from tokenmill.overlap.index import Runs, suite_of
 from tokenmill.overlap.units import HAN, Units, is_chinese, units
 
 _NGRAM = {False: 3, True: 5}
@@ -115,8 +115,9 @@ class NearIndex:
     def build(self) -> None:
         for language in self._languages.values():
             numbers: dict[str, int] = {}
-            names = (name.rpartition("#")[0] for name in language.names)
-            suites = numpy.array([numbers.setdefault(name, len(numbers)) for name in names], numpy.uint64)
+            suites = numpy.array(
+                [numbers.setdefault(suite_of(name), len(numbers)) for name in language.names], numpy.uint64
+            )
             language.build(suites, self._max_sharing)
 
     @property
