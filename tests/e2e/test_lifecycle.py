@@ -1,7 +1,14 @@
-"""The whole life of a pico model from the command line; and once more, when every pure step is found done."""
+"""The whole life of a pico model from the command line; once more, when every pure step is found done; and with a leak."""
+
+import json
+from pathlib import Path
 
 import pytest
-from life import Life
+import yaml
+from life import Life, Lived
+
+import tokenmill.curation
+from tokenmill.tracking import Registry
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 SECRET = "planted-secret-7f3a"
@@ -64,3 +71,50 @@ def test_a_planted_secret_is_found_nowhere(life, first):
     assert all(SECRET not in done.stdout + done.stderr for done in (first.said, *said))
     holders = [p for p in life.folder.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
     assert holders == []
+
+
+SOURCES = Path(tokenmill.curation.__file__).parent / "sources"
+
+
+def leaking_sources(folder: Path) -> Path:
+    """Pico's sources, and a book that quotes every problem of theirs: those, too, that evaluation will ask."""
+    known = yaml.safe_load((SOURCES / "pico.yaml").read_text())
+    for source in known:
+        paths = source["uri"] if isinstance(source["uri"], list) else [source["uri"]]
+        source["uri"] = [str(SOURCES / path) for path in paths]
+    problems = [json.loads(line)["text"] for line in (SOURCES / "pico" / "problems.jsonl").read_text().splitlines()]
+    pages = [f"What the teacher wrote down on day {i}.\n\n" + "\n\n".join(problems[i::40]) for i in range(40)]
+    (folder / "notebook.jsonl").write_text("".join(json.dumps({"text": page}) + "\n" for page in pages))
+    book = {"name": "notebook", "uri": str(folder / "notebook.jsonl"), "type": "book"}
+    known.append(book | {"licence": "CC0-1.0", "origin": "made for this test"})
+    (folder / "leaking.yaml").write_text(yaml.safe_dump(known))
+    return folder / "leaking.yaml"
+
+
+@pytest.fixture(scope="module")
+def leaked(life, first) -> Lived:
+    sources = leaking_sources(life.folder)
+    gate = "evaluation.gate.max_contaminated={'generate/*': 0.0}"
+    return life.run("lifecycle", "--set", f"curation.register_sources.sources={sources}", "--set", gate)
+
+
+def test_a_model_that_was_trained_on_the_questions_is_refused_and_the_corpus_is_named(leaked):
+    verdict = leaked.document("evaluation.gate", "verdict.json")
+    (check,) = [check for check in verdict["checks"] if not check["passed"]]
+    assert check["name"] == "generate/maths in training data" and check["value"] == 1.0
+    corpus = leaked.manifest("curation.order_code").digest
+    assert check["evidence"] == [corpus] and f"corpus {corpus[:12]} of curation.order_code" in check["why"]
+    assert leaked.summary["verdict"]["why"] == [f"{check['name']}: {check['why']}"]
+    assert corpus[:12] in leaked.said.stderr  # the exit handler
+
+
+def test_what_was_refused_is_registered_as_rejected_and_moves_no_other_alias(life, first, leaked):
+    registry, name = Registry(life.store, f"sqlite:///{life.folder}/store/mlflow.db"), "internlm2-chat-pico"
+    registration = first.document("deployment.register", "registration.json")
+    assert registry.alias_version(name, "candidate") == str(registration["version"])
+    rejected = registry.alias_version(name, "rejected")
+    assert rejected not in (None, str(registration["version"]))
+    tags = registry.client.get_model_version(name, rejected).tags
+    assert tags["gate.status"] == "refused" and "generate/maths" in tags["gate.failed"]
+    assert tags["gate.verdict"] == leaked.manifest("evaluation.gate").digest
+    assert "deployment.bundle" not in leaked.finished

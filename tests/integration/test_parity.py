@@ -14,7 +14,7 @@ from pico import documents
 from torch import Tensor
 
 from tokenmill.deployment.server import VLLMServer
-from tokenmill.deployment.smoke import GOLDEN_CHATS, served_tokens
+from tokenmill.deployment.smoke import served_tokens
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.exchange import export_model
@@ -22,6 +22,7 @@ from tokenmill.model.folder import export_llama, load_model, save_model
 from tokenmill.model.generation import Generation, generate
 from tokenmill.model.lora import ADAPTER, adapters, trainable
 from tokenmill.model.modeling import InternLM2ForCausalLM
+from tokenmill.model.parity import GOLDEN_CHATS
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.serving import serving_available
 from tokenmill.training.settings import LoRAConfig

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 if TYPE_CHECKING:
+    from tokenmill.compiling import Codes, Hashes, Numbers, Table
     from tokenmill.curation.characters import Tables
-    from tokenmill.curation.compiling import Codes, Hashes, Numbers, Table
     from tokenmill.curation.repetition_kernels import Repetition
     from tokenmill.curation.text_kernels import Counts
 

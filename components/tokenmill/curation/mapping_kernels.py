@@ -5,7 +5,7 @@ from typing import Any
 import numpy
 from numba import types
 
-from tokenmill.curation.compiling import CODES, LOWER, MARKS, Codes, compiled
+from tokenmill.compiling import CODES, LOWER, MARKS, Codes, compiled
 
 SPACED, OUTER, BLANK = (1 << bit for bit in range(8, 11))
 """Line feeds with a space or tab before them, at an end of the text, or more than three in a row (see `marks`)."""

@@ -6,7 +6,7 @@ from typing import Any
 import numba
 import numpy
 
-from tokenmill.curation.compiling import CODES, TABLE, Codes, Table, compiled
+from tokenmill.compiling import CODES, TABLE, Codes, Table, compiled
 
 DIGITS, PLUS, DOTS, COLONS = (1 << bit for bit in range(4))
 """What may stand at a place: ten digits, eight digits and a plus sign, four digits and three dots, an IPv6 address."""

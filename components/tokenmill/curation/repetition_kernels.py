@@ -11,7 +11,7 @@ import numba
 import numpy
 from numba import types
 
-from tokenmill.curation.compiling import CODES, HASHES, NUMBERS, TABLE, Codes, Hashes, Numbers, Table, compiled
+from tokenmill.compiling import CODES, HASHES, NUMBERS, TABLE, Codes, Hashes, Numbers, Table, compiled
 
 
 class Repetition(NamedTuple):

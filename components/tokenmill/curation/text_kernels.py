@@ -9,7 +9,7 @@ import numba
 import numpy
 from numba import types
 
-from tokenmill.curation.compiling import CODES, HASHES, KINDS, LOWER, TABLE, Codes, Hashes, Kinds, Table, compiled
+from tokenmill.compiling import CODES, HASHES, KINDS, LOWER, TABLE, Codes, Hashes, Kinds, Table, compiled
 
 # Kernels return plain tuples, and those who call them put these names on: numba's own way to a named tuple takes longer
 # than the count of a short document.

@@ -51,6 +51,21 @@ def register_weights(
 
 
 @dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
+def register_refused(
+    run: str,
+    weights: dsl.Input[dsl.Model],
+    verdict: dsl.Input[dsl.Artifact],
+    registration: dsl.Output[dsl.Artifact],
+) -> None:
+    """What the gate refused, under the alias `rejected` and with the verdict that says why. No other alias moves."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"model": weights, "verdict": verdict}, {"output": registration}
+    config, task = {"role": "chat", "alias": "rejected"}, "deployment.register.refused"
+    run_component("deployment.register", run, inputs=inputs, outputs=outputs, config=config, task=task)
+
+
+@dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
 def deploy(
     run: str,
     go: bool,

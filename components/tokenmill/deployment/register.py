@@ -6,7 +6,8 @@ from tokenmill.errors import InputError
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
 from tokenmill.steps import StepContext, effect
-from tokenmill.tracking import Registry, RunRef
+from tokenmill.tracking import Registry
+from tokenmill.tracking.registry import registered_name
 
 REGISTRATION = "registration.json"
 
@@ -20,14 +21,16 @@ REGISTRATION = "registration.json"
 def register(config: RegisterConfig, model: Manifest, verdict: Manifest | None, ctx: StepContext) -> Draft:
     """Register a release, or the weights of a base or reward model; the same digest is the same version for ever.
 
-    A release is registered only with the verdict that let it pass. The pin keeps it, its ancestors and all their blobs
-    from garbage collection.
+    A release is registered only with the verdict that let it pass; weights also with one that refused
+    them. The pin keeps it, its ancestors and all their blobs from garbage collection.
     """
     tags = {"tokenmill.role": config.role, "tokenmill.kind": model.kind} | _origin_tags(model, ctx)
     if model.kind == "release":
         tags |= _gate_tags(model, verdict, ctx)
     registry = Registry(ctx.store)
     name = config.name or registered_name(config.role, ctx.run)
+    if verdict and model.kind == "weights":
+        tags |= _judged_tags(model, verdict, ctx)
     version = registry.register_model(name, model, run=ctx.run, tags=tags)
     ctx.store.pin(f"models/{name}/{version}", model.digest)
     if config.alias:
@@ -44,12 +47,6 @@ def register(config: RegisterConfig, model: Manifest, verdict: Manifest | None, 
         "verdict": verdict.content if verdict else None,
     }
     return ctx.write_json("registration", REGISTRATION, value, counts={"version": int(version)})
-
-
-def registered_name(role: str, run: RunRef) -> str:
-    """internlm2-chat-nano; of a released size internlm2-chat-7b."""
-    preset = run.preset.removeprefix("internlm2-")
-    return f"internlm2-{role}-{preset}" if preset else f"internlm2-{role}"
 
 
 def _origin_tags(model: Manifest, ctx: StepContext) -> dict[str, str]:
@@ -70,3 +67,12 @@ def _gate_tags(release: Manifest, verdict: Manifest | None, ctx: StepContext) ->
     if not ctx.read_json(verdict, "verdict.json")["passed"]:
         raise InputError(f"the gate did not pass {pinned['name']}: it is not registered")
     return {"gate.status": "passed", VERDICT_TAG: verdict.digest}
+
+
+def _judged_tags(weights: Manifest, verdict: Manifest, ctx: StepContext) -> dict[str, str]:
+    judged = ctx.read_json(verdict, "verdict.json")
+    if judged["model"] != weights.content:
+        raise InputError(f"the verdict is about another model ({judged['model'][:12]}) than {weights.digest[:12]}")
+    failed = ", ".join(check["name"] for check in judged["checks"] if not check["passed"])
+    status = {"gate.status": "passed" if judged["passed"] else "refused", VERDICT_TAG: verdict.digest}
+    return status | ({"gate.failed": failed[:4000]} if failed else {})

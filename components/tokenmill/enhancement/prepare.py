@@ -13,7 +13,7 @@ from tokenmill.records import Record
 from tokenmill.steps import Drop, Keep, StepContext, step
 
 
-@step("enhancement.prepare", version=1, kinds={"corpus": "corpus", "questions": "questions"})
+@step("enhancement.prepare", version=2, kinds={"corpus": "corpus", "questions": "questions"})
 def prepare(config: PrepareConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Documents of the domain plus the best of the rest, without what evaluation asks word for word or reads."""
     asked = Asked.of(config, {shard.name: ctx.records(questions, shard) for shard in questions.shards})

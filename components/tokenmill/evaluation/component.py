@@ -30,13 +30,29 @@ def evaluate(
     tokenizer: dsl.Input[dsl.Artifact],
     questions: dsl.Input[dsl.Dataset],
     evaluation: dsl.Output[dsl.Artifact],
+    task: str = "",
 ) -> None:
     """One model on every suite: perplexity, choices, generated answers, format, contamination deltas."""
     from tokenmill.steps import run_component
 
     inputs = {"weights": weights, "tokenizer": tokenizer, "questions": questions}
-    config, task = {"label": label, "form": form}, f"evaluation.evaluate.{label}"
-    run_component("evaluation.evaluate", run, inputs=inputs, outputs={"output": evaluation}, config=config, task=task)
+    config, name = {"label": label, "form": form}, f"evaluation.evaluate.{task or label}"
+    run_component("evaluation.evaluate", run, inputs=inputs, outputs={"output": evaluation}, config=config, task=name)
+
+
+@dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
+def current_model(
+    run: str,
+    candidate: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    weights: dsl.Output[dsl.Model],
+    words: dsl.Output[dsl.Artifact],
+) -> None:
+    """The model in use and its tokenizer; the candidate's own where there is none."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"weights": candidate, "tokenizer": tokenizer}, {"weights": weights, "tokenizer": words}
+    run_component("evaluation.current", run, inputs=inputs, outputs=outputs)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -71,7 +87,7 @@ def check_contamination(
     questions: dsl.Input[dsl.Dataset],
     contamination: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Which questions stand, word for word, in what the model was trained on."""
+    """Which questions stand in what the model was trained on: word for word, reworded, with their answers."""
     from tokenmill.steps import run_component
 
     inputs = {"training_sets": training_sets, "questions": questions}
@@ -84,12 +100,17 @@ def gate(
     candidate: dsl.Input[dsl.Artifact],
     base: dsl.Input[dsl.Artifact],
     sft: dsl.Input[dsl.Artifact],
+    current: dsl.Input[dsl.Artifact],
     contamination: dsl.Input[dsl.Artifact],
+    training_sets: dsl.Input[dsl.Artifact],
+    tokenizer: dsl.Input[dsl.Artifact],
     verdict: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
 ) -> bool:
-    """Judge the candidate against its limits, its references and its lineage; returns whether it passed."""
+    """Judge the candidate against its limits, its references, the model in use and its lineage; whether it passed."""
     from tokenmill.steps import run_component
 
-    inputs = {"candidate": candidate, "references": [base, sft], "decontamination": contamination}
-    judged = run_component("evaluation.gate", run, inputs=inputs, outputs={"output": verdict})
+    inputs = {"candidate": candidate, "references": [base, sft], "current": current, "decontamination": contamination}
+    inputs |= {"training_sets": training_sets, "tokenizer": tokenizer}
+    judged = run_component("evaluation.gate", run, inputs=inputs, outputs={"output": verdict, "page": page})
     return bool(judged["output"].counts["passed"])

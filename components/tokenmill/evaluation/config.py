@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tokenmill.config import Execution, Section, StepConfig
 from tokenmill.overlap import OverlapConfig
+from tokenmill.overlap.near import NearRule
 
 
 class PrepareConfig(StepConfig):
@@ -65,8 +66,22 @@ class CollectConfig(StepConfig):
     pass
 
 
+class CurrentConfig(StepConfig):
+    """The model in use."""
+
+    alias: str = Field("production", description="alias under which it stands in the model registry")
+    name: str | None = Field(None, description="its name there; null: internlm2-chat-<preset>")
+
+
 class ContaminationConfig(OverlapConfig):
     """Overlap of the questions with everything that the model was trained on."""
+
+    near: NearRule = NearRule()
+    label_words: int = Field(
+        64,
+        ge=0,
+        description="units after a copied question within which its answer makes it input+label; not published",
+    )
 
 
 class Limits(Section):
@@ -80,13 +95,32 @@ class ReferenceLimits(Section):
     """What the candidate owes to one reference model, on the same questions."""
 
     no_regression: tuple[str, ...] = Field(
-        ("choice/*", "generate/*", "format/*"),
+        ("choice/*", "likelihood/*", "generate/*", "code/*", "format/*"),
         description="suites, as shell patterns, on which it must not be worse beyond chance (paired bootstrap)",
     )
     tolerance: float = Field(0.0, ge=0, description="loss of accuracy that is accepted beyond chance")
     max_perplexity_ratio: dict[str, float] = Field(
         {"perplexity/*": 1.1}, description="suite → highest candidate / reference perplexity"
     )
+
+
+class LicencePolicy(Section):
+    """Which licences may stand behind a model: patterns of the shell, without case, against each source's licence."""
+
+    allow: tuple[str, ...] | None = Field(None, description="licences that may; null: all that are not denied")
+    deny: tuple[str, ...] = Field(
+        ("", "unknown", "proprietary*", "*-NC", "*-NC-*", "*-ND", "*-ND-*"),
+        description="licences that may not; by default what nobody stated, and what forbids commercial use or changes",
+    )
+
+
+class CostCeiling(Section):
+    """What all trainings behind a model may have cost, counted by their operations as `tokenmill plan` counts them."""
+
+    most: float = Field(gt=0, description="cost that passes, in your currency")
+    price_per_hour: float = Field(gt=0, description="of one accelerator, in your currency")
+    accelerator: str = Field("h100", description="whose peak counts: a name that `tokenmill plan` knows")
+    mfu: float = Field(0.4, gt=0, le=1, description="share of the peak that trainings reach; not published")
 
 
 class GateConfig(StepConfig):
@@ -109,9 +143,23 @@ class GateConfig(StepConfig):
     )
     delta_sigmas: float = Field(3.0, ge=0, description="standard errors that a Δ must exceed to count")
     max_contaminated: dict[str, float] | None = Field(
-        {"choice/*": 0.1, "generate/*": 0.0},
+        {"choice/*": 0.1, "likelihood/*": 0.1, "generate/*": 0.0, "code/*": 0.0},
         description="suites → highest share of questions found in training data (natural text repeats itself: licences, "
         "refrains, so next_line is never quite clean); null: not asked",
+    )
+    max_near: dict[str, float] | None = Field(
+        None, description="suites → highest share of questions that training data reword; null: only told"
+    )
+    licences: LicencePolicy | None = Field(
+        LicencePolicy(), description="of every source in the model's lineage; null: not asked"
+    )
+    cost: CostCeiling | None = Field(None, description="of all trainings in the model's lineage; null: not asked")
+    current: ReferenceLimits | None = Field(
+        ReferenceLimits(),
+        description="what is owed to the model in use (evaluation.current); nothing where there is none; null: not asked",
+    )
+    template: bool = Field(
+        True, description="whether the tokenizer's chat template must give the very ids that models are trained on"
     )
     resamples: int = Field(1_000, ge=100, description="bootstrap resamples of a paired comparison")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of a paired comparison")
@@ -149,6 +197,7 @@ class EvaluationConfig(Section):
 
     prepare: PrepareConfig = PrepareConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    current: CurrentConfig = CurrentConfig()
     collect_training_sets: CollectConfig = CollectConfig()
     contamination: ContaminationConfig = ContaminationConfig()
     compare: CompareConfig = CompareConfig()

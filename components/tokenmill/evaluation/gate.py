@@ -3,61 +3,68 @@
 Evidence that is missing fails a check: a gate that nobody fed must not open.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 
 import orjson
 
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import GateConfig, ReferenceLimits
-from tokenmill.evaluation.contamination import DECONTAMINATION
 from tokenmill.evaluation.evaluate import DELTAS
+from tokenmill.evaluation.lineage_checks import Contamination, clean_scores, contaminated, costed, licensed
 from tokenmill.evaluation.measured import Measured
+from tokenmill.evaluation.patterns import matching, strictest
 from tokenmill.evaluation.statistics import Bootstrap
+from tokenmill.evaluation.training_sets import TRAINING_SETS
+from tokenmill.evaluation.verdict import Check, as_text, page
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, step
 
-VERDICT, VERDICT_TEXT = "verdict.json", "verdict.md"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question that the gate asks."""
-
-    name: str
-    value: float | None
-    threshold: str
-    passed: bool
-    why: str
+VERDICT, VERDICT_TEXT, PAGE = "verdict.json", "verdict.md", "verdict.html"
 
 
 @step(
     "evaluation.gate",
-    version=4,
-    libraries=("numpy",),
-    kinds={"candidate": "evaluation", "references": "evaluation", "decontamination": "decontamination"},
+    version=5,
+    libraries=("numpy", "jinja2"),
+    kinds={
+        "candidate": "evaluation",
+        "references": "evaluation",
+        "current": "evaluation",
+        "decontamination": "decontamination",
+        "training_sets": "training_sets",
+        "tokenizer": "tokenizer",
+    },
 )
 def gate(
     config: GateConfig,
     candidate: Manifest,
     references: list[Manifest] | None,
+    current: Manifest | None,
     decontamination: Manifest | None,
+    training_sets: Manifest | None,
+    tokenizer: Manifest | None,
     ctx: StepContext,
-) -> Draft:
-    """Hold an evaluation against its limits, its references, and the training data of its model."""
+) -> dict[str, Draft]:
+    """Hold an evaluation against its limits, its references, the model in use, and the training data behind it."""
     measured = Measured.read(candidate, ctx)
     others = {other.label: other for other in (Measured.read(reference, ctx) for reference in references or ())}
-    overlap = ctx.read_json(decontamination, DECONTAMINATION) if decontamination else None
+    found = Contamination.read(decontamination, ctx) if decontamination else None
+    lineage = ctx.read_json(training_sets, TRAINING_SETS) if training_sets else None
     checks = [
         *_limits(config, measured),
         *_references(config, measured, others),
+        *_current(config, measured, Measured.read(current, ctx) if current else None),
         *_deltas(config, measured),
-        *_overlap(config, measured, overlap),
+        *contaminated(config, measured, found),
+        *licensed(config.licences, measured, lineage),
+        *costed(config.cost, measured, lineage),
+        *_template(config, ctx.files(tokenizer) if tokenizer else None),
     ]
     if not checks:
         raise InputError("evaluation.gate has nothing to check: set limits or references")
+    bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
     verdict = {
         "passed": all(check.passed for check in checks),
         "label": measured.label,
@@ -65,15 +72,21 @@ def gate(
         "candidate": candidate.content,
         "references": {label: other.facts["model"] for label, other in sorted(others.items())},
         "checks": [asdict(check) for check in checks],
+        "clean": clean_scores(measured, found, bootstrap) if found else {},
     }
     ctx.log.info("verdict", passed=verdict["passed"], failed=[check.name for check in checks if not check.passed])
-    folder = ctx.workdir / "verdict"
-    folder.mkdir()
-    (folder / VERDICT).write_bytes(orjson.dumps(verdict, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
-    (folder / VERDICT_TEXT).write_text(as_text(verdict), "utf-8")
     failed = sum(not check.passed for check in checks)
     counts = {"passed": int(verdict["passed"]), "checks": len(checks), "failed": failed}
-    return ctx.write_files("verdict", folder, counts=counts)
+    ctx.metrics({f"gate/{name}": float(count) for name, count in counts.items()})
+    files, shown = ctx.workdir / "verdict", ctx.workdir / "page"
+    files.mkdir()
+    shown.mkdir()
+    (files / VERDICT).write_bytes(orjson.dumps(verdict, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
+    (files / VERDICT_TEXT).write_text(as_text(verdict), "utf-8")
+    (shown / PAGE).write_text(page(verdict), "utf-8")
+    told = ctx.write_files("report", shown)
+    ctx.events.artifact(PAGE, told.shards[0].blob)
+    return {"output": ctx.write_files("verdict", files, counts=counts), "page": told}
 
 
 def _limits(config: GateConfig, measured: Measured) -> Iterator[Check]:
@@ -102,15 +115,48 @@ def _references(config: GateConfig, measured: Measured, others: dict[str, Measur
                 f"against {label}", None, "an evaluation", False, f"no reference evaluation is labelled {label!r}"
             )
             continue
-        if other.facts["questions"] != measured.facts["questions"]:
-            raise InputError(
-                f"{measured.label} and {label} answered different questions: evaluate both on the same artifact"
-            )
         for name in [*limits.no_regression, *limits.max_perplexity_ratio]:
-            if not _matching((name,), other) and not set(name) & set("*?["):
+            if not matching((name,), other.suites) and not set(name) & set("*?["):
                 yield Check(f"{name} against {label}", None, "a number", False, f"it was not measured on {label}")
-        yield from _no_regression(config, limits, label, measured, other)
-        yield from _perplexity(limits, label, measured, other)
+        yield from _owed(config, limits, label, measured, other)
+
+
+def _current(config: GateConfig, measured: Measured, current: Measured | None) -> Iterator[Check]:
+    """What is owed to the model in use. Where the candidate is that model, there is nothing to lose."""
+    if config.current is None:
+        return
+    if current is None:
+        yield Check("against current", None, "an evaluation", False, "nobody looked for the model in use")
+    elif current.facts["model"] == measured.facts["model"]:
+        yield Check("against current", None, "an evaluation", True, "no other model is in use")
+    else:
+        yield from _owed(config, config.current, "current", measured, current)
+
+
+def _owed(
+    config: GateConfig, limits: ReferenceLimits, label: str, measured: Measured, other: Measured
+) -> Iterator[Check]:
+    if other.facts["questions"] != measured.facts["questions"]:
+        raise InputError(
+            f"{measured.label} and {label} answered different questions: evaluate both on the same artifact"
+        )
+    yield from _no_regression(config, limits, label, measured, other)
+    yield from _perplexity(limits, label, measured, other)
+
+
+def _template(config: GateConfig, tokenizer: Path | None) -> Iterator[Check]:
+    """What a server makes of a chat must be what the model was trained on, token for token."""
+    if not config.template:
+        return
+    if tokenizer is None:
+        yield Check("chat template", None, "the training's ids", False, "no tokenizer was given")
+        return
+    from tokenmill.model.parity import GOLDEN_CHATS, differing
+
+    wrong = differing(tokenizer)
+    equal = len(GOLDEN_CHATS) - len(wrong)
+    told = f"on chats {', '.join(map(str, wrong))} it gives other ids" if wrong else f"equal on {equal} chats"
+    yield Check("chat template", equal / len(GOLDEN_CHATS), "the training's ids", not wrong, told)
 
 
 def _no_regression(
@@ -118,7 +164,7 @@ def _no_regression(
 ) -> Iterator[Check]:
     """The same questions, answered by both: the difference a question is what the bootstrap resamples."""
     bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
-    for name in _matching(limits.no_regression, other):
+    for name in matching(limits.no_regression, other.suites):
         theirs = other.predictions[name]
         mine = measured.predictions.get(name, {})
         if mine.keys() != theirs.keys():
@@ -139,7 +185,7 @@ def _no_regression(
 
 
 def _perplexity(limits: ReferenceLimits, label: str, measured: Measured, other: Measured) -> Iterator[Check]:
-    for name, bound in sorted(_strictest(limits.max_perplexity_ratio, other.suites).items()):
+    for name, bound in sorted(strictest(limits.max_perplexity_ratio, other.suites).items()):
         mine, theirs = measured.suites.get(name), other.suites[name]
         if mine is None:
             yield Check(
@@ -149,17 +195,6 @@ def _perplexity(limits: ReferenceLimits, label: str, measured: Measured, other: 
         ratio = mine["value"] / theirs["value"]
         told = f"perplexity {mine['value']:.4g} against {theirs['value']:.4g}"
         yield Check(f"{name} against {label}", _short(ratio), f"≤ {bound:g} ×", ratio <= bound, told)
-
-
-def _matching(patterns: Sequence[str], other: Measured) -> list[str]:
-    """The reference's suites that match a pattern."""
-    return [name for name in sorted(other.suites) if any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-def _strictest(bounds: Mapping[str, float], suites: Iterable[str]) -> dict[str, float]:
-    """Suite → the lowest bound of all patterns that it matches."""
-    matched = {suite: [b for pattern, b in bounds.items() if fnmatchcase(suite, pattern)] for suite in suites}
-    return {suite: min(found) for suite, found in matched.items() if found}
 
 
 MIN_SPLIT = 16
@@ -187,49 +222,6 @@ def _deltas(config: GateConfig, measured: Measured) -> Iterator[Check]:
             yield Check(
                 f"{sign} {suite}", value, f"|Δ| ≤ {limit:g}", not outlier, f"{value:+.4g} ± {error:.2g} nats a token"
             )
-
-
-def _overlap(config: GateConfig, measured: Measured, overlap: dict[str, Any] | None) -> Iterator[Check]:
-    limits = config.max_contaminated
-    if limits is None:
-        return
-    if overlap is None:
-        yield Check("training data", None, "searched", False, "the training sets were not searched for the questions")
-        return
-    if not overlap["training_sets"]:
-        yield Check("training data", None, "searched", False, "the model's lineage names no training data to search")
-        return
-    for key in ("model", "questions"):
-        if overlap[key] != measured.facts[key]:
-            raise InputError(
-                f"the decontamination report is not about the candidate's {key}: run evaluation.contamination again"
-            )
-    bounds = _strictest(limits, overlap["suites"])
-    if not bounds:
-        yield Check("training data", None, "searched", False, f"no suite of {', '.join(limits)} was looked for")
-    for suite, limit in sorted(bounds.items()):
-        row = overlap["suites"][suite]
-        told = f"{row['hits']} of {row['questions']} questions stand in {overlap['training_sets']} training sets"
-        yield Check(f"{suite} in training data", row["share"], f"≤ {limit:g}", row["share"] <= limit, told)
-
-
-def as_text(verdict: dict[str, Any]) -> str:
-    """The verdict as a page: the answer first, then what failed, then everything."""
-    word = "passed" if verdict["passed"] else "did not pass"
-    failed = [check for check in verdict["checks"] if not check["passed"]]
-    lines = [
-        f"# {verdict['label']} {word}",
-        "",
-        f"Model `{verdict['model'][:12]}`, {len(verdict['checks'])} checks, {len(failed)} failed.",
-        "",
-    ]
-    lines += [f"- **{check['name']}**: {check['why']}; wanted {check['threshold']}" for check in failed]
-    lines += ["", "| check | value | wanted | | |", "|---|---|---|---|---|"]
-    for check in verdict["checks"]:
-        value = "–" if check["value"] is None else f"{check['value']:.4g}"
-        mark = "✓" if check["passed"] else "✗"
-        lines.append(f"| {check['name']} | {value} | {check['threshold']} | {mark} | {check['why']} |")
-    return "\n".join(lines) + "\n"
 
 
 def _short(value: float) -> float:

@@ -10,7 +10,7 @@ from tokenmill.sft.config import DecontaminateConfig
 from tokenmill.steps import Drop, StepContext, step
 
 
-@step("sft.decontaminate", version=1, kinds={"conversations": "conversations", "questions": "questions"})
+@step("sft.decontaminate", version=2, kinds={"conversations": "conversations", "questions": "questions"})
 def decontaminate(config: DecontaminateConfig, conversations: Manifest, questions: Manifest, ctx: StepContext) -> Draft:
     """Drop the conversations that hold a question of evaluation word for word, or that evaluation reads itself.
 

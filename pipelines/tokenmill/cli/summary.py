@@ -10,6 +10,7 @@ from tokenmill.errors import UserError
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Manifest
 from tokenmill.pipelines.handed_on import handed_on
+from tokenmill.pipelines.refusal import reasons
 from tokenmill.report import collect, render
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking import read_events
@@ -30,6 +31,8 @@ def summarise(store: ArtifactStore, run: str, folder: Path) -> dict[str, Any]:
         judged = _document(store, verdict, "verdict.json")
         failed = [check["name"] for check in judged["checks"] if not check["passed"]]
         summary["verdict"] = {"passed": judged["passed"], "failed": failed, "digest": verdict.digest}
+        if failed:
+            summary["verdict"]["why"] = reasons(judged)
     if deployment := last.get("deployment.deploy"):
         told = _document(store, deployment, "deployment.json")
         keys = ("name", "version", "served", "ok", "question", "answer", "parity", "agreement", "reason")
@@ -50,6 +53,7 @@ def as_text(summary: dict[str, Any]) -> str:
     if verdict := summary.get("verdict"):
         word = "passed" if verdict["passed"] else f"refused ({', '.join(verdict['failed'])})"
         lines.append(f"gate      {word}, verdict {verdict['digest'][:12]}")
+        lines += [f"          {why}" for why in verdict.get("why", ())]
     if served := summary.get("served"):
         if served["served"]:
             lines.append(f"asked     {served['question']}")

@@ -4,6 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
+from tokenmill.deployment.component import register_refused
 from tokenmill.pipelines.phases import (
     ROUNDS,
     alignment,
@@ -87,6 +88,7 @@ def lifecycle(preset: str) -> Any:
                 )
                 report(run=run).after(deployed)
             with dsl.Else(name="refused"):
-                report(run=run)
+                refused = register_refused(run=run, weights=aligned.outputs["chat"], verdict=judged.outputs["verdict"])
+                report(run=run).after(refused)
 
     return pipeline

@@ -50,11 +50,15 @@ def refuse_execution(overrides: Mapping[str, Any]) -> None:
 
 def close_run(job_id: str, state: str, message: str) -> None:
     """Record the final state; deliver to MLflow. MLflow being away costs the run nothing: `tokenmill track` catches up."""
+    from tokenmill.pipelines.refusal import refusal
+
     store = open_store()
     key = os.environ.get(RUN_KEY) or job_id
+    if refused := refusal(store, key):
+        Log({"run": key}).warning(refused)
     known: dict[str, Status] = {"SUCCEEDED": "succeeded", "CANCELLED": "cancelled"}
     with EventLog(store, read_run(store, key), "close") as events:
-        events.run_closed(known.get(state, "failed"), message)
+        events.run_closed(known.get(state, "failed"), message or refused)
     try:
         deliver(store, key)
     except UserError as away:

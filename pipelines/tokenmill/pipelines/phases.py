@@ -255,7 +255,27 @@ def evaluation(
     contamination = evaluation_tasks.check_contamination(
         run=run, training_sets=training_sets, questions=questions
     ).outputs["contamination"]
-    judged = evaluation_tasks.gate(run=run, candidate=candidate, base=reference, sft=tuned, contamination=contamination)
+    in_use = evaluation_tasks.current_model(run=run, candidate=chat, tokenizer=tokenizer).outputs
+    current = evaluation_tasks.evaluate(
+        run=run,
+        task="current",
+        label="chat",
+        form="chat",
+        weights=in_use["weights"],
+        tokenizer=in_use["words"],
+        questions=questions,
+    )
+    current.set_display_name("evaluate: current")
+    judged = evaluation_tasks.gate(
+        run=run,
+        candidate=candidate,
+        base=reference,
+        sft=tuned,
+        current=current.outputs["evaluation"],
+        contamination=contamination,
+        training_sets=training_sets,
+        tokenizer=tokenizer,
+    )
     return Judged(
         evaluation=candidate,
         training_sets=training_sets,

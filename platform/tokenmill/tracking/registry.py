@@ -177,9 +177,15 @@ class Registry:
                 raise
 
 
+def registered_name(role: str, run: RunRef) -> str:
+    """internlm2-chat-nano; of a released size internlm2-chat-7b."""
+    preset = run.preset.removeprefix("internlm2-")
+    return f"internlm2-{role}-{preset}" if preset else f"internlm2-{role}"
+
+
 def registry_ready(store: ArtifactStore, tracking_uri_: str | None = None) -> None:
     """Preflight of every effect that registers or promotes: one clear line when the registry is away."""
     Registry(store, tracking_uri_).registry_ready()
 
 
-__all__ = ["Registry", "TrackingError", "registry_ready"]
+__all__ = ["Registry", "TrackingError", "registered_name", "registry_ready"]

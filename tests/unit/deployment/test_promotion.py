@@ -3,9 +3,9 @@
 import pytest
 
 from tokenmill.deployment.promote import decide
-from tokenmill.deployment.register import registered_name
 from tokenmill.deployment.smoke import shared_prefix
 from tokenmill.tracking import RunRef
+from tokenmill.tracking.registry import registered_name
 
 PASSED = {"served": True, "ok": True, "reason": ""}
 FAILED = {"served": True, "ok": False, "reason": "no answer"}

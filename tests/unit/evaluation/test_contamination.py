@@ -10,7 +10,8 @@ from tokenmill.config import Execution
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import CollectConfig, ContaminationConfig
 from tokenmill.manifest import Manifest
-from tokenmill.records import JSONL
+from tokenmill.model.config import InternLM2Config
+from tokenmill.records import JSONL, read_jsonl
 
 ALONE = ContaminationConfig(execution=Execution(workers=1))
 SECRET = "In the year of the great flood seven tall masons built one narrow bridge of grey stone for the queen"
@@ -39,12 +40,18 @@ def questions(lab: Lab, **suites: list[dict[str, Any]]) -> Manifest:
     return lab.issue("questions", {f"{name.replace('__', '/')}{JSONL}": rows for name, rows in suites.items()})
 
 
-def hits(lab: Lab, weights: Manifest, asked: Manifest) -> dict[str, int]:
+def searched(lab: Lab, weights: Manifest, asked: Manifest) -> tuple[Any, dict[str, Any]]:
+    """The report, and question → its row."""
     sets, _ = collect(lab, weights)
     made = lab.step("evaluation.contamination", ALONE, training_sets=sets, questions=asked)["output"]
     report = orjson.loads(lab.store.get_blob(made.shard("decontamination.json").blob))
     assert report["model"] == weights.content
-    return {suite: row["hits"] for suite, row in report["suites"].items()}
+    rows = read_jsonl(lab.store.blob_path(made.shard(f"items{JSONL}").blob))
+    return report, {f"{row['suite']}#{row['id']}": row for row in rows}
+
+
+def hits(lab: Lab, weights: Manifest, asked: Manifest) -> dict[str, int]:
+    return {suite: row["hits"] for suite, row in searched(lab, weights, asked)[0]["suites"].items()}
 
 
 def test_every_stage_of_a_models_life_is_walked(lab: Lab) -> None:
@@ -123,3 +130,98 @@ def test_a_lineage_with_a_hole_is_refused(lab: Lab) -> None:
     lab.store.backend.delete(f"manifests/{lost.digest}")
     with pytest.raises(InputError, match="cannot be checked"):
         collect(lab, weights)
+
+
+# ---- what is said of each question -----------------------------------------------------------------------------------
+
+REWORDED = (
+    "In the year of the great flood seven tall masons have built one narrow bridge made of grey stone for the old queen"
+)
+ELSE = (
+    "Nothing of this has been asked by anyone and it goes on for a while, as texts do that were written on a slow day"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        (ELSE, "clean"),
+        (REWORDED, "near"),
+        (SECRET, "input"),
+        (f"{SECRET}. How high was it? {ELSE}. It was forty two feet high.", "input"),  # the answer stands too far away
+        (f"Problem: {SECRET}. Solution: it was forty two feet high.", "input+label"),
+        (f"Forty two. {SECRET}", "input"),  # what stands before a question does not answer it
+        (f"{SECRET}. {SECRET}: forty two. {ELSE}", "input+label"),
+    ],
+)
+def test_a_question_is_labelled_by_what_the_data_give_away(lab: Lab, text: str, label: str) -> None:
+    asked = questions(lab, generate__maths=[{"id": "q", "question": SECRET, "answer": "forty two"}])
+    config = ALONE.model_copy(update={"label_words": 20})
+    sets, _ = collect(lab, lab.weights(data=corpus(lab, "some", text)))
+    made = lab.step("evaluation.contamination", config, training_sets=sets, questions=asked)["output"]
+    (row,) = read_jsonl(lab.store.blob_path(made.shard(f"items{JSONL}").blob))
+    assert row["label"] == label
+
+
+def test_a_choice_is_given_away_where_the_right_option_follows(lab: Lab) -> None:
+    choices = [f"{SECRET} {end}" for end in ("and her sister", "who never came", "of the north")]
+    asked = questions(lab, choice__tales=[{"id": "q", "question": SECRET, "choices": choices, "answer": 1}])
+    labels = {}
+    for name, text in (("right", choices[1]), ("wrong", choices[0]), ("bare", SECRET)):
+        _, rows = searched(lab, lab.weights(data=corpus(lab, name, text)), asked)
+        labels[name] = rows["choice/tales#q"]["label"]
+    assert labels == {"right": "input+label", "wrong": "input", "bare": "input"}
+
+
+def test_the_training_set_that_holds_a_question_is_named(lab: Lab) -> None:
+    """Two stages are clean, the third holds one question with its answer and rewords another."""
+    other = (
+        "Eleven small boats left the quiet harbour at dawn and nine of them came home before the evening bell was rung"
+    )
+    reworded = (
+        "At dawn eleven small boats left the quiet harbour, and nine of them came home before the evening bell rang"
+    )
+    bad = corpus(lab, "bad", ELSE, f"{SECRET}: forty two", reworded)
+    weights = lab.weights(base=lab.weights(data=corpus(lab, "good", ELSE)), data=bad)
+    rows = [{"id": i, "question": text, "answer": "forty two"} for i, text in (("q", SECRET), ("r", other))]
+    report, found = searched(lab, weights, questions(lab, generate__maths=rows))
+    first, *others = report["sets"]
+    assert (first["digest"], first["suites"]) == (bad.digest, {"generate/maths": {"input+label": 1, "near": 1}})
+    assert [one["suites"] for one in others] == [{}] * len(others) and others
+    assert found["generate/maths#q"]["found"] == [
+        {"set": bad.digest, "label": "input+label", "where": f"bad/part-00000{JSONL} bad1"}
+    ]
+    assert (
+        report["suites"]["generate/maths"] | {"hits": 1, "near": 1, "share": 0.5, "near_share": 0.5}
+        == (report["suites"]["generate/maths"])
+    )
+
+
+def test_leaks_of_the_train_split_the_test_split_and_of_a_paraphrase_are_told_apart(lab: Lab) -> None:
+    """One problem a split; each is planted alone, then the test one reworded."""
+    geese = "Five grey geese flew over the frozen lake towards the southern hills while two old foxes watched them go"
+    told = {"train": ELSE, "test": SECRET, "reference": geese}
+    rows = [{"id": split, "split": split, "question": text, "answer": "7"} for split, text in told.items()]
+    asked = questions(lab, contamination__maths=rows)
+
+    def leak(text: str) -> dict[str, tuple[int, int]]:
+        report, _ = searched(lab, lab.weights(data=corpus(lab, "leak", text)), asked)
+        assert set(report["suites"]) == {"contamination/maths"}  # what gates ask about is the test split alone
+        return {split: (row["hits"], row["near"]) for split, row in report["splits"]["maths"].items()}
+
+    assert leak(told["train"]) == {"train": (1, 0), "test": (0, 0), "reference": (0, 0)}
+    assert leak(told["test"]) == {"train": (0, 0), "test": (1, 0), "reference": (0, 0)}
+    assert leak(REWORDED) == {"train": (0, 0), "test": (0, 1), "reference": (0, 0)}
+
+
+def test_trainings_are_counted_by_their_own_tokens(lab: Lab) -> None:
+    """6 operations a weight and token (the input embedding is a look-up); SFT goes on from Base's count."""
+    base = lab.weights(counts={"tokens_seen": 1_000})
+    sft = lab.weights(step="sft.train", base=base, counts={"tokens_seen": 1_500})
+    reward = lab.weights(step="rlhf.reward", sft=sft, counts={"tokens_seen": 1_600})
+    _, found = collect(lab, lab.weights(step="rlhf.ppo", sft=sft, reward_model=reward, counts={"tokens_seen": 1_800}))
+    shape = InternLM2Config.preset("pico")
+    weights = shape.parameter_count() - shape.vocab_size * shape.hidden_size
+    tokens = {one["step"]: one["tokens"] for one in found["trainings"]}
+    assert tokens == {"test.made": 1_000, "sft.train": 500, "rlhf.reward": 100, "rlhf.ppo": 300}
+    assert sum(one["flops"] for one in found["trainings"]) == 6 * weights * 1_900

@@ -7,9 +7,10 @@ import pytest
 from pico import Lab
 
 from tokenmill.errors import InputError
-from tokenmill.evaluation.config import GateConfig, Limits, ReferenceLimits
+from tokenmill.evaluation.config import CostCeiling, GateConfig, LicencePolicy, Limits, ReferenceLimits
 from tokenmill.manifest import Manifest
 from tokenmill.records import JSONL
+from tokenmill.steps.context import materialise
 
 REFERENCE = ReferenceLimits(no_regression=("choice/*",), max_perplexity_ratio={"perplexity/*": 1.2})
 CONFIG = GateConfig(
@@ -17,6 +18,9 @@ CONFIG = GateConfig(
     references={"sft": REFERENCE},
     max_delta1=0.1,
     max_contaminated={"choice/*": 0.0},
+    licences=None,
+    current=None,
+    template=False,
 )
 
 
@@ -53,11 +57,30 @@ class Bench:
         rows = [{"suite": "choice/larger", "id": f"{i:03d}", "score": float(i < right)} for i in range(100)]
         return self._issue("evaluation", {"evaluation.json": facts}, {f"predictions{JSONL}": rows})
 
-    def overlap(self, hits: int = 0, model: str = "model-of-chat", perplexity_hits: int = 3, sets: int = 3) -> Manifest:
-        suites = {"choice/larger": hits, "perplexity/en": perplexity_hits}
-        rows = {name: {"questions": 100, "hits": n, "share": n / 100} for name, n in suites.items()}
-        value = {"model": model, "questions": "q", "training_sets": sets, "suites": rows}
-        return self._issue("decontamination", {"decontamination.json": value}, {})
+    def overlap(
+        self, hits: int = 0, model: str = "model-of-chat", perplexity_hits: int = 3, sets: int = 3, near: int = 0
+    ) -> Manifest:
+        """Of 100 questions `hits` stand in the last training set, and the `near` ones after them are reworded there."""
+        suites, items = {}, []
+        for name, n in (("choice/larger", hits), ("perplexity/en", perplexity_hits)):
+            suites[name] = {"questions": 100, "input": n, "input+label": 0, "near": near, "share": n / 100}
+            suites[name] |= {"near_share": near / 100, "hits": n}
+            labels = ["input"] * n + ["near"] * near + ["clean"] * (100 - n - near)
+            items += [{"suite": name, "id": f"{i:03d}", "label": label} for i, label in enumerate(labels)]
+        named = [{"digest": f"{i}" * 64, "kind": "corpus", "step": "made.up", "suites": {}} for i in range(sets)]
+        if sets:
+            named[-1]["suites"] = {"choice/larger": {"input": hits, "near": near}}
+        value = {"model": model, "questions": "q", "sets": named, "suites": suites}
+        return self._issue("decontamination", {"decontamination.json": value}, {f"items{JSONL}": items})
+
+    def lineage(self, *licences: str, flops: float = 1e18, model: str = "model-of-chat") -> Manifest:
+        sources = [
+            {"name": f"source {i}", "licence": licence, "origin": "", "digest": f"{i}" * 64}
+            for i, licence in enumerate(licences)
+        ]
+        trainings = [{"digest": "t", "step": "s", "tokens": 1, "flops": flops / 2} for _ in range(2)]
+        value = {"model": model, "sources": sources, "trainings": trainings, "sets": []}
+        return self._issue("training_sets", {"training_sets.json": value}, {})
 
     def _issue(self, kind: str, values: dict[str, Any], records: dict[str, Any]) -> Manifest:
         self._made += 1
@@ -68,10 +91,14 @@ class Bench:
             files[name] = path
         return self.lab.issue(kind, files)
 
-    def verdict(self, config: GateConfig, candidate: Manifest, *references: Manifest, overlap: Manifest | None) -> Any:
-        inputs = {"candidate": candidate, "references": list(references), "decontamination": overlap}
-        made = self.lab.step("evaluation.gate", config, **inputs)["output"]
+    def verdict(
+        self, config: GateConfig, candidate: Manifest, *references: Manifest, overlap: Manifest | None, **more: Any
+    ) -> Any:
+        inputs = {"candidate": candidate, "references": list(references), "decontamination": overlap} | more
+        outputs = self.lab.step("evaluation.gate", config, **inputs)
+        made = outputs["output"]
         self.page = self.lab.store.get_blob(made.shard("verdict.md").blob).decode()
+        self.html = self.lab.store.get_blob(outputs["page"].shard("verdict.html").blob).decode()
         verdict = orjson.loads(self.lab.store.get_blob(made.shard("verdict.json").blob))
         assert made.counts["passed"] == verdict["passed"] == all(c["passed"] for c in verdict["checks"])
         return verdict
@@ -201,13 +228,123 @@ def test_evidence_about_another_model_or_other_questions_is_refused(bench: Bench
 
 
 def test_a_gate_that_checks_nothing_is_refused(bench: Bench) -> None:
-    open_gate = GateConfig(limits={}, max_delta1=None, max_contaminated=None)
+    nothing = {"limits": {}, "max_delta1": None, "max_contaminated": None, "references": {}}
+    open_gate = CONFIG.model_copy(update=nothing)
     with pytest.raises(InputError, match="nothing to check"):
         bench.verdict(open_gate, bench.evaluation("chat"), overlap=None)
 
 
 def test_of_two_patterns_the_stricter_counts(bench: Bench) -> None:
     strict = ReferenceLimits(no_regression=(), max_perplexity_ratio={"perplexity/en": 1.05, "perplexity/*": 2.0})
-    config = GateConfig(limits={}, references={"sft": strict}, max_delta1=None, max_contaminated=None)
+    asked = {"limits": {}, "references": {"sft": strict}, "max_delta1": None, "max_contaminated": None}
+    config = CONFIG.model_copy(update=asked)
     verdict = bench.verdict(config, bench.evaluation("chat", perplexity=11), bench.evaluation("sft"), overlap=None)
     assert failed(verdict) == ["perplexity/en against sft"]
+
+
+def only(**asked: Any) -> GateConfig:
+    """A gate that asks for nothing else."""
+    return CONFIG.model_copy(
+        update={"limits": {}, "references": {}, "max_delta1": None, "max_contaminated": None} | asked
+    )
+
+
+# ---- what the lineage says -------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_names_the_training_set_that_holds_the_questions(bench: Bench) -> None:
+    verdict = bench.verdict(
+        only(max_contaminated={"choice/*": 0.0}), bench.evaluation("chat"), overlap=bench.overlap(7)
+    )
+    (check,) = verdict["checks"]
+    assert check["evidence"] == ["2" * 64]
+    assert "7 of 100 questions stand in 3 training sets: 7 in corpus 222222222222 of made.up" in check["why"]
+    assert "222222222222" in bench.page and "222222222222" in bench.html
+
+
+def test_reworded_questions_have_a_limit_of_their_own(bench: Bench) -> None:
+    candidate, overlap = bench.evaluation("chat"), bench.overlap(hits=0, near=4)
+    verbatim = only(max_contaminated={"choice/*": 0.0})
+    assert failed(bench.verdict(verbatim, candidate, overlap=overlap)) == []
+    config = verbatim.model_copy(update={"max_near": {"choice/*": 0.03}})
+    assert failed(bench.verdict(config, candidate, overlap=overlap)) == ["choice/larger reworded in training data"]
+
+
+def test_scores_without_what_was_seen_stand_beside_all(bench: Bench) -> None:
+    """Right are the first 50; the first 20 were seen and 10 more reworded: of the 70 clean ones 20 are right."""
+    candidate = bench.evaluation("chat", right=50)
+    verdict = bench.verdict(only(max_contaminated={"*": 1.0}), candidate, overlap=bench.overlap(20, near=10))
+    clean = verdict["clean"]["choice/larger"]
+    assert clean["value"] == pytest.approx(20 / 70) and clean["n"] == 70
+    assert clean["all"]["value"] == 0.5
+    assert clean["ci_low"] < 20 / 70 < clean["ci_high"]
+    assert "0.2857" in bench.page and "0.2857" in bench.html
+
+
+def test_where_all_was_seen_there_is_no_clean_score(bench: Bench) -> None:
+    verdict = bench.verdict(only(max_contaminated={"*": 1.0}), bench.evaluation("chat"), overlap=bench.overlap(100))
+    assert verdict["clean"]["choice/larger"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("licences", "policy", "refused"),
+    [
+        (("MIT", "CC-BY-4.0", "public domain"), {}, ""),
+        (("MIT", "CC-BY-NC-4.0"), {}, "source 1 (CC-BY-NC-4.0)"),
+        (("cc-by-nc-nd-3.0",), {}, "source 0"),
+        (("MIT", ""), {}, "source 1 (not stated)"),
+        (("MIT", "Apache-2.0"), {"allow": ("MIT",)}, "source 1 (Apache-2.0)"),
+        (("GPL-3.0-only",), {"allow": ("*",), "deny": ("GPL-*",)}, "source 0"),
+        ((), {}, "names no source"),
+    ],
+)
+def test_every_source_must_have_a_licence_that_is_allowed(
+    bench: Bench, licences: tuple[str, ...], policy: dict[str, Any], refused: str
+) -> None:
+    config = only(licences=LicencePolicy(**policy))
+    sets = bench.lineage(*licences)
+    (check,) = bench.verdict(config, bench.evaluation("chat"), overlap=None, training_sets=sets)["checks"]
+    assert check["passed"] == (not refused) and refused in check["why"]
+
+
+def test_what_training_cost_has_a_ceiling(bench: Bench) -> None:
+    """1.4e19 operations on an H100 (989e12 a second) at 40%: 9.83 hours, at 2 an hour 19.66."""
+    sets = bench.lineage("MIT", flops=1.4e19)
+    for most, passed in ((20, True), (19, False)):
+        config = only(cost=CostCeiling(most=most, price_per_hour=2))
+        (check,) = bench.verdict(config, bench.evaluation("chat"), overlap=None, training_sets=sets)["checks"]
+        assert check["passed"] == passed
+        assert check["value"] == pytest.approx(2 * 1.4e19 / (0.4 * 989e12) / 3600, rel=1e-6)
+
+
+@pytest.mark.parametrize("asked", [{"licences": LicencePolicy()}, {"cost": CostCeiling(most=1, price_per_hour=1)}])
+def test_a_lineage_that_nobody_walked_is_a_refusal(bench: Bench, asked: dict[str, Any]) -> None:
+    assert failed(bench.verdict(only(**asked), bench.evaluation("chat"), overlap=None))
+    with pytest.raises(InputError, match="not about the candidate's model"):
+        bench.verdict(
+            only(**asked), bench.evaluation("chat"), overlap=None, training_sets=bench.lineage("MIT", model="other")
+        )
+
+
+# ---- what stands in use, and the template ----------------------------------------------------------------------------
+
+
+def test_nothing_may_be_lost_against_the_model_in_use(bench: Bench) -> None:
+    config, candidate = only(current=REFERENCE), bench.evaluation("chat", right=30)
+    assert failed(bench.verdict(config, candidate, overlap=None)) == ["against current"]  # nobody looked
+    worse = bench.verdict(config, candidate, overlap=None, current=bench.evaluation("old", right=50))
+    assert failed(worse) == ["choice/larger against current"]
+    assert failed(bench.verdict(config, candidate, overlap=None, current=bench.evaluation("old", right=25))) == []
+    assert failed(bench.verdict(config, candidate, overlap=None, current=candidate)) == []  # none is in use yet
+
+
+def test_a_template_that_gives_other_ids_than_training_is_refused(bench: Bench) -> None:
+    config, lab = only(template=True), bench.lab
+    assert failed(bench.verdict(config, bench.evaluation("chat"), overlap=None, tokenizer=lab.tokenizer)) == []
+    assert failed(bench.verdict(config, bench.evaluation("chat"), overlap=None)) == ["chat template"]
+    folder = materialise(lab.store, lab.tokenizer, lab.folder / "other words")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>\\n", "<|im_end|>"))
+    other = lab.issue_folder("tokenizer", folder)
+    (check,) = bench.verdict(config, bench.evaluation("chat"), overlap=None, tokenizer=other)["checks"]
+    assert not check["passed"] and "other ids" in check["why"]

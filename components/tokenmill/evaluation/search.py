@@ -1,0 +1,82 @@
+"""What one training document gives away of what evaluation asks."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import numpy
+from numpy.lib.stride_tricks import sliding_window_view
+
+from tokenmill.evaluation.config import ContaminationConfig
+from tokenmill.overlap import OverlapIndex, answer_text, question_text
+from tokenmill.overlap.index import Hit
+from tokenmill.overlap.near import NearIndex
+from tokenmill.overlap.units import Units, is_chinese, units
+from tokenmill.records import Record
+
+LABELS = ("clean", "near", "input", "input+label")
+"""Of a question, the worse the further behind."""
+
+
+class Search:
+    """All questions, and one look at a text for all of them. Add them, `build` once, then `find`."""
+
+    def __init__(self, config: ContaminationConfig) -> None:
+        self.label_words = config.label_words
+        self._verbatim = OverlapIndex(config)
+        self._near = NearIndex(config.near, config.max_sharing)
+        self._answers: dict[str, tuple[Units, int]] = {}
+        """Name → units of its answer, and how many of them the text that is looked for ends with."""
+
+    def add(self, suite: str, record: Record) -> None:
+        name, text, answer = f"{suite}#{record['id']}", question_text(record), answer_text(record)
+        self._verbatim.add(name, text)
+        self._near.add(name, text)
+        if len(found := units(answer, is_chinese(text))):
+            self._answers[name] = found, len(found) if "choices" in record else 0
+
+    def build(self) -> None:
+        self._verbatim.build()
+        self._near.build()
+
+    @property
+    def too_short(self) -> set[str]:
+        return self._verbatim.too_short
+
+    @property
+    def near_for(self) -> set[str]:
+        return self._near.looked_for
+
+    def find(self, text: str) -> dict[str, str]:
+        """Name → label of the questions that are not clean of this text."""
+        found = dict.fromkeys(self._near.find(text), "near")
+        copies: dict[str, list[Hit]] = defaultdict(list)
+        for hit in self._verbatim.hits(text):
+            copies[hit.name].append(hit)
+        for name, hits in copies.items():
+            found[name] = "input+label" if self._gives_answer(name, hits, text) else "input"
+        return found
+
+    def _gives_answer(self, name: str, hits: Iterable[Hit], text: str) -> bool:
+        """Whether the answer follows a copy of the question within `label_words` units."""
+        if name not in self._answers:
+            return False
+        answer, inside = self._answers[name]
+        read: dict[bool, Units] = {}
+        for chinese, end in _ends(hits):
+            if chinese not in read:
+                read[chinese] = units(text, chinese)
+            passage = read[chinese][max(0, end - inside) : end + self.label_words + len(answer)]
+            if len(passage) >= len(answer):
+                windows = sliding_window_view(passage, len(answer))
+                if bool(numpy.any(numpy.all(windows == answer, axis=1))):
+                    return True
+        return False
+
+
+def _ends(hits: Iterable[Hit]) -> Iterator[tuple[bool, int]]:
+    """Where copies end: runs that overlap are one copy."""
+    ordered = sorted(hits, key=lambda hit: (hit.chinese, hit.at))
+    for hit, following in zip(ordered, [*ordered[1:], None], strict=True):
+        end = hit.at + hit.length
+        if following is None or following.chinese != hit.chinese or following.at > end:
+            yield hit.chinese, end

@@ -1,0 +1,64 @@
+"""What evaluation asks, as text that may stand in a training document."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tokenmill.overlap.index import OverlapIndex, suite_of
+from tokenmill.overlap.rule import OverlapRule
+from tokenmill.records import Record
+
+
+def question_text(record: Record) -> str:
+    """What would stand in a training document that holds this question. Of a written answer the wording is not known."""
+    if "text" in record:
+        return str(record["text"])
+    if "messages" in record:
+        return "\n".join(str(message["content"]) for message in record["messages"])
+    if "choices" in record:
+        return str(record["choices"][record["answer"]])
+    return str(record["question"])
+
+
+def answer_text(record: Record) -> str:
+    """What a training document must hold after the question to give its answer away; empty where there is none."""
+    if "choices" in record:
+        return str(record["choices"][record["answer"]]).removeprefix(str(record["question"])).strip()
+    return str(record.get("answer", "")) if "question" in record else ""
+
+
+def is_test(record: Record) -> bool:
+    """Not a problem that a suite takes from the training split or from a reference itself."""
+    return bool(record.get("split", "test") == "test")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All that evaluation will ask: the questions by their wording, the documents whose text it reads by their ids.
+
+    Looking for those documents' text would drop whatever is written after the same template.
+    """
+
+    index: OverlapIndex
+    read: frozenset[str]
+    looked_for: int
+    """Questions that are long enough, and documents."""
+
+    @classmethod
+    def of(cls, rule: OverlapRule, suites: Mapping[str, Iterable[Record]]) -> "Asked":
+        """Of a `questions` artifact's records by shard name."""
+        index, read, asked = OverlapIndex(rule), set[str](), 0
+        for shard, given in suites.items():
+            records, suite = list(given), shard.partition(".")[0]
+            for record in filter(is_test, records):
+                if "question" in record:
+                    index.add(f"{suite}#{record['id']}", question_text(record))
+                    asked += 1
+            read |= {record["id"].partition("@")[0] for record in records if "question" not in record}
+        index.build()
+        return cls(index, frozenset(read), asked - len(index.too_short) + len(read))
+
+
+def count_by_suite(names: Iterable[str]) -> Counter[str]:
+    """`suite#id` names by suite."""
+    return Counter(map(suite_of, names))
