@@ -52,6 +52,8 @@ class Loop:
         """Of the weights; at the end with the ledger of the mixture."""
         self.saved = 0
         """Step of the last checkpoint."""
+        self.restarts = 0
+        """Times that it went on from one."""
         self.memory = float(peak_memory())
         """Bytes, of the rank that has most."""
         self.stop = self.spent = Stop.NONE
@@ -72,6 +74,7 @@ class Loop:
         if self.run.optimizer and not found:
             load_optimizer(engine.engine, self.run.model, self.run.optimizer)
         self.saved = start = self._resume(engine, found)
+        self._tell_incidents(start)
         if spent := self.meter.judge():
             raise BudgetSpent(f"at step {start}: {self.meter.why(spent)}")
         for step in range(start, len(self.run.batches)):
@@ -151,9 +154,17 @@ class Loop:
         """Go past a step without its batch: rate and position move on, weights and tokens do not."""
         self.cursor.skip(step, self.run.plan.of_step(step) if self.run.plan else {})
         self.log.append({"step": step, "tokens": self.tokens, "skipped": True})
-        seen = {"incidents/skipped_steps": float(sum(s <= step for s in self.skipped))}
-        self.report(seen | {"incidents/rollbacks": float(len(self.incidents))}, self.tokens)
+        self._tell_incidents(step + 1)
         return Verdict.FINE
+
+    def _tell_incidents(self, upto: int) -> None:
+        """What has happened to the training before a step."""
+        seen = {
+            "incidents/restarts": self.restarts,
+            "incidents/rollbacks": len(self.incidents),
+            "incidents/skipped_steps": sum(step < upto for step in self.skipped),
+        }
+        self.report({name: float(count) for name, count in seen.items()}, self.tokens)
 
     def _roll_back(self) -> None:
         """End this attempt on every rank alike; rank 0 keeps what the next one is to leave out."""
@@ -199,6 +210,7 @@ class Loop:
                 "log": self.log.last,
                 "losses": list(self.detector.losses),
                 "device_s": self.meter.device_s,
+                "restarts": self.restarts,
                 "kept": self.run.kept.state_dict() if self.run.kept else None,
             }
             self.checkpoints.save(engine.engine, step, state, before={piece: rows} if self.rank == 0 else {})
@@ -221,6 +233,7 @@ class Loop:
         self.log = History(self.checkpoints.store, self.checkpoints.key, state["log"])
         self.detector = Detector(self.config.anomaly, state["losses"])
         self.meter.device_s = state["device_s"]
+        self.restarts = state["restarts"] + 1
         if self.run.kept:
             self.run.kept.load_state_dict(state["kept"])
         return self.cursor.step

@@ -7,6 +7,7 @@ It needs nothing but that URI, the image and the environment. Rank 0 writes `res
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.steps.context import materialise, scratch, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
+from tokenmill.telemetry import Board, Page, info, served, since
 from tokenmill.tether import die_with_parent
 from tokenmill.tracking import EventLog
 from tokenmill.training.messages import Failure, Result, Spec
@@ -100,12 +102,15 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
     execution, log = config.execution, Log({"run": spec.run.key, "step": spec.step, "rank": rank})
     heart = Heart(store, spec.folder, rank, execution.stuck_after_s)
     heart.start()
-    if execution.health_port is not None and os.environ.get("LOCAL_RANK", "0") == "0":
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of its node: one pod, one address
+    if execution.health_port is not None and first:
         log.info("healthz", port=serve_health(heart, execution.health_port).server_port)
     dist.init_process_group("nccl" if cuda else "gloo")
     inputs = {role: [store.get_manifest(d) for d in digests] for role, digests in spec.inputs.items()}
-    events = EventLog(store, spec.run, spec.task) if rank == 0 else None
-    with scratch() as workdir:
+    board = Board(Page(), spec.task, definition.name)
+    board.set("tokenmill_training_last_step_timestamp_seconds", lambda: since(heart.stepped))
+    events = EventLog(store, spec.run, spec.task, seen=board.take) if rank == 0 else None
+    with scratch() as workdir, served(board.page, log) if first else nullcontext():
         seed_everything(0)
         from tokenmill.steps.runner import arguments
 
@@ -114,6 +119,9 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
         shared = [str(workdir)]
         dist.broadcast_object_list(shared, src=0)
         checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints", execution, log)
+        if rank == 0:
+            info(board, spec.run)
+            board.set("tokenmill_training_checkpoint_timestamp_seconds", lambda: checkpoints.stored_at)
         report = events.metrics if events else lambda values, step: None
         loop = Loop(run, config, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check, heart)
         loop.train()
