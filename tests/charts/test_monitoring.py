@@ -11,9 +11,9 @@ import pytest
 import yaml
 from rendered import ROOT, render
 
-from tokenmill import telemetry
+from tokenmill.telemetry import METRICS
 
-OURS = set(telemetry._METRICS)
+OURS = set(METRICS)
 KNOWN = OURS | metrics.VLLM | metrics.VLLM_SERVER | metrics.CLUSTER | metrics.PROMETHEUS
 WITH_RULES = [("inference", "gpu"), ("tokenmill", "full")]
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool: apt-get install prometheus")
@@ -213,7 +213,70 @@ def step(metric, name="sft.train", cache="miss"):
 DOWN = 'kube_deployment_status_replicas_available{namespace="llm",deployment="rel-tokenmill-%s"}'
 STORE = 'kube_statefulset_status_replicas_ready{namespace="llm",statefulset="rel-tokenmill-object-store"}'
 VOLUME = 'kubelet_volume_stats_%s_bytes{namespace="llm",persistentvolumeclaim="%s"}'
+TRAINING = (
+    '{phase="pretraining",step="pretraining.pretrain",task="pretraining.pretrain.short",instance="a:9464",job="llm/p"}'
+)
+PUSHED = '{phase="sft",step="sft.train",task="sft.train",job="tokenmill",run="r1"}'
+RUN = '{job="tokenmill",pipeline="lifecycle",preset="nano"}'
+
+
+def on(metric, values, labels=TRAINING):
+    return (f"tokenmill_{metric}{labels}", values)
+
+
+# Series begin at 1970, as promtool's time does: a timestamp of 0 is as old as the test
+STEP_AT, CHECKPOINT_AT = "training_last_step_timestamp_seconds", "training_checkpoint_timestamp_seconds"
+LOSS, MFU, BACK = "training_loss_nats", "training_mfu_ratio", "training_rollbacks"
+MISS = PUSHED.replace("}", ',cache="miss"}')
+TRAINING_CASES = [
+    ("TokenMillRunFailed", [on("run_success", "0x5", RUN)], "1m", True),
+    ("TokenMillRunFailed", [on("run_success", "1x5", RUN)], "1m", False),
+    ("TokenMillTrainingStuck", [on(STEP_AT, "0+60x5 300x30")], "21m", True),
+    ("TokenMillTrainingStuck", [on(STEP_AT, "0+60x40")], "39m", False),
+    ("TokenMillTrainingStuck", [on(STEP_AT, "0x40")], "10m", False),  # not yet
+    ("TokenMillTrainingLossSpike", [on(LOSS, "2x30 3x10")], "33m", True),
+    ("TokenMillTrainingLossSpike", [on(LOSS, "2x30 NaN NaN NaN NaN")], "33m", True),
+    ("TokenMillTrainingLossSpike", [on(LOSS, "2x30 2.2x10")], "33m", False),
+    ("TokenMillTrainingLossSpike", [on(LOSS, "10-0.2x40")], "40m", False),  # it falls
+    ("TokenMillTrainingRolledBack", [on(BACK, "0x10 1x10")], "12m", True),
+    ("TokenMillTrainingRolledBack", [on(BACK, "0x10 1x60")], "55m", False),  # told
+    ("TokenMillTrainingMFUDrop", [on(MFU, "0.5x60 0.3x40")], "85m", True),
+    ("TokenMillTrainingMFUDrop", [on(MFU, "0.5x60 0.45x40")], "85m", False),
+    ("TokenMillTrainingMFUDrop", [on(MFU, "0.5x60 0.3x2 0.5x40")], "85m", False),  # an evaluation
+    ("TokenMillCheckpointOld", [on(CHECKPOINT_AT, "0x150")], "121m", True),
+    ("TokenMillCheckpointOld", [on(CHECKPOINT_AT, "0x100 6000x50")], "121m", False),
+    ("TokenMillGateFailed", [on("gate_passed", "0x5", PUSHED)], "1m", True),
+    ("TokenMillGateFailed", [on("gate_passed", "1x5", PUSHED)], "1m", False),
+    ("TokenMillBudgetNear", [on("training_budget_used_ratio", "0.91x5")], "1m", True),
+    ("TokenMillBudgetNear", [on("training_budget_used_ratio", "0.89x5")], "1m", False),
+    ("TokenMillBudgetNear", [on("step_seconds", "95x5", MISS), on("step_budget_seconds", "100x5", PUSHED)], "1m", True),
+    (
+        "TokenMillBudgetNear",
+        [on("step_seconds", "80x5", MISS), on("step_budget_seconds", "100x5", PUSHED)],
+        "1m",
+        False,
+    ),
+    # one that runs: begun at 0, 100 s allowed
+    (
+        "TokenMillBudgetNear",
+        [on("step_started_timestamp_seconds", "0x5"), on("step_budget_seconds", "100x5")],
+        "2m",
+        True,
+    ),
+    (
+        "TokenMillBudgetNear",
+        [
+            on("step_started_timestamp_seconds", "0x5", PUSHED),
+            on("step_finished_timestamp_seconds", "50x5", PUSHED),
+            on("step_seconds", "50x5", MISS),
+            on("step_budget_seconds", "100x5", PUSHED),
+        ],
+        "2m",
+        False,
+    ),
+]
 PLATFORM_CASES = [
+    *TRAINING_CASES,
     ("TokenMillStepFailed", [('tokenmill_step_success{phase="sft",step="sft.train"}', "0x5")], "1m", True),
     ("TokenMillStepFailed", [('tokenmill_step_success{phase="sft",step="sft.train"}', "1x5")], "1m", False),
     ("TokenMillStepSlow", [(step("tokenmill_step_seconds"), "1000x40 4000x10")], "42m", True),

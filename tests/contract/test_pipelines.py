@@ -75,6 +75,14 @@ def test_trainers_get_accelerators_shared_memory_and_secrets_and_images_a_regist
     assert all(e["secretAsEnv"][0]["secretName"] == "tokenmill-store" for e in kubernetes.values())
 
 
+def test_prometheus_finds_every_pod_and_every_step_is_told_where_to_leave_its_numbers(package):
+    for executor in package[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        assert executor["podMetadata"]["labels"]["tokenmill.io/metrics"] == "true"
+        (told,) = [entry for entry in executor["configMapAsEnv"] if entry.get("optional")]
+        variables = {one["configMapKey"]: one["envVar"] for one in told["keyToEnv"]}
+        assert variables == {"pushgateway": "TOKENMILL_PUSHGATEWAY", "metrics-port": "TOKENMILL_METRICS_PORT"}
+
+
 def test_every_step_of_the_lifecycle_has_a_budget_and_every_budget_a_step(package):
     executors = package[0]["deploymentSpec"]["executors"].values()
     bodies = "\n".join(part for e in executors for part in e["container"]["command"])

@@ -67,6 +67,7 @@ def test_a_volcano_job_has_a_pod_a_node_that_meet_on_the_first(pods_environment)
     assert len(made["spec"]["tasks"]) == 2
     for task in made["spec"]["tasks"]:
         assert task["replicas"] == 1
+        assert task["template"]["metadata"]["labels"]["tokenmill.io/metrics"] == "true"
         pod = task["template"]["spec"]
         (container,) = pod["containers"]
         assert container["image"] == "registry.example/tokenmill-trainer:1"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,13 @@ from servers import free_ports
 from tokenmill.config import StepConfig, resolve
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft
+from tokenmill.pipelines.opening import close_run, open_run
 from tokenmill.steps import StepContext, effect, find, run_step
+from tokenmill.steps.component import RunContext
 from tokenmill.store import open_store
-from tokenmill.telemetry import TEXTFILE, step_ended
+from tokenmill.telemetry import METRICS, Board, Page, leave, leave_run
+from tokenmill.telemetry.catalogue import RULES, metric_of
+from tokenmill.telemetry.leaving import TEXTFILE
 from tokenmill.tracking import RunRef, read_events
 
 TOKENIZER = "pretraining.train_tokenizer"
@@ -31,26 +36,95 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """(name, label values in the order of their names) → value."""
+    """(name, label values in the order of their names, empty ones left out) → value."""
     return {
-        (s.name, *(value for _, value in sorted(s.labels.items()))): s.value
+        (s.name, *(value for _, value in sorted(s.labels.items()) if value)): s.value
         for family in text_string_to_metric_families(text)
         for s in family.samples
     }
+
+
+def step_ended(step: str, cache: str, seconds: float, task: str = "", run: str = "r1") -> None:
+    """What a step of one run leaves; without `cache` it failed."""
+    board = Board(Page(), task or step, step)
+    board.take("step_started", {"step": step, "budget_s": None}, 100.0)
+    if cache:
+        board.take("step_finished", {"outputs": {}, "cache": cache, "seconds": seconds}, 100.0 + seconds)
+    else:
+        board.take("step_failed", {}, 100.0 + seconds)
+    leave(board.page, run, board.labels, cache)
+
+
+def test_numbers_of_events_are_metrics_in_base_units() -> None:
+    board = Board(Page(), "pretraining.pretrain.short", "pretraining.pretrain")
+    told = {
+        "loss": 2.5,
+        "heldout/book-en": 3.0,
+        "perf/step/forward_s": 0.5,
+        "perf/memory_gib": 2.0,
+        "loss/book/en": 9.0,
+    }
+    board.take("metrics", {"values": told | {"perf/mfu": "nan"}, "step": 4096}, 1.0)
+    own = ("pretraining", "pretraining.pretrain", "pretraining.pretrain.short")
+    found = samples(board.page.text().decode())
+    mfu = found.pop(("tokenmill_training_mfu_ratio", *own))
+    assert mfu != mfu, "a number that is none stays none"
+    assert found == {
+        ("tokenmill_training_loss_nats", *own): 2.5,
+        ("tokenmill_training_heldout_loss_nats", "book-en", *own): 3.0,
+        ("tokenmill_training_step_part_seconds", "forward", *own): 0.5,
+        ("tokenmill_training_memory_bytes", *own): 2147483648.0,
+        ("tokenmill_training_tokens", *own): 4096.0,
+    }
+
+
+def test_an_output_is_told_by_records_bytes_and_reasons() -> None:
+    board = Board(Page(), "curation.filter")
+    board.take("step_started", {"step": "curation.filter", "budget_s": 60.0}, 1.0)
+    corpus = {"kind": "corpus", "counts": {"records": 90}, "dropped": {"short": 7, "spam": 3}, "bytes": 1234}
+    verdict = {"kind": "verdict", "counts": {"passed": 0, "checks": 9, "failed": 2}, "dropped": {}, "bytes": 10}
+    board.take("step_finished", {"outputs": {"o": corpus, "v": verdict}, "cache": "miss", "seconds": 2.0}, 3.0)
+    values = {
+        (metric, labels.get("reason") or labels.get("output")): value for metric, labels, value in board.page.samples()
+    }
+    assert values[("tokenmill_output_records", "o")] == 90
+    assert values[("tokenmill_output_bytes", "o")] == 1234
+    assert values[("tokenmill_dropped_records", "short")] == 7
+    assert values[("tokenmill_dropped_records", "spam")] == 3
+    assert values[("tokenmill_gate_passed", None)] == 0
+    assert values[("tokenmill_gate_failed_checks", None)] == 2
+    assert values[("tokenmill_step_budget_seconds", None)] == 60
+
+
+def test_a_name_means_what_its_step_means_by_it() -> None:
+    assert metric_of("accuracy", "rlhf.dpo")[0].metric == "tokenmill_rlhf_pair_accuracy_ratio"
+    assert metric_of("accuracy", "curation.train_scorer") is None
+    assert metric_of("reward", "rlhf.ppo")[1] == {"domain": "all"}
+    assert metric_of("evaluation/delta1/choice", "evaluation.evaluate")[1] == {"delta": "delta1", "suite": "choice"}
+    assert metric_of("evaluation/choice/next_line", "evaluation.evaluate")[1] == {"suite": "choice/next_line"}
+
+
+def test_rules_name_metrics_of_the_catalogue_with_their_labels() -> None:
+    for rule in RULES:
+        assert set(rule.pattern.groupindex) == set(METRICS[rule.metric].labels), rule
+    with pytest.raises(ValueError, match="no label"):
+        Page().set("tokenmill_training_loss_nats", 1.0, colour="red")
 
 
 def test_a_steps_time_and_runs_are_written_for_the_collector(folder: Path) -> None:
     step_ended("curation.filter", "miss", 12.5)
     step_ended("curation.filter", "miss", 11.0)
     step_ended("curation.filter", "hit", 0.1)
-    step_ended("sft.train", "", 3.0, succeeded=False)
+    step_ended("sft.train", "", 3.0)
     found = samples((folder / TEXTFILE).read_text())
-    assert found[("tokenmill_step_seconds", "miss", "curation", "curation.filter")] == 11.0
-    assert found[("tokenmill_step_seconds", "hit", "curation", "curation.filter")] == 0.1
-    assert found[("tokenmill_steps_total", "miss", "succeeded", "curation", "curation.filter")] == 2
-    assert found[("tokenmill_steps_total", "", "failed", "sft", "sft.train")] == 1
-    assert found[("tokenmill_step_success", "curation", "curation.filter")] == 1
-    assert found[("tokenmill_step_success", "sft", "sft.train")] == 0
+    at = ("curation", "curation.filter", "curation.filter")
+    assert {k: v for k, v in found.items() if k[0] == "tokenmill_step_seconds"} == {
+        ("tokenmill_step_seconds", "hit", *at): 0.1  # the latest run alone
+    }
+    assert found[("tokenmill_steps_total", "miss", "succeeded", *at)] == 2
+    assert found[("tokenmill_steps_total", "failed", "sft", "sft.train", "sft.train")] == 1
+    assert found[("tokenmill_step_success", *at)] == 1
+    assert found[("tokenmill_step_success", "sft", "sft.train", "sft.train")] == 0
     assert [p.name for p in folder.glob("*.prom")] == [TEXTFILE]
 
 
@@ -71,14 +145,14 @@ def test_every_step_that_ends_is_written_done_cached_or_failed(folder: Path, tmp
     found = samples((folder / TEXTFILE).read_text())
     totals = {labels[1:]: value for labels, value in found.items() if labels[0] == "tokenmill_steps_total"}
     assert totals == {
-        ("effect", "succeeded", "toy", "toy.corpus"): 1,
-        ("miss", "succeeded", "pretraining", TOKENIZER): 1,
-        ("hit", "succeeded", "pretraining", TOKENIZER): 1,
-        ("", "failed", "toy", "toy.refuses"): 1,
+        ("effect", "succeeded", "toy", "toy.corpus", "toy.corpus"): 1,
+        ("miss", "succeeded", "pretraining", TOKENIZER, TOKENIZER): 1,
+        ("hit", "succeeded", "pretraining", TOKENIZER, TOKENIZER): 1,
+        ("failed", "toy", "toy.refuses", "toy.refuses"): 1,
     }
-    assert found[("tokenmill_step_success", "toy", "toy.refuses")] == 0
+    assert found[("tokenmill_step_success", "toy", "toy.refuses", "toy.refuses")] == 0
     seen = [e.data["seconds"] for e in read_events(store, run.key, TOKENIZER) if e.kind == "step_finished"]
-    assert [found[("tokenmill_step_seconds", how, "pretraining", TOKENIZER)] for how in ("miss", "hit")] == seen
+    assert found[("tokenmill_step_seconds", "hit", "pretraining", TOKENIZER, TOKENIZER)] == seen[-1]
     if promtool := shutil.which("promtool"):
         text = (folder / TEXTFILE).read_bytes()
         done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, timeout=30, check=False)
@@ -106,7 +180,9 @@ def test_steps_that_end_together_are_all_counted(folder: Path) -> None:
     for process in processes:
         process.join()
     counted = samples((folder / TEXTFILE).read_text())
-    assert counted[("tokenmill_steps_total", "miss", "succeeded", "curation", "curation.filter")] == 100
+    assert (
+        counted[("tokenmill_steps_total", "miss", "succeeded", "curation", "curation.filter", "curation.filter")] == 100
+    )
 
 
 def test_without_a_folder_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,15 +203,16 @@ def test_a_gateway_that_is_away_costs_a_line_and_not_the_step(
     assert capsys.readouterr().err.count("step metrics were not written") == 1
 
 
-@pytest.mark.integration
-def test_a_real_pushgateway_shows_the_latest_run_of_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A real Pushgateway's address, which steps are told too."""
     if (binary := shutil.which("prometheus-pushgateway") or shutil.which("pushgateway")) is None:
         pytest.skip("no pushgateway on this machine (apt-get install prometheus-pushgateway)")
     (port,) = free_ports(1)
     monkeypatch.delenv("TOKENMILL_METRICS_DIR", raising=False)
     monkeypatch.setenv("TOKENMILL_PUSHGATEWAY", f"http://127.0.0.1:{port}")
     with (tmp_path / "log").open("wb") as log:
-        gateway = subprocess.Popen([binary, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+        process = subprocess.Popen([binary, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
     try:
         for _ in range(100):
             try:
@@ -143,12 +220,72 @@ def test_a_real_pushgateway_shows_the_latest_run_of_each_step(tmp_path: Path, mo
                 break
             except OSError:
                 time.sleep(0.1)
-        step_ended("curation.filter", "miss", 12.5)
-        step_ended("sft.train", "miss", 99.0)
-        step_ended("curation.filter", "hit", 0.5)  # replaces the first
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        yield f"http://127.0.0.1:{port}"
     finally:
-        gateway.kill()
-        gateway.wait()
-    seconds = {labels[3:]: value for labels, value in samples(text).items() if labels[0] == "tokenmill_step_seconds"}
-    assert sorted(seconds.values()) == [0.5, 99.0]
+        process.kill()
+        process.wait()
+
+
+def pushed(gateway: str) -> dict[str, set[tuple[str, str, float]]]:
+    """Group (a run, or a pipeline) → (task, cache, seconds)."""
+    text = urllib.request.urlopen(f"{gateway}/metrics", timeout=5).read().decode()
+    found: dict[str, set[tuple[str, str, float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for s in family.samples:
+            if s.name == "tokenmill_step_seconds":
+                group = s.labels.get("run") or s.labels["pipeline"]
+                found.setdefault(group, set()).add((s.labels["task"], s.labels["cache"], s.value))
+    return found
+
+
+@pytest.mark.integration
+def test_at_a_pushgateway_runs_never_meet_and_a_task_of_one_replaces_itself(gateway: str) -> None:
+    step_ended("curation.filter", "miss", 12.5, run="r1")
+    step_ended("curation.filter", "miss", 7.0, run="r2")
+    step_ended("evaluation.evaluate", "miss", 3.0, task="evaluation.evaluate.base", run="r1")
+    step_ended("evaluation.evaluate", "miss", 4.0, task="evaluation.evaluate.chat", run="r1")
+    step_ended("curation.filter", "hit", 0.5, run="r1")  # a retry, of the same task
+    assert pushed(gateway) == {
+        "r1": {
+            ("curation.filter", "hit", 0.5),
+            ("evaluation.evaluate.base", "miss", 3.0),
+            ("evaluation.evaluate.chat", "miss", 4.0),
+        },
+        "r2": {("curation.filter", "miss", 7.0)},
+    }
+    whole = Page()
+    board = Board(whole, "curation.filter", "curation.filter")
+    board.set("tokenmill_step_seconds", 0.5, cache="hit")
+    tasks = ["curation.filter", "evaluation.evaluate.base", "evaluation.evaluate.chat", "never.pushed"]
+    leave_run(whole, "r1", tasks, "lifecycle", "nano")
+    assert pushed(gateway) == {
+        "lifecycle": {("curation.filter", "hit", 0.5)},
+        "r2": {("curation.filter", "miss", 7.0)},
+    }
+
+
+@pytest.mark.integration
+def test_a_run_that_closes_leaves_one_group_of_its_pipeline(
+    gateway: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENMILL_STORE", f"file://{tmp_path}/store")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = open_store(f"file://{tmp_path}/store")
+    run = RunContext.model_validate_json(open_run("curation", "pico", {}, "job-1")).run
+    run_step("toy.corpus", StepConfig(), {}, store=store, run=run)
+    with pytest.raises(InputError):
+        run_step("toy.refuses", StepConfig(), {}, store=store, run=run)
+    assert pushed(gateway).keys() == {"job-1"}
+    close_run("job-1", "FAILED", "")
+    assert pushed(gateway).keys() == {"curation"}
+    text = urllib.request.urlopen(f"{gateway}/metrics", timeout=5).read().decode()
+    told = {
+        (s.name, s.labels.get("task", "")): s.value
+        for family in text_string_to_metric_families(text)
+        for s in family.samples
+        if s.labels.get("preset") == "pico"
+    }
+    assert told[("tokenmill_run_success", "")] == 0
+    assert told[("tokenmill_step_success", "toy.refuses")] == 0
+    assert told[("tokenmill_step_success", "toy.corpus")] == 1
+    assert told[("tokenmill_output_records", "toy.corpus")] > 0

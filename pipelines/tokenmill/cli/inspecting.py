@@ -161,11 +161,22 @@ def takedown(
 
 
 @app.command()
-def doctor(store: StoreUri = None, as_json: AsJson = False) -> None:
+def doctor(
+    store: StoreUri = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="of the Kubernetes cluster instead: what the charts need")
+    ] = False,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="of the platform; default: the context's")
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="of the kubeconfig; default: the current one")] = None,
+    as_json: AsJson = False,
+) -> None:
     """What is installed, reachable and missing here, with the fix. Exits with 2 when something required is missing."""
+    from tokenmill.cli.cluster_doctor import examine_cluster
     from tokenmill.cli.doctor import examine
 
-    findings = examine(use_store(store))
+    findings = examine_cluster(namespace, context) if cluster else examine(use_store(store))
     if as_json:
         show([finding._asdict() for finding in findings])
     else:

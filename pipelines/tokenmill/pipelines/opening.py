@@ -11,8 +11,9 @@ from tokenmill.errors import ConfigError, UserError, told_in_one_line
 from tokenmill.lifecycle_config import LifecycleConfig
 from tokenmill.logs import Log
 from tokenmill.steps.component import RunContext, write_pointer
-from tokenmill.store import open_store
-from tokenmill.tracking import EventLog, RunRef, deliver, read_run
+from tokenmill.store import ArtifactStore, open_store
+from tokenmill.telemetry import GATEWAY, Board, Page, leave_run
+from tokenmill.tracking import EventLog, RunRef, deliver, read_events, read_run
 from tokenmill.tracking.event_data import Status
 
 RUN_KEY = "TOKENMILL_RUN_KEY"
@@ -57,12 +58,26 @@ def close_run(job_id: str, state: str, message: str) -> None:
     if refused := refusal(store, key):
         Log({"run": key}).warning(refused)
     known: dict[str, Status] = {"SUCCEEDED": "succeeded", "CANCELLED": "cancelled"}
-    with EventLog(store, read_run(store, key), "close") as events:
-        events.run_closed(known.get(state, "failed"), message or refused)
+    run, status = read_run(store, key), known.get(state, "failed")
+    with EventLog(store, run, "close") as events:
+        events.run_closed(status, message or refused)
     try:
         deliver(store, key)
     except UserError as away:
         Log({"run": key}).warning(f"not delivered to MLflow: {away}")
+    if os.environ.get(GATEWAY):
+        _leave_metrics(store, run, status)
+
+
+def _leave_metrics(store: ArtifactStore, run: RunRef, status: Status) -> None:
+    """The whole run's numbers for Prometheus: what its tasks pushed one by one goes."""
+    page, boards, ended = Page(), dict[str, Board](), 0.0
+    for event in read_events(store, run.key):
+        boards.setdefault(event.task, Board(page, event.task)).take(event.kind, event.data, event.time)
+        ended = event.time
+    page.set("tokenmill_run_success", float(status == "succeeded"))
+    page.set("tokenmill_run_finished_timestamp_seconds", ended)
+    leave_run(page, run.key, boards, run.name, run.preset)
 
 
 def import_manifest(run: str, uri: str, artifact: Any) -> None:

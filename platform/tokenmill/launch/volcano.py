@@ -19,7 +19,8 @@ def complete(job: dict[str, Any], cluster: "ClusterConfig", grace_s: int) -> Non
     from kubernetes.client.models import V1EnvVar, V1EnvVarSource, V1SecretKeySelector, V1Toleration
 
     for task in job["spec"]["tasks"]:
-        pod = task["template"].spec
+        pod, labels = task["template"].spec, task["template"].metadata.labels
+        labels["tokenmill.io/metrics"] = "true"  # the chart's PodMonitor selects by it
         pod.termination_grace_period_seconds = grace_s
         if cluster.gpus:
             pod.tolerations = [V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")]

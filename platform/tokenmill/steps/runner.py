@@ -25,7 +25,7 @@ from tokenmill.steps.context import StepContext, scratch
 from tokenmill.steps.pool import WorkerPool
 from tokenmill.steps.registry import Definition, find
 from tokenmill.store import ArtifactStore, acquire
-from tokenmill.telemetry import step_ended
+from tokenmill.telemetry import Board, Page, info, leave, served
 from tokenmill.tracking import DeliveryThread, EventLog, RunRef
 from tokenmill.tracking.event_data import Cache
 
@@ -56,10 +56,12 @@ def run_step(
     """
     definition = find(name)
     by_role = _by_role(definition, inputs)
-    events = EventLog(store, run, task or name)
+    board = Board(Page(), task or name, definition.name)
+    info(board, run)
+    events = EventLog(store, run, task or name, seen=board.take)
     log = Log({"run": run.key, "step": name})
-    started = time.monotonic()
-    with _live_tracking(definition, store, events):
+    started, cache = time.monotonic(), ""
+    with _live_tracking(definition, store, events), _scraped(definition, config, board, log):
         try:
             _tell_start(definition, config, by_role, events)
             preflight(definition, config, by_role, store)
@@ -75,12 +77,12 @@ def run_step(
             seconds = time.monotonic() - started
             events.step_finished(name, manifests, cache, seconds)
         except BaseException as failure:
+            cache = ""
             events.step_failed(name, failure)
-            step_ended(name, "", time.monotonic() - started, succeeded=False)
             raise
         finally:
             events.close()
-    step_ended(name, cache, seconds)
+            leave(board.page, run.key, board.labels, cache)
     log.info("done", cache=cache, seconds=round(seconds, 2))
     return manifests
 
@@ -91,6 +93,12 @@ def _live_tracking(definition: Definition, store: ArtifactStore, events: EventLo
     if definition.nature == "training" and server.startswith(("http://", "https://")):
         return DeliveryThread(store, events.run, events.task, tracking_uri=server)
     return nullcontext()
+
+
+def _scraped(definition: Definition, config: StepConfig, board: Board, log: Log) -> AbstractContextManager[Any]:
+    """Prometheus scrapes the process that works: of a training on this machine that is a rank, which serves itself."""
+    ranks_here = definition.nature == "training" and config.model_dump()["execution"]["scheduler"] != "kubernetes"
+    return nullcontext() if ranks_here else served(board.page, log)
 
 
 def _tell_start(

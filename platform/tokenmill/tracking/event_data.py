@@ -40,6 +40,8 @@ class Output(TypedDict):
     step: str
     counts: dict[str, int]
     dropped: dict[str, int]
+    bytes: int
+    """As stored, what was set aside not counted."""
 
 
 class StepFinished(TypedDict):

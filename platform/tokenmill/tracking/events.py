@@ -12,7 +12,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Self
 
@@ -77,17 +77,22 @@ class EventFile(NamedTuple):
     sequence: int
 
 
+Seen = Callable[[Kind, Mapping[str, Any], float], None]
+"""Kind, data and time of an event."""
+
+
 class EventLog:
     """Appends one task's events; every method returns at once.
 
     Use it as a context manager, or call `close()`: what is still buffered is written then.
     """
 
-    def __init__(self, store: ArtifactStore, run: RunRef, task: str):
+    def __init__(self, store: ArtifactStore, run: RunRef, task: str, seen: Seen | None = None):
+        """`seen` is told of every event at once, in the thread that it comes from."""
         if not re.match(_NAME, task):
             raise ValueError(f"task name {task!r} cannot be part of a store key")
         self.run, self.task = run, task
-        self._store = store
+        self._store, self._seen = store, seen
         self._log = Log({"run": run.key, "task": task})
         self._attempt = f"{time.time_ns():019d}-{uuid.uuid4().hex[:8]}"
         self._sequence = 0
@@ -239,7 +244,10 @@ class EventLog:
         self.close()
 
     def _append(self, kind: Kind, data: Mapping[str, object], *, urgent: bool = False) -> None:
-        event = {"kind": kind, "time": time.time(), "data": data}
+        now = time.time()
+        event = {"kind": kind, "time": now, "data": data}
+        if self._seen:
+            self._seen(kind, data, now)
         with self._change:
             if self._closed:
                 raise ValueError(f"event log of task {self.task} is closed")
@@ -380,6 +388,7 @@ def _describe(manifest: Manifest) -> Output:
         step=manifest.step,
         counts=manifest.counts,
         dropped=manifest.dropped,
+        bytes=sum(shard.size for shard in manifest.shards),
     )
 
 

@@ -53,10 +53,12 @@ class Meter:
         return None if price is None else self.device_s / 3600 * price
 
     def values(self) -> dict[str, float]:
-        """As metrics: device hours, cost where a price is configured, energy where a device's power is known."""
+        """As metrics: device hours; with a price cost, and its share of a budget; energy where a device's power is known."""
         told = {"spent/device_hours": self.device_s / 3600}
         if self.cost is not None:
             told["spent/cost"] = self.cost
+            if self.budget.cost is not None:
+                told["spent/budget_ratio"] = self.cost / self.budget.cost
         if watts := self.budget.watts or (self.accelerator.watts if self.accelerator else None):
             told["spent/kwh"] = self.device_s * watts / JOULES_A_KWH
         return told

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,8 @@ class Checkpoints:
         self.store, self.key, self.local, self.execution, self.log = store, key, local, execution, log
         self.rank = dist.get_rank()
         self.layout = Layout(dist.get_world_size(), execution.zero_stage)
+        self.stored_at = time.time()
+        """When the newest one was stored; before that, when this began."""
         self._memory = Memory()
         self._uploads: list[_Upload] = []
 
@@ -202,6 +205,7 @@ class _Upload(threading.Thread):
         for key, data in self.before.items():
             backend.put(key, data)
         backend.put(f"{folder}/rank-{self.checkpoints.rank}.json", orjson.dumps(digests))
+        self.checkpoints.stored_at = time.time()
         if self.checkpoints.rank == 0:
             self.checkpoints.prune()
 

@@ -7,16 +7,18 @@ It needs nothing but that URI, the image and the environment. Rank 0 writes `res
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, RolledBack, UserError
 from tokenmill.logs import Log
-from tokenmill.manifest import Draft, Manifest, Shard
+from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import materialise, scratch, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
+from tokenmill.telemetry import Board, Page, info, served, since
 from tokenmill.tether import die_with_parent
 from tokenmill.tracking import EventLog
 from tokenmill.training.messages import Failure, Result, Spec
@@ -84,7 +86,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
     import torch.distributed as dist
 
     from tokenmill.training.checkpoint import Checkpoints
-    from tokenmill.training.loop import Loop, export
+    from tokenmill.training.loop import Loop
     from tokenmill.training.rng import seed_everything
     from tokenmill.training.settings import TrainingConfig
     from tokenmill.training.watchdog import Heart, serve_health
@@ -100,12 +102,15 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
     execution, log = config.execution, Log({"run": spec.run.key, "step": spec.step, "rank": rank})
     heart = Heart(store, spec.folder, rank, execution.stuck_after_s)
     heart.start()
-    if execution.health_port is not None and os.environ.get("LOCAL_RANK", "0") == "0":
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of its node: one pod, one address
+    if execution.health_port is not None and first:
         log.info("healthz", port=serve_health(heart, execution.health_port).server_port)
     dist.init_process_group("nccl" if cuda else "gloo")
     inputs = {role: [store.get_manifest(d) for d in digests] for role, digests in spec.inputs.items()}
-    events = EventLog(store, spec.run, spec.task) if rank == 0 else None
-    with scratch() as workdir:
+    board = Board(Page(), spec.task, definition.name)
+    board.set("tokenmill_training_last_step_timestamp_seconds", lambda: since(heart.stepped))
+    events = EventLog(store, spec.run, spec.task, seen=board.take) if rank == 0 else None
+    with scratch() as workdir, served(board.page, log) if first else nullcontext():
         seed_everything(0)
         from tokenmill.steps.runner import arguments
 
@@ -114,11 +119,14 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
         shared = [str(workdir)]
         dist.broadcast_object_list(shared, src=0)
         checkpoints = Checkpoints(store, spec.key, Path(shared[0]) / "checkpoints", execution, log)
+        if rank == 0:
+            info(board, spec.run)
+            board.set("tokenmill_training_checkpoint_timestamp_seconds", lambda: checkpoints.stored_at)
         report = events.metrics if events else lambda values, step: None
         loop = Loop(run, config, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check, heart)
         loop.train()
         if rank == 0:
-            _publish(store, spec, run, loop, workdir, export)
+            _publish(store, spec, run, loop, workdir)
         if events:
             events.close()
         dist.barrier()
@@ -126,35 +134,32 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
     dist.destroy_process_group()
 
 
-def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Path, export: Any) -> None:
+def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Path) -> None:
     """Store the weights, the training log and what else the training leaves, then `result.json`, last."""
     from tokenmill.records import JSONL, write_jsonl
+    from tokenmill.training.exports import stored, weights
 
-    folder = workdir / "weights"
-    export(run, folder)
-    weights = Draft(
-        kind="weights",
-        shards=_stored(store, folder),
-        counts={"tokens_seen": loop.tokens, "steps": len(run.batches)},
-        facts=loop.facts | ({"skipped_steps": sorted(loop.skipped)} if loop.skipped else {}),
-    )
+    steps, facts = len(run.batches), dict(loop.facts)
+    if loop.best:
+        step, value = loop.best
+        chosen, facts["best"] = loop.exports.at(step), {"step": step, run.best_by: value}
+    else:
+        run.export(run.model, folder := workdir / "weights")
+        chosen = weights(store, folder, steps, loop.tokens)
+    if loop.skipped:
+        facts["skipped_steps"] = sorted(loop.skipped)
     log = workdir / f"training-log{JSONL}"
     _, count = write_jsonl(log, loop.log.rows())
     training_log = Draft(
         kind="training_log", shards=(store_file(store, log, log.name, count),), counts={"records": count}
     )
-    outputs = {"weights": weights, "training_log": training_log}
+    outputs = {"weights": chosen.model_copy(update={"facts": facts}), "training_log": training_log}
+    outputs |= {role: loop.exports.at(step) for role, step in run.milestones.items()}
     if run.optimizer_out:
-        state = _stored(store, run.optimizer_out)
-        outputs["training_state"] = Draft(kind="training_state", shards=state, counts={"steps": len(run.batches)})
+        state = stored(store, run.optimizer_out)
+        outputs["training_state"] = Draft(kind="training_state", shards=state, counts={"steps": steps})
     result = Result(outputs=outputs)
     store.backend.put(f"{spec.folder}/result.json", result.model_dump_json().encode())
-
-
-def _stored(store: ArtifactStore, folder: Path) -> tuple[Shard, ...]:
-    """Every file of a folder, put into the store."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return tuple(store_file(store, path, path.relative_to(folder).as_posix()) for path in files)
 
 
 if __name__ == "__main__":
