@@ -50,6 +50,7 @@ def test_parameters_and_phases_are_what_a_person_sees(package):
     spec = package[0]
     assert set(spec["root"]["inputDefinitions"]["parameters"]) == {
         "sources",
+        "scorers",
         "overrides",
         "rounds",
         "release_alias",
@@ -94,7 +95,7 @@ def test_every_step_of_the_lifecycle_has_a_budget_and_every_budget_a_step(packag
 
 OPTIONAL = {"overrides", "rounds", "release_alias", "deploy"}
 PARTS = {
-    "curation": {"sources"},
+    "curation": {"sources", "scorers"},
     "pretraining": {"corpus"},
     "enhancement": {"sources", "corpus", "tokens", "tokenizer", "base"},
     "sft": {"sources", "corpus", "tokens", "tokenizer", "base"},
@@ -120,7 +121,8 @@ def test_a_phase_alone_takes_what_it_does_not_make(part):
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     assert set(parameters) == {*PARTS[name], "overrides"}
     if name == "curation":
-        assert parameters["sources"] == {"parameterType": "LIST", "defaultValue": [], "isOptional": True}
+        optional = {"parameterType": "LIST", "defaultValue": [], "isOptional": True}
+        assert parameters["sources"] == parameters["scorers"] == optional
     else:
         assert {n for n, p in parameters.items() if p.get("isOptional")} == {*PARTS[name], "overrides"} & OPTIONAL
         assert all(parameters[n]["parameterType"] == "STRING" for n in {*PARTS[name]} - OPTIONAL)
@@ -145,7 +147,7 @@ def test_a_phase_alone_is_the_lifecycles_box_in_the_lifecycles_frame(part, packa
     imports = [task for key, task in life.items() if key.startswith("import-manifest")]
     assert {task["inputs"]["parameters"]["uri"]["componentInputParameter"] for task in imports} == {
         f"pipelinechannel--{given}"
-        for given in {*PARTS[name]} - OPTIONAL - ({"sources"} if name == "curation" else set())
+        for given in {*PARTS[name]} - OPTIONAL - ({"sources", "scorers"} if name == "curation" else set())
     }
     assert {task["taskInfo"]["name"] for task in imports} == {
         "import " + t["inputs"]["parameters"]["uri"]["componentInputParameter"].removeprefix("pipelinechannel--")
@@ -158,7 +160,7 @@ def test_every_input_of_a_part_is_made_by_a_part_before_it():
     """So that a person who lacks one is told whom to ask, and finds its digest in that run's last lines."""
     order = list(PARTS)
     for name, parameters in PARTS.items():
-        for given in {*parameters} - OPTIONAL - ({"sources"} if name == "curation" else set()):
+        for given in {*parameters} - OPTIONAL - ({"sources", "scorers"} if name == "curation" else set()):
             assert order.index(HANDED_ON[given].pipeline) < order.index(name), given
 
 

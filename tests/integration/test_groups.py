@@ -40,7 +40,7 @@ def test_a_corpus_in_groups_is_the_same_corpus(whole, grouped):
 
 
 def test_drops_and_counts_of_the_groups_add_up_to_the_whole(whole, grouped):
-    for step in ("ingest", "filter", "screen", "grade"):
+    for step in ("ingest", "filter", "score", "screen", "grade"):
         parts = [grouped.manifest(t) for t in grouped.finished if t.startswith(f"curation.{step}.group-")]
         name = f"curation.{step}"
         assert sum(p.counts["in"] for p in parts) == whole.manifest(name).counts["in"]
@@ -68,7 +68,7 @@ def test_a_document_s_history_names_its_own_group_and_no_other(life, grouped):
     document = next(i for i, r in sorted(corpus(grouped).items()) if r["type"] == "book")
     told = life.tokenmill("curation", "explain", document, "--run", grouped.summary["run"], "--json")
     stages = [(stage["step"], stage["fate"]) for stage in orjson.loads(told.stdout)["stages"]]
-    steps = ("ingest", "filter", "deduplicate", "screen", "grade", "tier_code", "order_code")
+    steps = ("ingest", "filter", "deduplicate", "score", "screen", "grade", "tier_code", "order_code")
     assert [step for step, _ in stages] == [f"curation.{step}" for step in steps]
     assert "absent" not in {fate for _, fate in stages}
 
@@ -86,4 +86,4 @@ def test_a_group_of_which_nothing_is_left_costs_the_others_nothing(life):
     cleaned = [mixed.manifest(task) for task in mixed.finished if task.startswith("curation.filter.group-")]
     assert [m.dropped for m in cleaned if not m.counts["records"]] == [{"length": 20}]
     assert corpus(mixed) and all(r["path"] == "good.jsonl" for r in corpus(mixed).values())
-    assert mixed.manifest("curation.funnel").counts["stages"] == 7
+    assert mixed.manifest("curation.funnel").counts["stages"] == 8

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tokenmill.curation.labels import built_in
-from tokenmill.curation.scorer import load_scorer
+from tokenmill.curation.load_scorer import load_scorer
 from tokenmill.errors import InputError
 from tokenmill.records import read_jsonl
 from tokenmill.steps import find, run_step
@@ -94,7 +94,7 @@ def test_scores_stay_in_the_record_and_another_threshold_scores_nothing_again(st
     assert scored.counts == {"in": 3, "records": 3, "dropped": 0, "rejected": 0}
     assert scored.facts["scorers"]["toxic"]["higher_is"] == "worse"
     toxic = [r["scores"]["toxic"] for r in steps.records(scored)]
-    assert min(toxic[0], toxic[2]) > 0.6 > 0.5 > toxic[1]  # one insulting paragraph makes a page insulting
+    assert min(toxic[0], toxic[2]) > 0.5 > 0.4 > toxic[1]  # one insulting paragraph makes a page insulting
 
     def refuse(*_):
         raise AssertionError("a scorer was loaded")

@@ -1,4 +1,4 @@
-"""Corpus curation (report §3.1): sources → ingest → filter → deduplicate → screen → grade → order_code.
+"""Corpus curation (report §3.1): sources → ingest → filter → deduplicate → score → screen → grade → order_code.
 
 The report's names for the states: Format → Clean → Dedup → Safe → High-quality. Every step says what it dropped and
 why, and asserts that nothing went missing: in = kept + Σ dropped(reason) + rejected.
@@ -6,6 +6,6 @@ why, and asserts that nothing went missing: in = kept + Σ dropped(reason) + rej
 
 STEP_MODULES = (
     *("sources", "plan", "ingest", "filter", "boilerplate", "deduplicate", "gather"),
-    *("block_list", "labels", "train_scorer", "bert_scorer", "score", "annotate", "screen", "grade"),
+    *("block_list", "labels", "train_scorer", "bert_scorer", "scorers", "score", "annotate", "screen", "grade"),
     *("tier_code", "order_code", "merge", "funnel", "select_long", "retrieve"),
 )

@@ -19,7 +19,8 @@ import yaml
 from tokenmill.curation.config import ChooseThresholdsConfig, ExportSamplesConfig, HandOutConfig, ValidateScorerConfig
 from tokenmill.curation.grade import scores as rule_scores
 from tokenmill.curation.labels import Label, labels_of
-from tokenmill.curation.scorer import Scorer, load_scorer, orientation
+from tokenmill.curation.load_scorer import load_scorer
+from tokenmill.curation.scorer import Scorer, orientation
 from tokenmill.curation.thresholds import FILE, choose_threshold
 from tokenmill.curation.train_scorer import quality
 from tokenmill.errors import InputError
@@ -99,7 +100,7 @@ def sample_row(record: Record, config: ExportSamplesConfig) -> Record:
 
 @step(
     "curation.validate_scorer",
-    version=1,
+    version=2,
     reproducible="same_platform",
     libraries=("numpy", "numba"),
     kinds={"scorer": "scorer", "labels": "labels"},
@@ -156,7 +157,7 @@ def agreement(labels: Sequence[Label], predicted: np.ndarray) -> dict[str, Recor
 
 @step(
     "curation.choose_thresholds",
-    version=1,
+    version=2,
     reproducible="same_platform",
     libraries=("numpy", "numba"),
     kinds={"labels": "labels", "scorers": "scorer"},

@@ -4,12 +4,13 @@ The report fine-tunes BERTs for toxicity, pornography, advertisement and fluency
 such checkpoint serves. Only safetensors are read, nothing is fetched, and no code of a checkpoint runs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import orjson
 
 from tokenmill.curation.config import ImportScorerConfig
@@ -65,9 +66,9 @@ class BertScorer:
         card = orjson.loads((folder / CARD).read_bytes())
         return cls(card["score"], folder, card["label"], card["max_tokens"], folder_digest(folder), device, batch)
 
-    def score(self, texts: Sequence[str]) -> Any:
+    def score(self, texts: Sequence[str]) -> np.ndarray:
         # no window has more characters than the model reads tokens, so that none is cut
-        return score_by_windows(self.name, texts, self._predict, min(WINDOW, self.max_tokens - 2))
+        return score_by_windows([self.name], texts, self._predict, min(WINDOW, self.max_tokens - 2))[0]
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -90,13 +91,13 @@ class BertScorer:
             )
         return tokenizer, model.to(self.device).eval()
 
-    def _predict(self, pieces: list[str]) -> Iterator[float]:
-        """Probabilities in the order of `pieces`; batches are of windows of like length, so little is padding."""
+    def _predict(self, pieces: list[str]) -> np.ndarray:
+        """(pieces, 1) probabilities; batches are of windows of like length, so little is padding."""
         import torch
 
         tokenizer, model = self._loaded
         several = model.config.problem_type == "multi_label_classification" or model.config.num_labels == 1
-        scores = [0.0] * len(pieces)
+        scores = np.empty((len(pieces), 1))
         by_length = sorted(range(len(pieces)), key=lambda i: (len(pieces[i]), i))
         for start in range(0, len(by_length), self.batch):
             chosen = by_length[start : start + self.batch]
@@ -110,6 +111,5 @@ class BertScorer:
             with torch.inference_mode():
                 logits = model(**encoded.to(self.device)).logits.float()
             chance = logits.sigmoid() if several else logits.softmax(-1)
-            for i, value in zip(chosen, chance[:, self.label].tolist(), strict=True):
-                scores[i] = value
-        yield from scores
+            scores[chosen, 0] = chance[:, self.label].cpu()
+        return scores

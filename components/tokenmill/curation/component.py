@@ -198,13 +198,32 @@ def import_scorer(run: str, checkpoint: dsl.Input[dsl.Dataset], scorer: dsl.Outp
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def choose_scorers(run: str, given: list, scorers: dsl.Output[dsl.Model]) -> None:
+    """The scorers of a run: those that are given, and for other scores small ones, trained here."""
+    from tokenmill.curation.scorers import given_scorers, lacking
+    from tokenmill.steps import run_component
+
+    chosen = given_scorers(given)
+    for score in lacking(run, chosen):
+        config, task = {"score": score}, f"curation.train_scorer.{score}"
+        chosen += run_component("curation.train_scorer", run, config=config, task=task).values()
+    inputs = {"scorers": [scorer.digest for scorer in chosen]}
+    run_component("curation.collect_scorers", run, inputs=inputs, outputs={"output": scorers})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
 def score(
-    run: str, corpus: dsl.Input[dsl.Dataset], scorers: dsl.Input[list[dsl.Model]], scored: dsl.Output[dsl.Dataset]
+    run: str,
+    corpus: dsl.Input[dsl.Dataset],
+    scorers: dsl.Input[dsl.Model],
+    scored: dsl.Output[dsl.Dataset],
+    suffix: str = "",
 ) -> None:
     """Add scores to the records; nothing is dropped."""
     from tokenmill.steps import run_component
 
-    run_component("curation.score", run, inputs={"corpus": corpus, "scorers": scorers}, outputs={"output": scored})
+    inputs, outputs = {"corpus": corpus, "scorers": scorers}, {"output": scored}
+    run_component("curation.score", run, inputs=inputs, outputs=outputs, part=suffix)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -300,6 +319,7 @@ def funnel(
     raw: dsl.Input[list[dsl.Dataset]],
     clean: dsl.Input[list[dsl.Dataset]],
     unique: dsl.Input[list[dsl.Dataset]],
+    scored: dsl.Input[list[dsl.Dataset]],
     safe: dsl.Input[list[dsl.Dataset]],
     graded: dsl.Input[list[dsl.Dataset]],
     tiered: dsl.Input[list[dsl.Dataset]],
@@ -309,5 +329,5 @@ def funnel(
     """What each stage kept, and what it dropped for which reason; stops where the numbers do not add up."""
     from tokenmill.steps import run_component
 
-    stages = [raw, clean, unique, safe, graded, tiered, ordered]
+    stages = [raw, clean, unique, scored, safe, graded, tiered, ordered]
     run_component("curation.funnel", run, inputs={"stages": stages}, outputs={"output": page})

@@ -145,8 +145,15 @@ class ScreenConfig(StepConfig):
     min_word_hits: int = Field(
         1, ge=1, description="blocked words from which a document goes (lists over-delete: §3.1.1)"
     )
-    max_toxic: float = Field(0.5, ge=0, le=1, description="scores.toxic above which a document goes (unpublished)")
-    max_porn: float = Field(0.5, ge=0, le=1, description="scores.porn above which a document goes (unpublished)")
+    max_toxic: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="scores.toxic above which a document goes (unpublished: ours, for the small scorer)",
+    )
+    max_porn: float = Field(
+        0.4, ge=0, le=1, description="scores.porn above which a document goes (unpublished: ours, for the small scorer)"
+    )
     thresholds: Thresholds = Field(
         default_factory=dict,
         description="of toxic and porn for single languages and types, as {zh_web: {toxic: 0.7}}; any_<type> serves "
@@ -203,8 +210,17 @@ class ScoreExecution(Execution):
 
 
 class ScoreConfig(StepConfig):
+    scores: tuple[ScoreName, ...] = Field(
+        ("toxic", "porn"),
+        description="scores for which a pipeline that is given no scorer trains one, on the labels that come with "
+        "TokenMill; none: documents are judged by lists and rules alone",
+    )
     types: tuple[DocumentType, ...] = Field(("web", "qa"), description="types that are scored")
     execution: ScoreExecution = ScoreExecution()
+
+
+class CollectScorersConfig(StepConfig):
+    pass
 
 
 class ExportSamplesConfig(StepConfig):
@@ -354,6 +370,7 @@ class CurationConfig(Section):
     import_labels: ImportLabelsConfig = ImportLabelsConfig()
     train_scorer: TrainScorerConfig = TrainScorerConfig()
     import_scorer: ImportScorerConfig = ImportScorerConfig()
+    collect_scorers: CollectScorersConfig = CollectScorersConfig()
     score: ScoreConfig = ScoreConfig()
     export_samples: ExportSamplesConfig = ExportSamplesConfig()
     hand_out: HandOutConfig = HandOutConfig()

@@ -6,31 +6,40 @@ place stops the step.
 """
 
 import re
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from statistics import median
 from typing import Any
 
 import orjson
 
 from tokenmill.curation.config import FunnelConfig
+from tokenmill.curation.distributions import distributions
 from tokenmill.curation.funnel_page import page
 from tokenmill.curation.merge import MOVERS
-from tokenmill.curation.statistics import SHAPES, Shape
-from tokenmill.curation.survey import Example, Findings, Job, Partition, Sampled, Surveyor, Tally, bundled, group
+from tokenmill.curation.scorer import orientation
+from tokenmill.curation.survey import (
+    SCORE_BINS,
+    Example,
+    Findings,
+    Job,
+    Partition,
+    Sampled,
+    Surveyor,
+    Tally,
+    bundled,
+    group,
+)
 from tokenmill.errors import CorruptError, InputError
 from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.records import JSONL
 from tokenmill.steps import StepContext, effect
 
 PAGE, DATA = "funnel.html", "funnel.json"
-BINS = 30
 
 
-@effect("curation.funnel", version=2, kinds={"stages": "corpus"})
+@effect("curation.funnel", version=3, kinds={"stages": "corpus"})
 def funnel(config: FunnelConfig, stages: list[Manifest], ctx: StepContext) -> Draft:
     """Report the stages, in the order given; corpora of one step are one stage in groups, a merge is none.
 
@@ -126,6 +135,9 @@ class Counted:
     dropped: dict[tuple[str, Partition], Tally] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=dict)
     sample: list[Sampled] = field(default_factory=list)
+    scores: dict[str, list[int]] = field(default_factory=dict)
+    """Score → documents a bin, of what was kept."""
+    scores_dropped: dict[str, list[int]] = field(default_factory=dict)
 
     def absorb(self, found: Findings, rates: Mapping[str, float], n_examples: int) -> None:
         """Take in one shard's findings; their order does not matter."""
@@ -134,6 +146,9 @@ class Counted:
                 self.dropped.setdefault((reason, where), Tally()).add(tally)
             else:
                 self.kept.setdefault(where, Tally()).add(tally)
+        held = self.scores_dropped if found.aside else self.scores
+        for name, bins in found.scores.items():
+            held[name] = [a + b for a, b in zip(held.get(name, [0] * SCORE_BINS), bins, strict=True)]
         for reason, examples in found.examples.items():
             self.examples[reason] = sorted([*self.examples.get(reason, []), *examples])[:n_examples]
         self.sample += [one for one in found.sample if one.place < rates.get(one.group, rates.get("", 0.0))]
@@ -175,7 +190,12 @@ def report(stages: Sequence[Stage], config: FunnelConfig, ctx: StepContext) -> d
         check(stage, seen, stages[i - 1] if i else None, joined)
         rows.append(row(stage, seen, before, joined))
     ends = (counted[0].sample, counted[-1].sample)
-    return {"stages": rows, "distributions": distributions(*ends), "sample": config.sample}
+    return {
+        "stages": rows,
+        "scores": scores(stages, counted),
+        "distributions": distributions(*ends),
+        "sample": config.sample,
+    }
 
 
 def count(stages: Sequence[Stage], config: FunnelConfig, ctx: StepContext) -> list[Counted]:
@@ -279,42 +299,22 @@ def shown(tally: Tally) -> dict[str, int]:
     return {"documents": tally.documents, "bytes": tally.bytes}
 
 
-def distributions(before: Sequence[Sampled], after: Sequence[Sampled]) -> dict[str, Any]:
-    """Group (en, zh, code) → its statistics' histograms before and after; groups of the largest sample first."""
-    sizes = Counter(one.group for one in before) + Counter(one.group for one in after)
-    groups = {}
-    for name, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
-        sides = [[one for one in sample if one.group == name] for sample in (before, after)]
-        drawn = {
-            shape.key: _drawn(shape, *([getattr(o.values, shape.key) for o in side] for side in sides))
-            for shape in SHAPES
-        }
-        groups[name] = {
-            "documents": {"before": len(sides[0]), "after": len(sides[1])},
-            "statistics": {key: histogram for key, histogram in drawn.items() if histogram},
-        }
-    return groups
-
-
-def _drawn(shape: Shape, before: Sequence[float | None], after: Sequence[float | None]) -> dict[str, Any] | None:
-    told: dict[str, Any] = {"edges": [float(f"{edge:.4g}") for edge in edges(shape)]}
-    for side, given in (("before", before), ("after", after)):
-        values = [value for value in given if value is not None]
-        told[side] = histogram(values, shape)
-        told[f"median_{side}"] = float(f"{median(values):.4g}") if values else None
-    return told if any(told["before"]) or any(told["after"]) else None
-
-
-def edges(shape: Shape) -> list[float]:
-    steps = [i / BINS for i in range(BINS + 1)]
-    if shape.log:
-        return [shape.low * (shape.high / shape.low) ** step for step in steps]
-    return [shape.low + (shape.high - shape.low) * step for step in steps]
-
-
-def histogram(values: Iterable[float], shape: Shape) -> list[int]:
-    """Documents a bin; what lies outside counts in the first or last."""
-    bins, bounds = [0] * BINS, edges(shape)
-    for value in values:
-        bins[min(max(bisect_right(bounds, value) - 1, 0), BINS - 1)] += 1
-    return bins
+def scores(stages: Sequence[Stage], counted: Sequence[Counted]) -> dict[str, Any]:
+    """Score → who gives it, and all documents' histograms: where it comes first (before it decides), and at the end."""
+    told: dict[str, Any] = {}
+    nothing = [0] * SCORE_BINS
+    for stage, seen in zip(stages, counted, strict=True):
+        for name in sorted((seen.scores.keys() | seen.scores_dropped.keys()) - told.keys()):
+            kept, dropped = seen.scores.get(name, nothing), seen.scores_dropped.get(name, nothing)
+            scorers = {
+                m.facts["scorers"][name]["digest"] for m in stage.manifests if name in m.facts.get("scorers", {})
+            }
+            told[name] = {
+                "step": stage.step,
+                "scorers": sorted(scorers),
+                "higher_is": orientation(name),
+                "edges": [i / SCORE_BINS for i in range(SCORE_BINS + 1)],
+                "before": [a + b for a, b in zip(kept, dropped, strict=True)],
+                "after": counted[-1].scores.get(name, nothing),
+            }
+    return told

@@ -17,6 +17,7 @@ STATES = {
     "curation.ingest": "Format",
     "curation.filter": "Clean",
     "curation.deduplicate": "Dedup",
+    "curation.score": "Scored",
     "curation.screen": "Safe",
     "curation.grade": "High-quality",
     "curation.tier_code": "Code tiers",
@@ -37,6 +38,7 @@ def page(told: Told) -> str:
         stages=[bar(stage, stages[0]["in"]) for stage in stages],
         partitions=partitions(stages),
         groups=[group(name, one) for name, one in told["distributions"].items()],
+        scores=[score(name, one, stages) for name, one in sorted(told["scores"].items())],
         states=[state(stage) for stage in stages],
         longest=LONGEST,
     )
@@ -155,6 +157,20 @@ def group(name: str, told: Told) -> dict[str, Any]:
             mode = shape.mode if name == "en" else None
             charts.append({"title": shape.title, "drawn": histogram(shape, one, mode), "mode": mode, **one})
     return {"name": GROUPS.get(name, name), "code": name == "code", "charts": charts, **told["documents"]}
+
+
+def score(name: str, one: Told, stages: Sequence[Told]) -> dict[str, Any]:
+    """A score's distribution, and what was dropped for it."""
+    shape = Shape(name, name.replace("_", " "), 0, 1)
+    dropped = sum(stage["dropped"].get(reason, 0) for stage in stages for reason in (name, f"low_{name}"))
+    return {
+        **one,
+        "title": shape.title,
+        "drawn": histogram(shape, one | {"median_before": None, "median_after": None}, None),
+        "documents": sum(one["before"]),
+        "dropped": dropped,
+        "by": f"scorer {', '.join(d[:12] for d in one['scorers'])}" if one["scorers"] else one["step"],
+    }
 
 
 def histogram(shape: Shape, one: Told, mode: float | None) -> Markup:

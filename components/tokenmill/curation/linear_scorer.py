@@ -7,7 +7,7 @@ for annotation, which a fine-tuned BERT (the report's) then follows.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -51,25 +51,47 @@ class LinearScorer:
         save_file({"weights": self.weights}, folder / WEIGHTS)
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
-        return score_by_windows(self.name, texts, self._predict)
-
-    def _predict(self, pieces: list[str]) -> Iterator[float]:
-        for found in features(pieces, len(self.weights)):
-            yield sigmoid(self.bias + float(self.weights[found].sum(dtype=np.float64)) / max(len(found), 1) ** 0.5)
+        return score_together((self,), texts)[0]
 
 
-def sigmoid(x: float) -> float:
-    return float(1 / (1 + np.exp(-np.clip(x, -40, 40))))
+def score_together(scorers: Sequence[LinearScorer], texts: Sequence[str]) -> list[np.ndarray]:
+    """(n,) scores of each scorer. Hashing the n-grams is what scoring costs, and it is done once for all of them.
+
+    The scorers' weights must be of equal length.
+    """
+    table = np.stack([scorer.weights for scorer in scorers], axis=1)  # a column's weights beside each other
+    names, bias = [scorer.name for scorer in scorers], np.array([scorer.bias for scorer in scorers])
+    return score_by_windows(names, texts, partial(_predict, table, bias))
+
+
+def _predict(table: np.ndarray, bias: np.ndarray, pieces: Sequence[str]) -> np.ndarray:
+    """(pieces, scorers) scores."""
+    sums, add = np.zeros((len(pieces), table.shape[1])), _kernel(_add_rows)
+    lengths = np.ones(len(pieces))
+    for i, found in enumerate(features(pieces, len(table))):
+        add(found, table, sums[i])
+        lengths[i] = max(len(found), 1)
+    return sigmoid(bias + sums / np.sqrt(lengths)[:, None])
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1 + np.exp(-np.clip(x, -40, 40)))
 
 
 def features(texts: Sequence[str], columns: int) -> Iterator[np.ndarray]:
     """The columns that each text has, each once: (m,) int64 a text. `columns` is a power of two."""
-    seen = np.zeros(columns, np.int64)
+    seen, found = np.zeros(columns, np.int32), np.empty(0, np.int32)
+    kernel, classes, mask = _kernel(_list_columns), _classes(), np.uint64(columns - 1)
     for number, text in enumerate(texts, 1):
-        points = np.frombuffer(f" {fold(' '.join(text.split()))} ".encode("utf-32-le", "replace"), np.uint32)
-        found = np.empty(len(points) * (N_GRAMS + 2), np.int64)
-        n = _kernel()(points, _classes(), np.uint64(columns - 1), seen, number, found)
-        yield found[:n].copy()
+        points = _points(text)
+        if len(found) < len(points) * (N_GRAMS + 2):
+            found = np.empty(len(points) * (N_GRAMS + 2), np.int32)
+        yield found[: kernel(points, classes, mask, seen, number, found)].copy()
+
+
+def _points(text: str) -> np.ndarray:
+    """The code points that n-grams are made of: case and white space folded, a blank at either end."""
+    return np.frombuffer(f" {fold(' '.join(text.split()))} ".encode("utf-32-le", "replace"), np.uint32)
 
 
 @lru_cache(maxsize=1)
@@ -81,18 +103,18 @@ def _classes() -> np.ndarray:
     return table
 
 
-@lru_cache(maxsize=1)
-def _kernel() -> Callable:
-    """`_hash_features` compiled, kept on disk where there is a folder to keep it in. numba takes a while to import."""
-    import numba
+@lru_cache
+def _kernel(function: Callable) -> Callable:
+    """A pass over code points, compiled, and kept on disk where there is a folder to keep it in."""
+    import numba  # takes a while
 
     try:
-        return numba.njit(cache=True)(_hash_features)
+        return numba.njit(cache=True)(function)
     except RuntimeError:  # an image without a writable one
-        return numba.njit(_hash_features)
+        return numba.njit(function)
 
 
-def _hash_features(points, classes, mask, seen, number, found):  # type: ignore[no-untyped-def]  # numba reads the types
+def _list_columns(points, classes, mask, seen, number, found):  # type: ignore[no-untyped-def]  # numba reads the types
     """Fill `found` with the columns of one text; returns how many. `seen[column] == number` marks those it has."""
     prime, n = np.uint64(1099511628211), 0
     word, previous = np.uint64(0), np.uint64(0)
@@ -102,19 +124,24 @@ def _hash_features(points, classes, mask, seen, number, found):  # type: ignore[
             gram = (gram ^ np.uint64(points[i + length - 1])) * prime
             mixed = (gram ^ (gram >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(length)
             column = np.int64((mixed ^ (mixed >> np.uint64(32))) & mask)
-            if seen[column] != number:
-                seen[column] = number
-                found[n] = column
-                n += 1
+            found[n] = column
+            n += seen[column] != number
+            seen[column] = number
         if points[i] < _CLASSES and classes[points[i]] == _LETTER:
             word = (word ^ np.uint64(points[i])) * prime + np.uint64(1)
         elif word:
             for mixed in (word, word * np.uint64(31) + previous):
                 mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
                 column = np.int64((mixed ^ (mixed >> np.uint64(32))) & mask)
-                if seen[column] != number:
-                    seen[column] = number
-                    found[n] = column
-                    n += 1
+                found[n] = column
+                n += seen[column] != number
+                seen[column] = number
             previous, word = word, np.uint64(0)
     return n
+
+
+def _add_rows(found, table, sums):  # type: ignore[no-untyped-def]
+    """Add the rows of `table` that are found to `sums`."""
+    for column in found:
+        for scorer in range(len(sums)):
+            sums[scorer] += table[column, scorer]

@@ -6,16 +6,13 @@ mean does: a page is not bad for one caption.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-import orjson
 
 from tokenmill.curation.thresholds import HIGHER_IS_WORSE
-from tokenmill.errors import InputError
 from tokenmill.manifest import canonical, sha256
 from tokenmill.records import content_digest
 
@@ -25,7 +22,9 @@ WINDOW = 600
 """Characters a window at most."""
 MEAN_SCORES = frozenset({"fluency", "code_quality"})
 """Scores of which a document has its windows' mean; of the others its worst window's."""
-_BREAK = re.compile(r"\n|[.!?](?=\s)|[。！？；]|\s")
+_ENDS = ("\n", ". ", "! ", "? ", "。", "！", "？", "；")
+_BLANKS = re.compile(r"[^\S\n]{2,}")
+"""A table's columns are no text: a window of little else would be scored on little."""
 
 
 class Scorer(Protocol):
@@ -52,26 +51,6 @@ def orientation(score: str) -> Literal["better", "worse"]:
     return "worse" if score in HIGHER_IS_WORSE else "better"
 
 
-def load_scorer(folder: Path, device: str = "cpu", batch: int = 32) -> Scorer:
-    """The scorer that a folder holds.
-
-    Raises:
-        InputError: the folder holds none, or one of a kind that this version does not know.
-    """
-    if not (folder / CARD).is_file():
-        raise InputError(f"{folder} holds no scorer: {CARD} is missing; make one with curation.train_scorer")
-    kind = orjson.loads((folder / CARD).read_bytes()).get("kind")
-    if kind == "linear":
-        from tokenmill.curation.linear_scorer import LinearScorer
-
-        return LinearScorer.load(folder)
-    if kind == "bert":
-        from tokenmill.curation.bert_scorer import BertScorer
-
-        return BertScorer.load(folder, device, batch)
-    raise InputError(f"{folder / CARD}: unknown kind of scorer {kind!r}; there are linear and bert")
-
-
 def folder_digest(folder: Path) -> str:
     """What the files of a scorer are, whatever their order and compression."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -79,26 +58,39 @@ def folder_digest(folder: Path) -> str:
 
 
 def windows(text: str, size: int = WINDOW) -> list[str]:
-    """Pieces of at most `size` characters that make up the text, cut at the last line or sentence end, or else space."""
+    """Pieces of at most `size` characters that make up the text, cut at the last line or sentence end, or else blank.
+
+    None but an only one is shorter than a quarter of `size`: the few words that a page ends with would be scored on little.
+    """
     pieces, start = [], 0
     while len(text) - start > size:
-        breaks = list(_BREAK.finditer(text, start + size // 2, start + size))
-        strong = [b for b in breaks if b[0] != " "] or breaks
-        end = strong[-1].end() if strong else start + size
+        low, high = start + size // 4, min(start + size, len(text) - size // 2)
+        end = max(text.rfind(sign, low, high) + len(sign) for sign in _ENDS)
+        if end <= low:
+            end = text.rfind(" ", low, high) + 1
+        if end <= low:
+            end = high
         pieces.append(text[start:end])
         start = end
     return [piece for piece in (*pieces, text[start:]) if piece.strip()] or [""]
 
 
 def score_by_windows(
-    name: str, texts: Sequence[str], predict: Callable[[list[str]], Iterable[float]], size: int = WINDOW
-) -> np.ndarray:
-    """One score a text, of its windows' scores: the mean, or the worst, as the score's name asks."""
-    pieces = [windows(text, size) for text in texts]
-    flat = np.asarray(list(predict([piece for one in pieces for piece in one])), dtype=np.float64)
+    names: Sequence[str], texts: Sequence[str], predict: Callable[[list[str]], np.ndarray], size: int = WINDOW
+) -> list[np.ndarray]:
+    """A text's score of each name, of its windows' scores: the mean, or the worst, as the name asks.
+
+    Args:
+        predict: windows → (windows, names) scores.
+    """
+    pieces = [windows(_BLANKS.sub(" ", text), size) for text in texts]
+    flat = np.asarray(predict([piece for one in pieces for piece in one]), np.float64)
     starts = np.cumsum([0, *(len(one) for one in pieces)])
-    if name in MEAN_SCORES:
-        pick: Callable[[np.ndarray], float] = np.mean
-    else:
-        pick = np.max if name in HIGHER_IS_WORSE else np.min
-    return np.array([pick(flat[a:b]) for a, b in pairwise(starts.tolist())])
+    scores = []
+    for name, column in zip(names, flat.T, strict=True):
+        if name in MEAN_SCORES:
+            scores.append(np.add.reduceat(column, starts[:-1]) / np.diff(starts))
+        else:
+            pick = np.maximum if name in HIGHER_IS_WORSE else np.minimum
+            scores.append(pick.reduceat(column, starts[:-1]))
+    return scores

@@ -25,7 +25,7 @@ _PLAIN_URL = re.compile(r"https?://([a-z0-9-]+(?:\.[a-z0-9-]+)+)/")
 KINDS = {"corpus": "corpus", "block_list": "block_list", "thresholds": "thresholds"}
 
 
-@step("curation.screen", version=2, libraries=("ahocorasick-rs",), kinds=KINDS)
+@step("curation.screen", version=3, libraries=("ahocorasick-rs",), kinds=KINDS)
 def screen(
     config: ScreenConfig, corpus: Manifest, block_list: Manifest | None, thresholds: Manifest | None, ctx: StepContext
 ) -> Draft:

@@ -18,6 +18,8 @@ from tokenmill.store import open_store
 
 Partition = str
 """`web/en`: type and language."""
+SCORE_BINS = 20
+"""Of a score's histogram, from 0 to 1."""
 BUNDLE_BYTES = 16 << 20
 """Stored bytes that a worker is given at once."""
 
@@ -65,6 +67,8 @@ class Findings:
     """Whether these were dropped or rejected."""
     examples: dict[str, list[Example]] = field(default_factory=dict)
     sample: list[Sampled] = field(default_factory=list)
+    scores: dict[str, list[int]] = field(default_factory=dict)
+    """Score → documents a bin of its value."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Surveyor:
         found = Findings()
         for record in records:
             found.tallies["", partition(record)].add(tally(record))
+            count_scores(record, found.scores)
             place = hashed(record["id"]) / 2**64
             if place < rate:
                 values = statistics(record["text"], record["lang"])
@@ -102,6 +107,7 @@ class Surveyor:
         for record in records:
             reason = reason_of(record, rejected=rejected)
             found.tallies[reason, partition(record)].add(tally(record))
+            count_scores(record, found.scores)
             order = hashed(str(record.get("id") or record.get("where")))
             heap = chosen[reason]  # of negated hashes, so that its head is the one to give up
             if len(heap) < self.n_examples:
@@ -154,6 +160,12 @@ def group(kind: str, lang: str) -> str:
 
 def tally(record: Record) -> Tally:
     return Tally(1, len(record.get("text", "").encode()), len(record.get("files") or (1,)))
+
+
+def count_scores(record: Record, histograms: dict[str, list[int]]) -> None:
+    for name, value in (record.get("scores") or {}).items():
+        bins = histograms.setdefault(name, [0] * SCORE_BINS)
+        bins[min(int(value * SCORE_BINS), SCORE_BINS - 1)] += 1
 
 
 def hashed(identity: str) -> int:

@@ -15,7 +15,7 @@ from tokenmill.manifest import Draft, Manifest, sha256
 from tokenmill.steps import StepContext, step
 
 
-@step("curation.train_scorer", version=1, libraries=("numpy", "numba"), kinds={"labels": "labels"})
+@step("curation.train_scorer", version=2, libraries=("numpy", "numba"), kinds={"labels": "labels"})
 def train_scorer(config: TrainScorerConfig, labels: Manifest | None, ctx: StepContext) -> Draft:
     """Fit a linear scorer; its facts hold accuracy and AUC on the held-out labels, all and by language."""
     own = [label for label in labels_of(ctx, labels) if label.score == config.score] if labels else []

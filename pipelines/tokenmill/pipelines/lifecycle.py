@@ -26,13 +26,14 @@ def lifecycle(preset: str) -> Any:
     @dsl.pipeline(name=f"tokenmill-lifecycle-{preset}", description="From raw documents to a served model.")
     def pipeline(
         sources: list = [],  # noqa: B006 - KFP reads the default
+        scorers: list = [],  # noqa: B006
         overrides: dict = {},  # noqa: B006
         rounds: int = ROUNDS,
         release_alias: str = "candidate",
         deploy: bool = True,
     ) -> None:
         with opened("lifecycle", preset, overrides, rounds=rounds, most_rounds=ROUNDS) as run:
-            curated = curation(run=run, sources=sources)
+            curated = curation(run=run, sources=sources, scorers=scorers)
             corpus = curated.outputs["corpus"]
             pretrained = pretraining(run=run, corpus=corpus)
             tokenizer, tokens, base = (pretrained.outputs[name] for name in ("tokenizer", "tokens", "base"))

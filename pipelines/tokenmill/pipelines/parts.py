@@ -22,9 +22,9 @@ def curation(preset: str) -> Any:
     """Sources → `sources`, `corpus`."""
 
     @_pipeline("curation", preset)
-    def pipeline(sources: list = [], overrides: dict = {}) -> None:  # noqa: B006 - KFP reads the default
+    def pipeline(sources: list = [], scorers: list = [], overrides: dict = {}) -> None:  # noqa: B006 - KFP reads the default
         with opened("curation", preset, overrides) as run:
-            report(run=run).after(phases.curation(run=run, sources=sources))
+            report(run=run).after(phases.curation(run=run, sources=sources, scorers=scorers))
 
     return pipeline
 

@@ -26,7 +26,7 @@ class Curated(NamedTuple):
 
 
 @dsl.pipeline(name="curation", description="Format → Clean → Dedup → Safe → High-quality; code in dependency order.")
-def curation(run: str, sources: list) -> Curated:
+def curation(run: str, sources: list, scorers: list) -> Curated:
     registered = curation_tasks.register_sources(run=run, sources=sources).outputs["registered"]
     with dsl.ParallelFor(curation_tasks.plan_sources(run=run, sources=registered).output, name="read") as group:
         raw = curation_tasks.ingest_group(run=run, group=group.digest, suffix=group.suffix).outputs["corpus"]
@@ -41,11 +41,13 @@ def curation(run: str, sources: list) -> Curated:
         pairs = curation_tasks.exchange(run=run, fingerprints=index, part=part).outputs["pairs"]
     found = curation_tasks.cluster(run=run, corpus=read, fingerprints=index, pairs=dsl.Collected(pairs))
 
+    chosen = curation_tasks.choose_scorers(run=run, given=scorers).outputs["scorers"]
     with dsl.ParallelFor(groups, name="judge") as group:
         unique = curation_tasks.deduplicate_group(
             run=run, group=group.digest, duplicates=found.outputs["duplicates"], suffix=group.suffix
         ).outputs["unique"]
-        safe = curation_tasks.screen(run=run, corpus=unique, suffix=group.suffix).outputs["safe"]
+        scored = curation_tasks.score(run=run, corpus=unique, scorers=chosen, suffix=group.suffix).outputs["scored"]
+        safe = curation_tasks.screen(run=run, corpus=scored, suffix=group.suffix).outputs["safe"]
         graded = curation_tasks.grade(run=run, corpus=safe, suffix=group.suffix).outputs["graded"]
         tiered = curation_tasks.tier_code(run=run, corpus=graded, suffix=group.suffix).outputs["tiered"]
     judged = curation_tasks.merge(run=run, corpora=dsl.Collected(tiered), task="curation.merge.tiered")
@@ -55,6 +57,7 @@ def curation(run: str, sources: list) -> Curated:
         raw=dsl.Collected(raw),
         clean=dsl.Collected(clean),
         unique=dsl.Collected(unique),
+        scored=dsl.Collected(scored),
         safe=dsl.Collected(safe),
         graded=dsl.Collected(graded),
         tiered=dsl.Collected(tiered),

@@ -13,7 +13,7 @@ import pytest
 from planted_run import PlantedRun
 
 from tokenmill.curation.config import FunnelConfig
-from tokenmill.curation.funnel import histogram
+from tokenmill.curation.distributions import histogram
 from tokenmill.curation.funnel_page import percent, size
 from tokenmill.curation.statistics import SHAPES, Shape, statistics
 from tokenmill.curation.survey import around
@@ -221,6 +221,34 @@ def test_histograms_hold_every_document_of_the_sample_and_medians_are_medians(ch
     assert words["median_before"] == pytest.approx(oracle.median(len(r["text"].split()) for r in everything), rel=1e-3)
     assert words["median_after"] == pytest.approx(oracle.median(len(r["text"].split()) for r in kept), rel=1e-3)
     assert page.count("<svg") == len(SHAPES)
+
+
+def test_a_score_is_drawn_before_it_decides_and_at_the_end_with_the_scorer_that_gave_it(chain: Chain) -> None:
+    rng = random.Random(8)
+    values = [round(rng.random(), 4) for _ in range(60)]
+    scored = [record(n, scores={"toxic": value} if n % 3 else {}) for n, value in enumerate(values)]
+    safe = [r for r in scored if r["scores"].get("toxic", 0) <= 0.4]
+    unsafe = [gone(r, "toxic", r["scores"]["toxic"], 0.4) for r in scored if r not in safe]
+    fluent = [r | {"scores": r["scores"] | {"fluency": 0.25}} for r in safe[1:]]
+    low = gone(safe[0] | {"scores": safe[0]["scores"] | {"fluency": 0.1}}, "low_fluency", 0.1, 0.2)
+    facts = {"scorers": {"toxic": {"digest": "5c0e" * 16, "higher_is": "worse"}}}
+    told, page = chain.funnel(
+        chain.stage("curation.ingest", [r | {"scores": {}} for r in scored]),
+        chain.stage("curation.score", scored, facts=facts),
+        chain.stage("curation.screen", safe, unsafe),
+        chain.stage("curation.grade", fluent, [low]),
+    )
+    toxic, fluency = told["scores"]["toxic"], told["scores"]["fluency"]
+    edges = np.linspace(0, 1, 21)
+    assert toxic["before"] == np.histogram([v for n, v in enumerate(values) if n % 3], edges)[0].tolist()
+    assert toxic["after"] == np.histogram([r["scores"].get("toxic", -1) for r in fluent], edges)[0].tolist()
+    assert (toxic["step"], toxic["scorers"], toxic["higher_is"]) == ("curation.score", ["5c0e" * 16], "worse")
+    assert (fluency["step"], sum(fluency["before"]), sum(fluency["after"])) == (
+        "curation.grade",
+        len(safe),
+        len(fluent),
+    )
+    assert f"higher is worse · 40 documents, {len(unsafe)} dropped" in page and "scorer 5c0e5c0e5c0e" in page
 
 
 @pytest.mark.parametrize("shape", [Shape("x", "x", 0, 1), Shape("x", "x", 1, 10_000, log=True)])

@@ -1,6 +1,8 @@
 """Scorers. Oracles: an independent optimum (scipy), pair counting for the AUC, shuffled labels as negative control."""
 
+import dataclasses
 import itertools
+import math
 import random
 
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 from tokenmill.curation.config import TrainScorerConfig
 from tokenmill.curation.labels import Label, built_in, composite, label_value, merge, parse
 from tokenmill.curation.linear_scorer import LinearScorer, features
-from tokenmill.curation.score import refuse_rivals, scored
-from tokenmill.curation.scorer import load_scorer, orientation, score_by_windows, windows
+from tokenmill.curation.load_scorer import load_scorer
+from tokenmill.curation.score import passes, refuse_rivals, scored
+from tokenmill.curation.scorer import orientation, score_by_windows, windows
 from tokenmill.curation.train_scorer import auc, evaluate, fit, logistic_regression, split
 from tokenmill.errors import InputError
 
@@ -83,6 +86,14 @@ def test_the_optimum_is_that_of_another_solver():
     assert np.allclose(weights, best[:64], atol=1e-4) and bias == pytest.approx(best[64], abs=1e-4)
 
 
+def test_a_score_is_the_logistic_function_of_the_mean_of_the_weights_that_a_text_has():
+    scorer, _ = trained("porn")
+    text = "Bread needs flour, water, salt and time. 面包需要时间。"
+    (columns,) = features([text], len(scorer.weights))
+    total = sum(float(scorer.weights[c]) for c in columns)
+    assert scorer.score([text])[0] == pytest.approx(1 / (1 + math.exp(-scorer.bias - total / math.sqrt(len(columns)))))
+
+
 def test_features_are_the_same_for_another_case_and_white_space_and_each_once():
     one, same, other = features(["Big  Bad\nwolf 在线", "big bad wolf 在线", "big bad wolves"], 1 << 18)
     assert np.array_equal(np.sort(one), np.sort(same))
@@ -126,11 +137,17 @@ def test_windows_are_cut_between_sentences_where_there_are_some():
     assert all(piece.rstrip().endswith(".") for piece in windows("Some words stand here. " * 100, 600))
 
 
+@pytest.mark.parametrize("length", [601, 700, 899, 1205, 5000])
+def test_no_window_of_a_long_text_is_too_short_to_be_scored_on(length):
+    for text in ("x" * length, ("A short one. " * 400)[:length], "\n".join("y" * 70 for _ in range(90))[:length]):
+        assert min(map(len, windows(text, 600))) >= 150
+
+
 @pytest.mark.parametrize(("score", "expected"), [("toxic", 0.9), ("porn", 0.9), ("not_ad", 0.1), ("fluency", 0.4)])
 def test_the_worst_window_decides_but_of_fluency_the_mean(score, expected):
     given = iter([0.1, 0.2, 0.9, 0.5])
     text = " ".join("w" * 9 for _ in range(3))
-    values = score_by_windows(score, [text, "last"], lambda pieces: [next(given) for _ in pieces], 11)
+    (values,) = score_by_windows([score], [text, "last"], lambda pieces: np.array([[next(given)] for _ in pieces]), 11)
     assert values.tolist() == pytest.approx([expected, 0.5])
     assert orientation(score) == ("worse" if score in ("toxic", "porn") else "better")
 
@@ -189,7 +206,7 @@ def test_scores_join_those_of_the_record_for_scored_types_and_known_languages_on
         {"id": f"{n}", "text": "t", "type": ("web", "book")[n % 2], "lang": ("en", "zh")[n // 2 % 2], "scores": {"fluency": 0.5}}
         for n in range(1000)
     ]  # fmt: skip
-    out = list(scored(iter(rows), [Fixed("toxic", 0.123456, "en"), Fixed("porn", 1)], ["web"]))
+    out = list(scored(iter(rows), passes([Fixed("toxic", 0.123456, "en"), Fixed("porn", 1)]), ["web"]))
     assert [r["id"] for r in out] == [r["id"] for r in rows]
     for row in out:
         expected = {"fluency": 0.5}
@@ -197,6 +214,20 @@ def test_scores_join_those_of_the_record_for_scored_types_and_known_languages_on
             expected |= {"porn": 1.0} | ({"toxic": 0.1235} if row["lang"] == "en" else {})
         assert row["scores"] == expected
     assert all(row["scores"] == {"fluency": 0.5} for row in rows)
+
+
+def test_scorers_that_read_together_give_what_each_gives_by_itself():
+    toxic, porn, not_ad = (trained(name)[0] for name in ("toxic", "porn", "not_ad"))
+    english = dataclasses.replace(not_ad, languages=frozenset({"en"}))
+    small = dataclasses.replace(porn, name="fluency", weights=porn.weights[: 1 << 12])
+    texts = [label.text * times for times, label in enumerate(built_in("toxic"), 1)][:40]
+    rows = [{"text": t, "type": "web", "lang": ("en", "zh")[n % 2], "scores": {}} for n, t in enumerate(texts)]
+    scorers = (toxic, porn, english, small, Fixed("code_quality", 0.25))
+    assert [one.names for one in passes(scorers)] == [("code_quality",), ("toxic", "porn"), ("not_ad",), ("fluency",)]
+    alone = {scorer.name: scorer.score(texts).round(4).tolist() for scorer in scorers}
+    for n, row in enumerate(scored(iter(rows), passes(scorers), ["web"])):
+        known = [name for name in alone if name != "not_ad" or row["lang"] == "en"]
+        assert row["scores"] == {name: alone[name][n] for name in known}
 
 
 def test_two_scorers_of_one_score_share_it_by_language_only():
