@@ -1,15 +1,18 @@
 """The loop and its ledger: over a restart and a skipped step, every token is accounted for."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load
 from token_documents import batches
 
 from tokenmill.errors import BudgetSpent
 from tokenmill.logs import Log
 from tokenmill.model.config import InternLM2Config
+from tokenmill.model.folder import save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.store import open_store
 from tokenmill.training.checkpoint import Checkpoints
@@ -83,6 +86,46 @@ def stop_and_go_on(rank, root):
     }
     dist.barrier()
     dist.destroy_process_group()
+
+
+def choose_and_go_on(rank, root):
+    """Evaluations before steps 0, 3 and at the end; stopped before step 4, and gone on from the checkpoint before 2."""
+    one_rank(rank, root)
+    for name, until, again, best in (("redone", (1, 3), (3, 2), 3), ("remembered", (3, 1), (1, 2), 0)):
+        folder, made, seen = root / name, batches(steps=STEPS), []
+
+        def over(scores, stop_at=None, folder=folder, made=made, seen=seen):
+            loop, _ = loop_over(folder, made, None, stop_at)
+            left = list(scores)
+
+            def evaluate(model):
+                seen.append((left[0], model.state_dict()["output.weight"].clone()))
+                return {"good": left.pop(0)}
+
+            told = {"evaluate": evaluate, "evaluate_at": frozenset({0, 3, STEPS}), "best_by": "good"}
+            loop.run = replace(loop.run, export=save_model, milestones={"early": 1}, **told)
+            return loop
+
+        with pytest.raises(Stopped):
+            over(until, stop_at=4).train()
+        store = open_store(f"file://{folder}/store")
+        newest = list(store.backend.list("work/key/checkpoints/4/"))
+        assert newest
+        for entry in newest:
+            store.backend.delete(entry.key)
+        loop = over(again)
+        loop.train()
+        assert loop.best == (best, 3) and loop.exports.at(1).counts["steps"] == 1
+        shards = {shard.name: shard for shard in loop.exports.at(best).shards}
+        chosen = store.get_blob(shards["model.safetensors"].blob)
+        assert torch.equal(load(chosen)["output.weight"], next(weights for score, weights in seen if score == 3))
+        assert not torch.equal(load(chosen)["output.weight"], loop.run.model.state_dict()["output.weight"])
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_weights_of_the_best_evaluation_and_of_a_milestone_are_kept_over_a_restart(tmp_path):
+    torch.multiprocessing.spawn(choose_and_go_on, (tmp_path,), nprocs=1)
 
 
 def spend_and_go_on(rank, root):

@@ -2,18 +2,19 @@
 
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from tokenmill.errors import BudgetSpent, Interrupted, RolledBack, UserError
+from tokenmill.errors import BudgetSpent, ConfigError, Interrupted, RolledBack, UserError
+from tokenmill.steps.context import scratch
 from tokenmill.training.anomaly import Detector, Verdict, left_out, read_incidents, record
 from tokenmill.training.budget import Meter, Stop
 from tokenmill.training.checkpoint import Checkpoints
 from tokenmill.training.cursor import Cursor
 from tokenmill.training.engine import Engine
+from tokenmill.training.exports import Exports
 from tokenmill.training.history import History
 from tokenmill.training.optimizer_state import load_optimizer, save_optimizer
 from tokenmill.training.resume import Complete
@@ -47,6 +48,9 @@ class Loop:
         self.accelerator = device_of(self.execution)
         self.meter = Meter(self.execution.budget, self.world, self.accelerator)
         self.log = History(checkpoints.store, checkpoints.key)
+        self.exports = Exports(checkpoints.store, checkpoints.key)
+        self.best: tuple[int, float] | None = None
+        """Step and value of the best evaluation so far, where one chooses the weights."""
         self.cursor = Cursor(tokens=run.tokens_before)
         self.facts = run.facts
         """Of the weights; at the end with the ledger of the mixture."""
@@ -76,6 +80,8 @@ class Loop:
             raise BudgetSpent(f"at step {start}: {self.meter.why(spent)}")
         for step in range(start, len(self.run.batches)):
             self.check()
+            if step in self.run.milestones.values():
+                self._export(step)
             self._evaluate(engine, step)
             own = self._skip(step) if step in self.skipped else self._step(engine, step)
             stop, verdict = self._agree(engine.device, own)
@@ -179,6 +185,19 @@ class Loop:
             self.run.model.train()
             self.log.append({"step": step, "tokens": self.tokens} | values)
             self.report(values, self.tokens)
+            if self.run.best_by and (not self.best or values[self.run.best_by] > self.best[1]):
+                self.best = (step, values[self.run.best_by])
+                self._export(step)
+
+    def _export(self, step: int) -> None:
+        """Keep the weights as they are before `step`. The other ranks wait for rank 0 where they next need it."""
+        self._begin("export")
+        if self.execution.zero_stage > 2:
+            raise ConfigError("weights of the way are written whole: set execution.zero_stage to 2 or less")
+        if self.rank == 0:
+            with scratch() as folder:
+                self.run.export(self.run.model, folder)
+                self.exports.keep(step, folder, self.tokens)
 
     def _save_or_stop(self, engine: Engine, step: int, stop: Stop, suspect: bool) -> None:
         """Take the checkpoint that is due before `step`, at the next step that can be gone on from.
@@ -200,6 +219,7 @@ class Loop:
                 "losses": list(self.detector.losses),
                 "device_s": self.meter.device_s,
                 "kept": self.run.kept.state_dict() if self.run.kept else None,
+                "best": self.best,
             }
             self.checkpoints.save(engine.engine, step, state, before={piece: rows} if self.rank == 0 else {})
             self.saved = step
@@ -221,6 +241,7 @@ class Loop:
         self.log = History(self.checkpoints.store, self.checkpoints.key, state["log"])
         self.detector = Detector(self.config.anomaly, state["losses"])
         self.meter.device_s = state["device_s"]
+        self.best = tuple(state["best"]) if state["best"] else None
         if self.run.kept:
             self.run.kept.load_state_dict(state["kept"])
         return self.cursor.step
@@ -240,9 +261,3 @@ class Loop:
         dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         self.memory = agreed[2].item()
         return Stop(int(agreed[0])), Verdict(int(agreed[1]))
-
-
-def export(run: TrainingRun, folder: Path) -> None:
-    """Write the weights folder on rank 0."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run.export(run.model, folder)

@@ -100,6 +100,10 @@ class TrainingRun:
     evaluate: Callable[[torch.nn.Module], dict[str, float]] | None = None
     """Held-out metrics; called on every rank at `evaluate_at` steps, before the step."""
     evaluate_at: frozenset[int] = frozenset()
+    best_by: str = ""
+    """Metric of `evaluate` that chooses the weights which leave: those for which it was largest; without one, the last."""
+    milestones: Mapping[str, int] = field(default_factory=dict)
+    """Output → optimizer step before which the weights become an artifact of that name too (ZeRO 0 to 2)."""
     on_step: Callable[[int], dict[str, float]] | None = None
     """Extra metrics after a step, from the phase itself."""
     kept: Stateful | None = None

@@ -24,7 +24,7 @@ from tokenmill.store import ArtifactStore
 
 SLOW = 10
 """Times the limit that a living rank has for what is no part of a step, or may hold drawing answers."""
-SLOW_PHASES = frozenset({"start", "load", "evaluation", "data", "end"})
+SLOW_PHASES = frozenset({"start", "load", "evaluation", "export", "data", "end"})
 
 
 class Beat(Frozen):

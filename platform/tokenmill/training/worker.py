@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, RolledBack, UserError
 from tokenmill.logs import Log
-from tokenmill.manifest import Draft, Manifest, Shard
+from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps.context import materialise, scratch, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
@@ -84,7 +84,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
     import torch.distributed as dist
 
     from tokenmill.training.checkpoint import Checkpoints
-    from tokenmill.training.loop import Loop, export
+    from tokenmill.training.loop import Loop
     from tokenmill.training.rng import seed_everything
     from tokenmill.training.settings import TrainingConfig
     from tokenmill.training.watchdog import Heart, serve_health
@@ -118,7 +118,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
         loop = Loop(run, config, checkpoints, report, watch_lease(store, spec.key, spec.attempt).check, heart)
         loop.train()
         if rank == 0:
-            _publish(store, spec, run, loop, workdir, export)
+            _publish(store, spec, run, loop, workdir)
         if events:
             events.close()
         dist.barrier()
@@ -126,35 +126,32 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
     dist.destroy_process_group()
 
 
-def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Path, export: Any) -> None:
+def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Path) -> None:
     """Store the weights, the training log and what else the training leaves, then `result.json`, last."""
     from tokenmill.records import JSONL, write_jsonl
+    from tokenmill.training.exports import stored, weights
 
-    folder = workdir / "weights"
-    export(run, folder)
-    weights = Draft(
-        kind="weights",
-        shards=_stored(store, folder),
-        counts={"tokens_seen": loop.tokens, "steps": len(run.batches)},
-        facts=loop.facts | ({"skipped_steps": sorted(loop.skipped)} if loop.skipped else {}),
-    )
+    steps, facts = len(run.batches), dict(loop.facts)
+    if loop.best:
+        step, value = loop.best
+        chosen, facts["best"] = loop.exports.at(step), {"step": step, run.best_by: value}
+    else:
+        run.export(run.model, folder := workdir / "weights")
+        chosen = weights(store, folder, steps, loop.tokens)
+    if loop.skipped:
+        facts["skipped_steps"] = sorted(loop.skipped)
     log = workdir / f"training-log{JSONL}"
     _, count = write_jsonl(log, loop.log.rows())
     training_log = Draft(
         kind="training_log", shards=(store_file(store, log, log.name, count),), counts={"records": count}
     )
-    outputs = {"weights": weights, "training_log": training_log}
+    outputs = {"weights": chosen.model_copy(update={"facts": facts}), "training_log": training_log}
+    outputs |= {role: loop.exports.at(step) for role, step in run.milestones.items()}
     if run.optimizer_out:
-        state = _stored(store, run.optimizer_out)
-        outputs["training_state"] = Draft(kind="training_state", shards=state, counts={"steps": len(run.batches)})
+        state = stored(store, run.optimizer_out)
+        outputs["training_state"] = Draft(kind="training_state", shards=state, counts={"steps": steps})
     result = Result(outputs=outputs)
     store.backend.put(f"{spec.folder}/result.json", result.model_dump_json().encode())
-
-
-def _stored(store: ArtifactStore, folder: Path) -> tuple[Shard, ...]:
-    """Every file of a folder, put into the store."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return tuple(store_file(store, path, path.relative_to(folder).as_posix()) for path in files)
 
 
 if __name__ == "__main__":

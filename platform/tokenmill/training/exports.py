@@ -1,0 +1,36 @@
+"""Weights of the way: what a model was before a step, stored at once, so that whoever goes on after a kill has them still."""
+
+from pathlib import Path
+
+from tokenmill.manifest import Draft, Shard
+from tokenmill.steps.context import store_file
+from tokenmill.store import ArtifactStore
+
+
+class Exports:
+    """The exported weights of one action key, by the optimizer step that they were taken before."""
+
+    def __init__(self, store: ArtifactStore, key: str) -> None:
+        self.store, self.key = store, key
+
+    def keep(self, step: int, folder: Path, tokens: int) -> None:
+        """Store a weights folder; of a step that is done again, the later one counts."""
+        draft = weights(self.store, folder, step, tokens)
+        self.store.backend.put(self._place(step), draft.model_dump_json().encode())
+
+    def at(self, step: int) -> Draft:
+        return Draft.model_validate_json(self.store.backend.get(self._place(step)))
+
+    def _place(self, step: int) -> str:
+        return f"work/{self.key}/exports/{step}.json"
+
+
+def weights(store: ArtifactStore, folder: Path, steps: int, tokens: int) -> Draft:
+    """A weights folder as an artifact."""
+    return Draft(kind="weights", shards=stored(store, folder), counts={"tokens_seen": tokens, "steps": steps})
+
+
+def stored(store: ArtifactStore, folder: Path) -> tuple[Shard, ...]:
+    """Every file of a folder, put into the store."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return tuple(store_file(store, path, path.relative_to(folder).as_posix()) for path in files)
