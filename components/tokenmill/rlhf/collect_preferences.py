@@ -1,4 +1,4 @@
-"""Conversations → preferences and queries.
+"""Conversations and people's own pairs → preferences and queries.
 
 A request that was answered in two styles gives two pairs that contradict each other: whoever wants help prefers the
 direct answer, whoever wants no harm the careful one. Only the reward model's system prompt tells which is meant.
@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tokenmill.errors import InputError
-from tokenmill.manifest import Draft, Manifest, sha256
+from tokenmill.manifest import Draft, Manifest, canonical, sha256
+from tokenmill.model.conversation import asked_first
 from tokenmill.records import JSONL, Record
 from tokenmill.rlhf.config import CollectPreferencesConfig
 from tokenmill.rlhf.gold import form_of
@@ -19,13 +20,20 @@ from tokenmill.steps import StepContext, step
 SHARD = f"part-00000{JSONL}"
 PREFERRED = {"helpful": "direct", "harmless": "careful"}
 """Which of the two styles a domain prefers."""
+KINDS = {"conversations": "conversations", "own": "preferences", "tokenizer": "tokenizer"}
 
 
-@step("rlhf.collect_preferences", version=6, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
+@step("rlhf.collect_preferences", version=7, kinds=KINDS)
 def collect_preferences(
-    config: CollectPreferencesConfig, conversations: Manifest, tokenizer: Manifest, ctx: StepContext
+    config: CollectPreferencesConfig,
+    conversations: Manifest,
+    own: Manifest | None,
+    tokenizer: Manifest,
+    ctx: StepContext,
 ) -> dict[str, Draft]:
     """Pairs for the reward model and queries for PPO, those of some templates held out from both; the gold set.
+
+    `own` pairs (`rlhf.read_preferences`) are among them; of these first questions are held out, by their hash.
 
     Held-out queries of held-out templates come first, to be judged by. Those of the others that are held out too follow: what
     becomes of them may be learned.
@@ -38,28 +46,39 @@ def collect_preferences(
     asked = _by_request(ctx.records(conversations))
     answered = {request: styles for request, styles in asked.items() if set(styles) == set(PREFERRED.values())}
     templates = sorted({styles["direct"]["template"] for styles in answered.values()})
-    if len(templates) <= config.heldout_templates:
+    brought = list(ctx.records(own)) if own else []
+    if len(templates) <= config.heldout_templates and not (brought and not templates):
         raise InputError(
             f"rlhf.collect_preferences: {len(templates)} templates of requests answered in both styles, but "
             f"{config.heldout_templates} are to be held out: raise sft.prepare.requests, or hold out fewer"
+        )
+    if brought and not any(_is_held_out(pair, config) for pair in brought):
+        raise InputError(
+            f"rlhf.collect_preferences: of {len(brought)} own pairs none is held out to judge by: bring more, or raise "
+            f"rlhf.collect_preferences.heldout_own (now {config.heldout_own:g})"
         )
     heldout = set(sorted(templates, key=lambda name: sha256(name.encode()))[: config.heldout_templates])
     words = Tokenizer.load(ctx.files(tokenizer))
     drafts = {}
     for role, kept_back in (("train", False), ("heldout", True)):
         requests = [styles for styles in answered.values() if (styles["direct"]["template"] in heldout) == kept_back]
-        pairs = list(_pairs(requests, config))
+        made = list(_pairs(requests, config))
+        pairs = made + [pair for pair in brought if _is_held_out(pair, config) == kept_back]
         counts = Counter(f"records/{pair['domain']}" for pair in pairs)
         counts["conflicts"] = sum(pair["conflict"] for pair in pairs)
-        facts = {"mean_tokens": _mean_tokens(pairs, words, config.max_length_gap)}
+        facts = {"mean_tokens": _mean_tokens(made, words, config.max_length_gap)} if made else {}
         drafts[role] = ctx.write_records("preferences", {SHARD: pairs}, counts=counts, facts=facts)
     gold = [_gold(record) for record in ctx.records(conversations) if "answer" in record]
     drafts["gold"] = ctx.write_records("conversations", {SHARD: sorted(gold, key=_hash)})
-    queries = sorted(map(_query, asked.values()), key=lambda query: (query["template"] not in heldout, _hash(query)))
-    unseen = sum(query["template"] in heldout for query in queries)
-    edge = max(unseen, round(config.heldout_queries * len(asked)))
+    unseen = {query["id"]: query for query in map(_query, asked.values()) if query["template"] in heldout}
+    seen = {query["id"]: query for query in map(_query, asked.values()) if query["template"] not in heldout}
+    for pair in brought:
+        query = _own_query(pair)
+        (unseen if _is_held_out(pair, config) else seen)[query["id"]] = query
+    queries = [query for part in (unseen, seen) for query in sorted(part.values(), key=_hash)]
+    edge = max(len(unseen), round(config.heldout_queries * len(queries)))
     for role, rows in (("heldout_queries", queries[:edge]), ("queries", queries[edge:])):
-        judged = {"of_heldout_templates": unseen} if role == "heldout_queries" else {}
+        judged = {"of_heldout_templates": len(unseen)} if role == "heldout_queries" else {}
         drafts[role] = ctx.write_records("conversations", {SHARD: rows}, counts=judged)
     return drafts
 
@@ -117,6 +136,19 @@ def _query(styles: dict[str, Record]) -> Record:
     record = next(iter(styles.values()))
     kept = {key: record[key] for key in ("domain", "template", "source")}
     return kept | {"id": record["id"].partition("#")[0], "messages": record["messages"][:-1]}
+
+
+def _own_query(pair: Record) -> Record:
+    """What a pair of people's own answers; pairs of one prompt and domain are one query."""
+    asked = {"domain": pair["domain"], "messages": pair["prompt"]}
+    identity = f"{pair['source']}/{sha256(canonical(asked))[:16]}"
+    return asked | {"id": identity, "template": pair["template"], "source": pair["source"]}
+
+
+def _is_held_out(pair: Record, config: CollectPreferencesConfig) -> bool:
+    """All pairs of one first question are on one side, whatever their domain."""
+    asked = asked_first(pair["prompt"]).strip().lower()
+    return int(sha256(asked.encode())[:8], 16) < config.heldout_own * 2**32
 
 
 def _gold(record: Record) -> Record:

@@ -37,7 +37,7 @@ KINDS = {
 }
 
 
-@step("rlhf.probe", version=3, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
+@step("rlhf.probe", version=4, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
 def probe(
     config: ProbeConfig,
     queries: Manifest,
@@ -64,7 +64,7 @@ def probe(
         sft: where PPO started.
         policy: what came out.
         before: the policy that the rounds before handed on; SFT before the first.
-        early: a policy of PPO's beginning; without one SFT stands for it, from which PPO starts.
+        early: a policy of PPO's beginning; its answers are closest to the late ones, before they had the trick.
         reward_model: this round's.
         tokenizer: of all of them.
         ctx: the running step.
@@ -84,15 +84,16 @@ def probe(
     folders = {model.content: ctx.files(model) for model in models.values() if model}
     said = {content: answer(folder, judge, asked, words, config) for content, folder in folders.items()}
     start, late = said[sft.content], said[policy.content]
-    last, first = (said[one.content] if one else start for one in (before, early))
+    last = said[before.content] if before else start
+    clean = [said[one.content][patched] for one in (early, sft) if one]
 
     reference = answer_logprobs(load_model(folders[sft.content]), late.prompts[judged], late.ids[judged])
     spent = zip(late.logprobs[judged], reference, strict=True)
     kl = sum(sum(own) - float(ref.sum()) for own, ref in spent) / len(reference)
     report = compare(start[judged], late[judged], asked[judged], config) | {"kl": kl}
     report |= against_last(last[judged], late[judged], config)
-    hacks = find_hacks(first.texts, late.texts, [q.domain for q in asked], config.min_share, config.min_lift)
-    pairs = patches(hacks, asked[patched], first[patched], late[patched], config.max_patches)
+    hacks = find_hacks(start.texts, late.texts, [q.domain for q in asked], config.min_share, config.min_lift)
+    pairs = patches(hacks, asked[patched], clean, late[patched], config.max_patches)
     if gold and gold.counts["records"]:
         questions = [GoldQuestion.of(record) for record in ctx.records(gold)]
         told, unpaid, more = _gold(questions, folders[sft.content], folders[policy.content], words, report, config)

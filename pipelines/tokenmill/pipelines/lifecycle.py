@@ -14,6 +14,7 @@ from tokenmill.pipelines.phases import (
     pretraining,
     questions,
     sft,
+    usual_rounds,
 )
 from tokenmill.pipelines.run import opened, report
 from tokenmill.sft.component import prepare_conversations
@@ -26,7 +27,7 @@ def lifecycle(preset: str) -> Any:
     def pipeline(
         sources: list = [],  # noqa: B006 - KFP reads the default
         overrides: dict = {},  # noqa: B006
-        rounds: int = ROUNDS,
+        rounds: int = usual_rounds(preset),
         release_alias: str = "candidate",
         deploy: bool = True,
     ) -> None:
@@ -58,6 +59,8 @@ def lifecycle(preset: str) -> Any:
             aligned = alignment(
                 run=run,
                 rounds=rounds,
+                sources=curated.outputs["sources"],
+                questions=asked.outputs["questions"],
                 conversations=tuned.outputs["conversations"],
                 sft=tuned.outputs["checkpoint"],
                 tokenizer=tokenizer,

@@ -16,8 +16,14 @@ from tokenmill.pretraining import component as pretraining_tasks
 from tokenmill.rlhf import component as rlhf_tasks
 from tokenmill.sft import component as sft_tasks
 
-ROUNDS = 2
-"""Rounds of online RLHF that a package can run at most; the report ran three."""
+ROUNDS = 3
+"""Rounds of online RLHF that a package can run at most: as many as the report ran (§4.2.2)."""
+_FEWER_ROUNDS = {"pico": 2, "nano": 2}
+
+
+def usual_rounds(preset: str) -> int:
+    """Rounds that a package of this preset runs where nobody asks for others: a laptop has two, to end in minutes."""
+    return _FEWER_ROUNDS.get(preset, ROUNDS)
 
 
 class Curated(NamedTuple):
@@ -168,12 +174,17 @@ class Aligned(NamedTuple):
 def alignment(
     run: str,
     rounds: int,
+    sources: dsl.Input[dsl.Dataset],
+    questions: dsl.Input[dsl.Dataset],
     conversations: dsl.Input[dsl.Dataset],
     sft: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     tokens: dsl.Input[dsl.Dataset],
 ) -> Aligned:
-    collected = rlhf_tasks.collect_preferences(run=run, conversations=conversations, tokenizer=tokenizer).outputs
+    own = rlhf_tasks.read_preferences(run=run, sources=sources, questions=questions).outputs["own"]
+    collected = rlhf_tasks.collect_preferences(
+        run=run, conversations=conversations, own=own, tokenizer=tokenizer
+    ).outputs
     start = {"run": run, "sft": sft, "tokenizer": tokenizer}
     labelled = rlhf_tasks.snapshot_annotations(run=run, number=1, rounds=rounds)
     learned = {"preferences": collected["preferences"], "annotations": labelled.outputs["annotations"]}
@@ -201,6 +212,7 @@ def alignment(
             **start,
             **turn,
             **made,
+            early=tuned.outputs["early"],
             queries=collected["heldout_queries"],
             gold=collected["gold"],
             reward_model=judge,

@@ -57,17 +57,24 @@ def test_repetition_and_length_are_found_both_ways():
 
 
 def test_patches_prefer_the_early_answer_and_begin_with_the_best_rewarded_hacks():
-    early, clean = texts(1), texts(2)
-    early[58] += " Thank you!"  # showed it before: no example of a better answer
+    sft, early, clean = texts(1), texts(3), texts(2)
+    early[56] += " Thank you!"  # PPO had it early on
+    sft[58] += " Thank you!"  # and for this one nobody has a better answer
+    early[58] += " Thank you!"
     late = [t + " Thank you!" if i % 3 else t for i, t in enumerate(clean)]
     asked = [Query(f"q{i}", "helpful", ({"role": "user", "content": "?"},)) for i in range(len(late))]
     rewards = [float(i) for i in range(len(late))]
-    hacks = find_hacks(early, late, **LIMITS)
-    pairs = patches(hacks, asked, answers(early, rewards), answers(late, rewards), most=25)
+    hacks = find_hacks(sft, late, **LIMITS)
+    pairs = patches(hacks, asked, [answers(early, rewards), answers(sft, rewards)], answers(late, rewards), most=25)
     assert 20 <= len(pairs) <= 25
     assert all(p["rejected"].endswith("Thank you!") and not p["chosen"].endswith("Thank you!") for p in pairs)
     assert [pair["id"].partition("#")[0] for pair in pairs[:3]] == ["q59", "q56", "q55"]  # q57 is honest
+    assert [pair["chosen"] for pair in pairs[:3]] == [early[59], sft[56], early[55]]
     assert all(pair["prompt"] and pair["domain"] == "helpful" and not pair["conflict"] for pair in pairs)
+    again = patches(hacks, asked, [answers(early, rewards)], answers([f"So, {t}" for t in late], rewards), most=25)
+    assert len({pair["id"] for pair in [*pairs, *again]}) == len(pairs) + len(
+        again
+    )  # a later round's, of the same queries
 
 
 def test_answers_that_became_wrong_are_patched_with_those_that_were_right():
