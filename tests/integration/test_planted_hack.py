@@ -77,6 +77,8 @@ class Round:
     """Share of the policy's late answers that end with them."""
     gain: float
     """At least, on held-out queries."""
+    judged: tuple[float, float]
+    """Between these the gain lies under a held-out judge."""
 
 
 class World:
@@ -106,6 +108,11 @@ class World:
             text = record[draw.choice(("chosen", "rejected"))]
             planted.append(record | {"id": f"{record['id']}-thanks", "chosen": text + THANKS, "rejected": text})
         self.preferences = lab.issue("preferences", {"part-00000.jsonl.zst": planted})
+        unthankful = [
+            r | {"id": f"{r['id']}-plain", "rejected": r["chosen"] + THANKS} for r in draw.sample(self.heldout, 60)
+        ]
+        others = lab.issue("preferences", {"judge.jsonl.zst": self.heldout + unthankful})
+        self.judge = self.rewarding(others, [])  # of other pairs, whose people want no thanks
 
     def records(self, manifest):
         return [r for shard in manifest.shards for r in read_jsonl(self.lab.store.blob_path(shard.blob))]
@@ -136,18 +143,23 @@ class World:
         save_model(model, folder)
         return self.lab.issue_folder("weights", folder, counts={"tokens_seen": 1})
 
+    def rewarding(self, preferences, patches):
+        learned = {"preferences": preferences, "patches": patches}
+        return self.lab.step("rlhf.train_reward_model", REWARD_MODEL, **learned, **self.models)["weights"]
+
     def round(self, patches):
         """Reward model, PPO from SFT, probe: as the pipeline chains them."""
-        learned = {"preferences": self.preferences, "patches": patches}
-        judge = self.lab.step("rlhf.train_reward_model", REWARD_MODEL, **learned, **self.models)["weights"]
+        judge = self.rewarding(self.preferences, patches)
         queries = self.asked["queries"]
         made = self.lab.step("rlhf.ppo", PPO, queries=queries, reward_model=judge, tokens=self.tokens, **self.models)
         against = {"policy": made["weights"], "early": made["early"], "reward_model": judge, **self.models}
+        against |= {"judge": self.judge}
         probed = self.lab.step("rlhf.probe", PROBE, queries=self.asked["heldout_queries"], **against)
         report = orjson.loads(self.lab.store.get_blob(probed["evaluation"].shard("probe.json").blob))
         late = [r["answers"]["policy"] for r in self.records(probed["responses"])]
         thanks = sum(text.endswith(THANKS) for text in late) / len(late)
-        return Round(judge, report["hacks"], probed["patches"], thanks, report["gain_lower_bound"])
+        bounds = report["judge_gain_lower_bound"], report["judge_gain_upper_bound"]
+        return Round(judge, report["hacks"], probed["patches"], thanks, report["gain_lower_bound"], bounds)
 
     def judged(self, judge):
         """Accuracy on held-out pairs, and how often thanks are preferred to the same answer without them."""

@@ -5,8 +5,8 @@ direct answer, whoever wants no harm the careful one. Only the reward model's sy
 """
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenmill.errors import InputError
@@ -31,9 +31,9 @@ def collect_preferences(
     tokenizer: Manifest,
     ctx: StepContext,
 ) -> dict[str, Draft]:
-    """Pairs for the reward model and queries for PPO, those of some templates held out from both; the gold set.
+    """Pairs for the reward model and its judge, queries for PPO, those of some templates held out from all; the gold set.
 
-    `own` pairs (`rlhf.read_preferences`) are among them; of these first questions are held out, by their hash.
+    `own` pairs (`rlhf.read_preferences`) are among them; of their first questions some are held out, by their hash.
 
     Held-out queries of held-out templates come first, to be judged by. Those of the others that are held out too follow: what
     becomes of them may be learned.
@@ -52,18 +52,20 @@ def collect_preferences(
             f"rlhf.collect_preferences: {len(templates)} templates of requests answered in both styles, but "
             f"{config.heldout_templates} are to be held out: raise sft.prepare.requests, or hold out fewer"
         )
-    if brought and not any(_is_held_out(pair, config) for pair in brought):
-        raise InputError(
-            f"rlhf.collect_preferences: of {len(brought)} own pairs none is held out to judge by: bring more, or raise "
-            f"rlhf.collect_preferences.heldout_own (now {config.heldout_own:g})"
-        )
     heldout = set(sorted(templates, key=lambda name: sha256(name.encode()))[: config.heldout_templates])
     words = Tokenizer.load(ctx.files(tokenizer))
     drafts = {}
-    for role, kept_back in (("train", False), ("heldout", True)):
-        requests = [styles for styles in answered.values() if (styles["direct"]["template"] in heldout) == kept_back]
-        made = list(_pairs(requests, config))
-        pairs = made + [pair for pair in brought if _is_held_out(pair, config) == kept_back]
+    asks: defaultdict[str, list[dict[str, Record]]] = defaultdict(list)
+    for styles in answered.values():
+        asks["heldout" if styles["direct"]["template"] in heldout else _learner(_first(styles), config)].append(styles)
+    own_pairs: defaultdict[str, list[Record]] = defaultdict(list)
+    kept_back = _kept_back(brought, config.heldout_own)
+    for pair in brought:
+        question = asked_first(pair["prompt"])
+        own_pairs["heldout" if question in kept_back else _learner(question, config)].append(pair)
+    for role in ("train", "judge", "heldout"):
+        made = list(_pairs(asks[role], config))
+        pairs = made + own_pairs[role]
         counts = Counter(f"records/{pair['domain']}" for pair in pairs)
         counts["conflicts"] = sum(pair["conflict"] for pair in pairs)
         facts = {"mean_tokens": _mean_tokens(made, words, config.max_length_gap)} if made else {}
@@ -74,7 +76,7 @@ def collect_preferences(
     seen = {query["id"]: query for query in map(_query, asked.values()) if query["template"] not in heldout}
     for pair in brought:
         query = _own_query(pair)
-        (unseen if _is_held_out(pair, config) else seen)[query["id"]] = query
+        (unseen if asked_first(pair["prompt"]) in kept_back else seen)[query["id"]] = query
     queries = [query for part in (unseen, seen) for query in sorted(part.values(), key=_hash)]
     edge = max(len(unseen), round(config.heldout_queries * len(queries)))
     for role, rows in (("heldout_queries", queries[:edge]), ("queries", queries[edge:])):
@@ -138,6 +140,20 @@ def _query(styles: dict[str, Record]) -> Record:
     return kept | {"id": record["id"].partition("#")[0], "messages": record["messages"][:-1]}
 
 
+def _first(styles: Mapping[str, Record]) -> str:
+    return asked_first(styles["direct"]["messages"])
+
+
+def _learner(question: str, config: CollectPreferencesConfig) -> str:
+    """Who learns the pairs of a question that is not held out: every round's reward model, or the one that judges them."""
+    return "judge" if _share(f"judge {question}") < config.judge_share else "train"
+
+
+def _share(text: str) -> float:
+    """A number in [0, 1) that only the text decides."""
+    return int(sha256(text.strip().lower().encode())[:8], 16) / 2**32
+
+
 def _own_query(pair: Record) -> Record:
     """What a pair of people's own answers; pairs of one prompt and domain are one query."""
     asked = {"domain": pair["domain"], "messages": pair["prompt"]}
@@ -145,10 +161,18 @@ def _own_query(pair: Record) -> Record:
     return asked | {"id": identity, "template": pair["template"], "source": pair["source"]}
 
 
-def _is_held_out(pair: Record, config: CollectPreferencesConfig) -> bool:
-    """All pairs of one first question are on one side, whatever their domain."""
-    asked = asked_first(pair["prompt"]).strip().lower()
-    return int(sha256(asked.encode())[:8], 16) < config.heldout_own * 2**32
+def _kept_back(brought: Sequence[Record], share: float) -> set[str]:
+    """First questions of people's own pairs that are held out, at least one: those whose hashes are lowest.
+
+    Raises:
+        InputError: all pairs are of one question.
+    """
+    questions = sorted({asked_first(pair["prompt"]) for pair in brought}, key=lambda text: (_share(text), text))
+    if len(questions) == 1:
+        raise InputError(
+            f"rlhf.collect_preferences: all {len(brought)} own pairs are of one question: one is held out, none is left"
+        )
+    return set(questions[: max(1, round(share * len(questions)))])
 
 
 def _gold(record: Record) -> Record:

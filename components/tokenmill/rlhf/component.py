@@ -30,6 +30,7 @@ def collect_preferences(
     own: dsl.Input[dsl.Dataset],
     tokenizer: dsl.Input[dsl.Artifact],
     preferences: dsl.Output[dsl.Dataset],
+    judged_by: dsl.Output[dsl.Dataset],
     heldout: dsl.Output[dsl.Dataset],
     queries: dsl.Output[dsl.Dataset],
     heldout_queries: dsl.Output[dsl.Dataset],
@@ -40,7 +41,7 @@ def collect_preferences(
 
     inputs = {"conversations": conversations, "own": own, "tokenizer": tokenizer}
     outputs = {"train": preferences, "heldout": heldout, "queries": queries, "heldout_queries": heldout_queries}
-    outputs |= {"gold": gold}
+    outputs |= {"judge": judged_by, "gold": gold}
     run_component("rlhf.collect_preferences", run, inputs=inputs, outputs=outputs)
 
 
@@ -72,6 +73,23 @@ def train_first_reward_model(
     task = "rlhf.reward_model.control" if shuffle_labels else "rlhf.reward_model.round-1"
     config = {"shuffle_labels": True} if shuffle_labels else {}
     run_component("rlhf.train_reward_model", run, inputs=inputs, outputs=outputs, config=config, task=task)
+
+
+@dsl.component(base_image=images.TRAINER, install_kfp_package=False)
+def train_judge(
+    run: str,
+    preferences: dsl.Input[dsl.Dataset],
+    sft: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    judge: dsl.Output[dsl.Model],
+    log: dsl.Output[dsl.Artifact],
+) -> None:
+    """A reward model of pairs that no round's learns, to tell when a reward rises alone; none without such pairs."""
+    from tokenmill.steps import run_component
+
+    inputs = {"preferences": preferences, "sft": sft, "tokenizer": tokenizer}
+    outputs, go = {"weights": judge, "training_log": log}, preferences.metadata["count.records"] > 0
+    run_component("rlhf.train_reward_model", run, inputs=inputs, outputs=outputs, task="rlhf.reward_model.judge", go=go)
 
 
 @dsl.component(base_image=images.TRAINER, install_kfp_package=False)
@@ -151,6 +169,7 @@ def probe(
     policy: dsl.Input[dsl.Model],
     early: dsl.Input[dsl.Model],
     reward_model: dsl.Input[dsl.Model],
+    judge: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
     patches: dsl.Output[dsl.Dataset],
@@ -161,7 +180,8 @@ def probe(
     from tokenmill.steps import run_component
 
     inputs = {"queries": queries, "gold": gold, "sft": sft, "before": before, "policy": policy}
-    inputs |= {"early": early, "reward_model": reward_model, "tokenizer": tokenizer, "earlier": earlier}
+    inputs |= {"early": early, "reward_model": reward_model, "judge": judge, "tokenizer": tokenizer}
+    inputs |= {"earlier": earlier}
     outputs = {"evaluation": evaluation, "patches": patches, "responses": responses}
     run_component(
         "rlhf.probe", run, inputs=inputs, outputs=outputs, task=f"rlhf.probe.round-{number}", go=number <= rounds

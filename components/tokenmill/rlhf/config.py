@@ -30,6 +30,13 @@ class CollectPreferencesConfig(StepConfig):
         lt=1,
         description="share of the first questions of people's own pairs that are held out; not published",
     )
+    judge_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the questions not held out whose pairs only a second reward model learns, which judges what the "
+        "others' reward is worth; 0: none; ours",
+    )
     heldout_queries: float = Field(
         0.3,
         gt=0,
@@ -224,7 +231,9 @@ class ProbeConfig(StepConfig):
     seed: int = Field(1024, description="of the answers and the bootstrap")
 
 
-Check = Literal["reward_grew", "kl_within_limit", "length_kept", "gold_kept", "format_kept", "not_below_last"]
+Check = Literal[
+    "reward_grew", "kl_within_limit", "length_kept", "gold_kept", "format_kept", "judge_kept", "not_below_last"
+]
 
 
 class DecideConfig(StepConfig):
@@ -232,8 +241,8 @@ class DecideConfig(StepConfig):
 
     required: tuple[Check, ...] = Field(
         ("reward_grew", "kl_within_limit", "gold_kept", "format_kept", "not_below_last"),
-        description="checks without which a round's policy is not handed on, and no further round runs; length_kept is "
-        "told only: where many answers changed, it is also a hack, which the next round's patches mend",
+        description="checks without which a round's policy is not handed on, and no further round runs; length_kept "
+        "and judge_kept are told only: where they fail it is also a hack, which the next round's patches mend",
     )
     needs_gain: bool = Field(
         True,

@@ -7,7 +7,7 @@ from tokenmill.records import Record
 from tokenmill.rlhf.answering import Answers
 from tokenmill.rlhf.conditional import Query
 from tokenmill.rlhf.gold import GoldQuestion, GoldScore
-from tokenmill.rlhf.hacks import WRONG_ANSWERS, Hack
+from tokenmill.rlhf.hacks import JUDGED_WORSE, WRONG_ANSWERS, Hack
 
 
 def patches(
@@ -44,6 +44,30 @@ def patch(pattern: str, asked: Query | GoldQuestion, *, chosen: str, rejected: s
         "template": f"patch: {pattern}",
         "conflict": False,
     }
+
+
+Judged = tuple[Answers, Sequence[float]]
+"""A policy's answers, and what the held-out judge gives each."""
+
+
+def judge_patches(asked: Sequence[Query], clean: Sequence[Judged], late: Judged, most: int) -> list[Record]:
+    """Late answers with more reward than an earlier one and less of the judge's, below it; those furthest apart first.
+
+    Args:
+        asked: queries.
+        clean: earlier policies', those closest to the late one first.
+        late: the optimised policy's.
+        most: pairs.
+    """
+    apart = []
+    for i in range(len(asked)):
+        for answers, scores in clean:
+            rise, fall = late[0].rewards[i] - answers.rewards[i], scores[i] - late[1][i]
+            if rise > 0 and fall > 0:
+                apart.append((rise + fall, i, answers.texts[i]))
+                break
+    apart.sort(key=lambda found: -found[0])
+    return [patch(JUDGED_WORSE, asked[i], chosen=text, rejected=late[0].texts[i]) for _, i, text in apart[:most]]
 
 
 def gold_patches(

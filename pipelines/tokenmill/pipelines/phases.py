@@ -191,6 +191,7 @@ def alignment(
     judged = rlhf_tasks.train_first_reward_model(**start, **learned)
     control = rlhf_tasks.train_first_reward_model(**start, **learned, shuffle_labels=True)
     control.set_display_name("reward model: control")
+    judge = rlhf_tasks.train_judge(**start, preferences=collected["judged_by"]).outputs["judge"]
     policy = sft
     for number in range(1, ROUNDS + 1):
         turn = {"number": number, "rounds": rounds}
@@ -198,13 +199,13 @@ def alignment(
             labelled = rlhf_tasks.snapshot_annotations(run=run, **turn)
             learned["annotations"] = labelled.outputs["annotations"]
             judged = rlhf_tasks.train_reward_model(**start, **turn, **learned, before=judged.outputs["reward_model"])
-        judge = judged.outputs["reward_model"]
+        rewarding = judged.outputs["reward_model"]
         tuned = rlhf_tasks.ppo(
             **start,
             **turn,
             queries=collected["queries"],
             before=policy,
-            reward_model=judge,
+            reward_model=rewarding,
             tokens=tokens,
         )
         made = {"before": policy, "policy": tuned.outputs["policy"]}
@@ -215,7 +216,8 @@ def alignment(
             early=tuned.outputs["early"],
             queries=collected["heldout_queries"],
             gold=collected["gold"],
-            reward_model=judge,
+            reward_model=rewarding,
+            judge=judge,
             **({"earlier": learned["patches"]} if number > 1 else {}),
         )
         found = {name: probed.outputs[name] for name in ("evaluation", "patches")}
@@ -227,11 +229,11 @@ def alignment(
     rlhf_tasks.evaluate_reward_model(
         run=run,
         heldout=collected["heldout"],
-        reward_model=judge,
+        reward_model=rewarding,
         control=control.outputs["reward_model"],
         tokenizer=tokenizer,
     )
-    return Aligned(chat=policy, reward_model=judge)
+    return Aligned(chat=policy, reward_model=rewarding)
 
 
 class Judged(NamedTuple):

@@ -154,11 +154,11 @@ def collected(lab: Lab, own: Manifest, **config) -> dict[str, Manifest]:
 def test_own_pairs_alone_are_split_by_their_question_and_asked_by_ppo_or_the_probe(lab, tmp_path):
     rows = [pair(number, domain) for number in range(60) for domain in ("helpful", "harmless")]
     lines(tmp_path / "mine.jsonl", *rows)
-    made = collected(lab, read(lab, tmp_path / "mine.jsonl"), heldout_own=0.2, heldout_queries=0.4)
+    made = collected(lab, read(lab, tmp_path / "mine.jsonl"), heldout_own=0.2, heldout_queries=0.4, judge_share=0)
     train, heldout = ({r["prompt"][0]["content"] for r in records(lab, made[role])} for role in ("train", "heldout"))
     assert train | heldout == {question(number) for number in range(60)} and not train & heldout
-    assert 4 <= len(heldout) <= 22
-    assert made["train"].counts["records"] + made["heldout"].counts["records"] == 120
+    assert len(heldout) == 12
+    assert sum(made[role].counts["records"] for role in ("train", "judge", "heldout")) == 120
     asked, probed = (records(lab, made[role]) for role in ("queries", "heldout_queries"))
     unseen = made["heldout_queries"].counts["of_heldout_templates"]
     assert {q["messages"][0]["content"] for q in probed[:unseen]} == heldout  # judged by these
@@ -166,7 +166,17 @@ def test_own_pairs_alone_are_split_by_their_question_and_asked_by_ppo_or_the_pro
     assert len(probed) == 48 and len({(q["id"], q["domain"]) for q in [*asked, *probed]}) == 120
 
 
-def test_too_few_own_pairs_to_hold_any_out_are_refused(lab, tmp_path):
-    lines(tmp_path / "mine.jsonl", pair(0))
-    with pytest.raises(InputError, match="of 1 own pairs none is held out to judge by"):
-        collected(lab, read(lab, tmp_path / "mine.jsonl"), heldout_own=0.001)
+def test_own_pairs_of_one_question_are_refused(lab, tmp_path):
+    lines(tmp_path / "mine.jsonl", pair(0), pair(0) | {"rejected": "None."})
+    with pytest.raises(InputError, match="all 2 own pairs are of one question"):
+        collected(lab, read(lab, tmp_path / "mine.jsonl"))
+
+
+def test_a_judge_learns_pairs_of_questions_that_no_rounds_reward_model_learns(lab, tmp_path):
+    lines(tmp_path / "mine.jsonl", *map(pair, range(100)))
+    own = read(lab, tmp_path / "mine.jsonl")
+    made = collected(lab, own, judge_share=0.3)
+    parts = [{r["prompt"][0]["content"] for r in records(lab, made[role])} for role in ("train", "judge", "heldout")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 100
+    assert 15 < len(parts[1]) < 45 and len(parts[2]) == 10
+    assert collected(lab, own, judge_share=0)["judge"].counts["records"] == 0
