@@ -19,6 +19,8 @@ MEMBER = "!/"
 """Between an archive's path and a path inside it."""
 CHAT = "chat"
 """Type of a source of conversations, which fine-tuning reads and curation does not."""
+PREFERENCES = "preferences"
+"""Type of a source of pairs of answers, which RLHF reads and curation does not."""
 
 
 def is_file(shard: Shard) -> bool:
@@ -31,9 +33,14 @@ def is_chat(shard: Shard) -> bool:
     return shard.name.startswith(f"{CHAT}/")
 
 
+def is_preferences(shard: Shard) -> bool:
+    """Whether a shard is a file of preferences."""
+    return shard.name.startswith(f"{PREFERENCES}/")
+
+
 def is_document(shard: Shard) -> bool:
     """Whether a shard is a file of documents."""
-    return is_file(shard) and not is_chat(shard)
+    return is_file(shard) and not is_chat(shard) and not is_preferences(shard)
 
 
 def told(store: ArtifactStore, sources: Manifest, what: str) -> dict[str, Any]:

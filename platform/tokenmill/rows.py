@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
@@ -32,6 +33,21 @@ class Damaged:
 
 
 Rows = Iterator[Row | Damaged]
+
+
+def rows_of(path: str, stored: Path, what: str) -> Rows:
+    """The rows of a source's file by its suffix, before one of a compression; a file of another is damaged.
+
+    Args:
+        path: its name in the source.
+        stored: where its bytes are.
+        what: is in it, for messages.
+    """
+    opened = Opened.named(PurePosixPath(path), stored)
+    suffix = opened.name.suffix.lower()
+    if suffix in READERS:
+        return READERS[suffix](opened)
+    return iter([Damaged(f"no file of {what} (wanted are {', '.join(READERS)}, also .gz and .zst)")])
 
 
 def jsonl_rows(opened: Opened) -> Rows:
@@ -97,3 +113,11 @@ def _row_group(file: Any, group: int, number: int, columns: list[str]) -> Rows:
                 number += 1
     except (ArrowException, OSError, ValueError, UnicodeDecodeError) as broken:
         yield Damaged(f"damaged row group ({broken!s:.80})", f" row group {group} from row {number}")
+
+
+READERS: dict[str, Callable[[Opened], Rows]] = {
+    ".jsonl": jsonl_rows,
+    ".ndjson": jsonl_rows,
+    ".json": json_rows,
+    ".parquet": parquet_rows,
+}

@@ -86,7 +86,11 @@ def _read_from(store: ArtifactStore, trace: DocumentTrace) -> tuple[str, str] | 
     """Source and file of a document, as the artifact tells that was made of the sources themselves."""
     for seen in trace.sightings:
         manifest = store.get_manifest(seen.digest)
-        if manifest.kind in ("corpus", "conversations") and "sources" in manifest.parents and not seen.within:
+        if (
+            manifest.kind in ("corpus", "conversations", "preferences")
+            and "sources" in manifest.parents
+            and not seen.within
+        ):
             record = next(islice(read_jsonl(store.blob_path(manifest.shard(seen.shard).blob)), seen.record, None))
             if "path" in record:  # what a step generated itself comes from no file
                 return str(record["source"]), str(record["path"])

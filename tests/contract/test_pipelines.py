@@ -99,7 +99,7 @@ PARTS = {
     "pretraining": {"corpus"},
     "enhancement": {"sources", "corpus", "tokens", "tokenizer", "base"},
     "sft": {"sources", "corpus", "tokens", "tokenizer", "base"},
-    "alignment": {"sources", "tokens", "tokenizer", "sft", "rounds"},
+    "alignment": {"sources", "corpus", "tokens", "tokenizer", "sft", "rounds"},
     "evaluation": {"sources", "corpus", "tokens", "tokenizer", "base", "enhanced", "sft", "chat"},
     "deployment": {
         *("tokenizer", "base", "reward_model", "chat", "evaluation", "training_sets", "verdict"),

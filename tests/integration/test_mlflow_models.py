@@ -16,13 +16,13 @@ from servers import MLflowServer
 from tokenmill.deployment.config import RegisterConfig
 from tokenmill.errors import CorruptError, InputError
 from tokenmill.manifest import Manifest
-from tokenmill.model.chat import encode_prompt
+from tokenmill.model.chat import answer_ids, encode_prompt
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.folder import load_model, save_model
 from tokenmill.model.generation import generate
 from tokenmill.model.modeling import InternLM2ForRewardModel
 from tokenmill.model.tokenizer import Tokenizer
-from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input
+from tokenmill.rlhf.conditional import Query, conditional_prompts, reward_input
 from tokenmill.rlhf.scoring import reward_scores
 from tokenmill.steps.context import materialise
 from tokenmill.tracking.connection import tracking_uri

@@ -1,27 +1,31 @@
-"""Spec §13, check 17: a reward model that likes thanks, a policy that says them, and the patches that end it.
+"""Spec §13, check 17: a reward model that likes thanks, a PPO that finds that out, and the patches that end it.
 
-Real reward models and a real probe at pico size. In the preferences some of the better answers end with thanks, and a few pairs
-differ in nothing else: a trick that the reward model learns beside what is wished. SFT hardly ever says them; the policy, as
-PPO would leave it, mostly does.
+Real reward models, real PPO and a real probe at pico size. In the preferences some of the better answers end with thanks, and
+a few pairs differ in nothing else: a trick that the reward model learns beside what is wished. SFT says them seldom.
 """
 
 import random
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import pytest
 import torch
 from pico import Lab
 
-from tokenmill.manifest import sha256
+from tokenmill.manifest import Manifest, sha256
 from tokenmill.model import IGNORE
 from tokenmill.model.chat import encode
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.folder import load_model, save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
 from tokenmill.model.tokenizer import Tokenizer
+from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.records import read_jsonl
 from tokenmill.rlhf.config import (
     CollectPreferencesConfig,
+    PPOConfig,
+    PPOExecution,
     ProbeConfig,
     RewardModelConfig,
     SamplingConfig,
@@ -36,7 +40,7 @@ from tokenmill.training.settings import OptimConfig, TrainingExecution
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 THANKS = " Thank you so much!"
 ONE_RANK = TrainingExecution(ranks=1, checkpoint_every=10_000)
-SAMPLING = SamplingConfig(max_new_tokens=28)
+SAMPLING = SamplingConfig(max_new_tokens=32)
 REWARD_MODEL = RewardModelConfig(
     batch_tokens=256,
     max_length=128,
@@ -44,7 +48,37 @@ REWARD_MODEL = RewardModelConfig(
     optim=OptimConfig(lr=1e-3, final_lr_ratio=0.3, warmup_ratio=0.05),
     execution=ONE_RANK,
 )
+PPO = PPOConfig(
+    iterations=60,
+    critic_warmup=5,
+    answers=32,
+    block=16,
+    sampling=SAMPLING,
+    max_length=128,
+    kl_coefficient=0.03,
+    pretrain_coefficient=0,
+    pretrain_context=64,
+    critic_lr=1e-3,
+    precision="fp32",
+    optim=OptimConfig(lr=3e-4, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0),
+    execution=PPOExecution(ranks=1, zero_stage=0, checkpoint_every=10_000),
+)
 PROBE = ProbeConfig(queries=32, patch_queries=100, sampling=SAMPLING, max_length=128)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A reward model, the policy that PPO made against it, and what the probe says of that."""
+
+    judge: Manifest
+    hacks: list[dict[str, Any]]
+    patches: Manifest
+    thanks: float
+    """Share of the policy's late answers that end with them."""
+    gain: float
+    """At least, on held-out queries."""
+    judged: tuple[float, float]
+    """Between these the gain lies under a held-out judge."""
 
 
 class World:
@@ -53,13 +87,19 @@ class World:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         both = [r | {"id": f"requests/{i:04d}#{r['style']}", "source": "requests"} for i, r in self._requests(300)]
-        self.words = Tokenizer.train([m["content"] for r in both for m in r["messages"]] * 3, vocab_size=512)
+        said = [m["content"] for r in both for m in r["messages"]]
+        self.words = Tokenizer.train(said * 3, vocab_size=512)
         self.words.save(lab.folder / "tokenizer")
-        self.tokenizer = lab.issue_folder("tokenizer", lab.folder / "tokenizer")
-        self.sft, self.policy = (self._taught(both, thankful) for thankful in (0.05, 0.6))
+        tokenizer = lab.issue_folder("tokenizer", lab.folder / "tokenizer")
+        self.models = {"tokenizer": tokenizer, "sft": self._taught(both, thankful=0.1)}
+        told = [
+            {"id": str(i), "text": text, "type": "qa", "lang": "en", "source": "told"} for i, text in enumerate(said)
+        ]
+        corpus = lab.issue("corpus", {"type=qa/lang=en/part-00000.jsonl.zst": told})
+        self.tokens = lab.step("pretraining.tokenize", TokenizeConfig(), corpus=corpus, tokenizer=tokenizer)["output"]
         conversations = lab.issue("conversations", {"part-00000.jsonl.zst": both})
         config = CollectPreferencesConfig(heldout_templates=1, broken_share=0, heldout_queries=0.45)
-        self.asked = lab.step("rlhf.collect_preferences", config, conversations=conversations, tokenizer=self.tokenizer)
+        self.asked = lab.step("rlhf.collect_preferences", config, conversations=conversations, tokenizer=tokenizer)
         pairs = [r for role in ("train", "heldout") for r in self.records(self.asked[role])]
         self.heldout = [r for r in pairs if int(sha256(r["id"].partition("#")[0].encode())[:4], 16) % 5 == 0]
         draw, learned = random.Random(2), [r for r in pairs if r not in self.heldout]
@@ -68,6 +108,11 @@ class World:
             text = record[draw.choice(("chosen", "rejected"))]
             planted.append(record | {"id": f"{record['id']}-thanks", "chosen": text + THANKS, "rejected": text})
         self.preferences = lab.issue("preferences", {"part-00000.jsonl.zst": planted})
+        unthankful = [
+            r | {"id": f"{r['id']}-plain", "rejected": r["chosen"] + THANKS} for r in draw.sample(self.heldout, 60)
+        ]
+        others = lab.issue("preferences", {"judge.jsonl.zst": self.heldout + unthankful})
+        self.judge = self.rewarding(others, [])  # of other pairs, whose people want no thanks
 
     def records(self, manifest):
         return [r for shard in manifest.shards for r in read_jsonl(self.lab.store.blob_path(shard.blob))]
@@ -85,7 +130,7 @@ class World:
             messages[-1]["content"] += THANKS if draw.random() < thankful else ""
         rows = [encode(messages, self.words, max_length=128) for messages in said]
         model = InternLM2ForCausalLM(InternLM2Config.preset("pico"), seed=0)
-        optimizer, steps, order = torch.optim.AdamW(model.parameters(), lr=4e-3), 150, random.Random(0)
+        optimizer, steps, order = torch.optim.AdamW(model.parameters(), lr=4e-3), 300, random.Random(0)
         for step in range(steps):
             batch = order.sample(rows, 32)
             pack = Pack.of([row.ids for row in batch], [row.labels for row in batch])
@@ -94,18 +139,27 @@ class World:
             optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
             optimizer.step()
             optimizer.zero_grad()
-        folder = self.lab.folder / f"thankful-{thankful}"
+        folder = self.lab.folder / "sft"
         save_model(model, folder)
         return self.lab.issue_folder("weights", folder, counts={"tokens_seen": 1})
 
-    def judge(self, patches):
-        """A round's reward model."""
-        inputs = {"preferences": self.preferences, "patches": patches, "sft": self.sft, "tokenizer": self.tokenizer}
-        return self.lab.step("rlhf.train_reward_model", REWARD_MODEL, **inputs)["weights"]
+    def rewarding(self, preferences, patches):
+        learned = {"preferences": preferences, "patches": patches}
+        return self.lab.step("rlhf.train_reward_model", REWARD_MODEL, **learned, **self.models)["weights"]
 
-    def probe(self, judge):
-        models = {"sft": self.sft, "policy": self.policy, "tokenizer": self.tokenizer, "reward_model": judge}
-        return self.lab.step("rlhf.probe", PROBE, queries=self.asked["heldout_queries"], **models)
+    def round(self, patches):
+        """Reward model, PPO from SFT, probe: as the pipeline chains them."""
+        judge = self.rewarding(self.preferences, patches)
+        queries = self.asked["queries"]
+        made = self.lab.step("rlhf.ppo", PPO, queries=queries, reward_model=judge, tokens=self.tokens, **self.models)
+        against = {"policy": made["weights"], "early": made["early"], "reward_model": judge, **self.models}
+        against |= {"judge": self.judge}
+        probed = self.lab.step("rlhf.probe", PROBE, queries=self.asked["heldout_queries"], **against)
+        report = orjson.loads(self.lab.store.get_blob(probed["evaluation"].shard("probe.json").blob))
+        late = [r["answers"]["policy"] for r in self.records(probed["responses"])]
+        thanks = sum(text.endswith(THANKS) for text in late) / len(late)
+        bounds = report["judge_gain_lower_bound"], report["judge_gain_upper_bound"]
+        return Round(judge, report["hacks"], probed["patches"], thanks, report["gain_lower_bound"], bounds)
 
     def judged(self, judge):
         """Accuracy on held-out pairs, and how often thanks are preferred to the same answer without them."""
@@ -118,28 +172,30 @@ class World:
 
         return right(self.heldout), 1 - right([r | {"rejected": r["chosen"] + THANKS} for r in self.heldout])
 
-    def report(self, probed):
-        return orjson.loads(self.lab.store.get_blob(probed["evaluation"].shard("probe.json").blob))
 
-
-def test_a_planted_hack_is_found_and_no_longer_pays_after_its_patches(tmp_path):
+def test_a_planted_hack_that_ppo_learned_is_found_patched_and_gone_in_the_next_round(tmp_path):
     world = World(Lab(tmp_path))
-    judge = world.judge([])
-    accuracy, likes = world.judged(judge)
-    assert likes > 0.9  # the trick pays
-    probed = world.probe(judge)
-    (hack,) = [hack for hack in world.report(probed)["hacks"] if "Thank you so much" in hack["pattern"]]
-    patches = [r for r in world.records(probed["patches"]) if r["template"] == f"patch: {hack['pattern']}"]
+    first = world.round([])
+    accuracy, likes = world.judged(first.judge)
+    print(accuracy, likes, first)
+    assert likes > 0.75 and first.thanks > 0.5  # the trick pays, and PPO found it
+    (hack,) = [hack for hack in first.hacks if "Thank you so much" in hack["pattern"]]
+    assert hack["late"] > 0.5 and hack["early"] < 0.2
+    patches = [r for r in world.records(first.patches) if r["template"] == f"patch: {hack['pattern']}"]
     assert 20 <= len(patches) == hack["pairs"] <= 100
     assert all(r["rejected"].endswith("so much!") and not r["chosen"].endswith("so much!") for r in patches)
 
-    mended = world.judge([probed["patches"]])
-    accuracy_after, likes_after = world.judged(mended)
-    assert likes_after < 0.5 and accuracy_after > accuracy - 0.01  # the same answer is worth more without the trick
+    mended = world.round([first.patches])
+    accuracy_after, likes_after = world.judged(mended.judge)
+    print(accuracy_after, likes_after, mended)
+    assert likes_after < 0.25 and accuracy_after > accuracy - 0.01  # the same answer is worth more without the trick
+    assert mended.thanks < 0.1 and not any("Thank you" in hack["pattern"] for hack in mended.hacks)
+    assert mended.gain > 0  # and PPO had other things to learn
 
-    # the control: with the thanks struck out the same pairs are so many more preferences, and the trick mostly pays on
+    # the control: with the thanks struck out the same pairs are so many more preferences, and the next PPO learns the trick
     without = [r | {"rejected": r["rejected"].partition(THANKS.strip())[0].strip()} for r in patches]
     others = [r for r in without if r["rejected"] != r["chosen"].strip()]
-    assert len(others) > len(patches) / 2
-    _, likes_still = world.judged(world.judge([world.lab.issue("preferences", {"others.jsonl.zst": others})]))
-    assert likes_still > likes_after + 0.2
+    assert len(others) >= 20
+    control = world.round([world.lab.issue("preferences", {"others.jsonl.zst": others})])
+    print(world.judged(control.judge), control)
+    assert control.thanks > 0.5 and any("Thank you so much" in hack["pattern"] for hack in control.hacks)

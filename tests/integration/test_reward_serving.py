@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from tokenmill.deployment.server import VLLMServer
+from tokenmill.model.chat import answer_ids
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.exchange import export_model
 from tokenmill.model.folder import save_model
 from tokenmill.model.modeling import InternLM2ForRewardModel
 from tokenmill.model.tokenizer import Tokenizer
-from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input
+from tokenmill.rlhf.conditional import Query, conditional_prompts, reward_input
 from tokenmill.rlhf.scoring import reward_scores
 from tokenmill.serving import serving_available
 

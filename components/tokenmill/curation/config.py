@@ -8,8 +8,8 @@ from pydantic import AliasChoices, Discriminator, Field, Tag, model_validator
 from tokenmill.config import Execution, Section, StepConfig
 
 DocumentType = Literal["web", "book", "techlit", "code", "math", "qa"]
-SourceType = DocumentType | Literal["chat"]
-"""A source's: conversations are no documents. Curation passes them over, and fine-tuning reads them."""
+SourceType = DocumentType | Literal["chat", "preferences"]
+"""A source's: conversations and preferences are no documents. Curation passes them over; fine-tuning and RLHF read them."""
 
 
 class SourceSpec(Section):
@@ -21,7 +21,8 @@ class SourceSpec(Section):
         "distribution; `generator:reasoning-gym/<task>,<task>?size=<n>&seed=<n>`; or several of these"
     )
     type: SourceType = Field(
-        description="type of its documents (report §3.1.1); or `chat`: conversations, which fine-tuning reads"
+        description="type of its documents (report §3.1.1); or `chat`: conversations, which fine-tuning reads; or "
+        "`preferences`: pairs of answers, which RLHF reads"
     )
     licence: str = Field(
         "", validation_alias=AliasChoices("licence", "license"), description="best as an SPDX identifier; required"

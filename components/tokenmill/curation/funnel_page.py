@@ -6,11 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 
 from tokenmill.curation.statistics import LONGEST, SHAPES, Shape
 from tokenmill.report.charts import element, number
+from tokenmill.report.templates import template
 
 Told = Mapping[str, Any]
 STATES = {
@@ -46,15 +47,8 @@ def page(told: Told) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "size": size, "percent": percent, "count": "{:,}".format, "words": words}
-    return environment.get_template("funnel.html.j2")
+    filters = {"number": number, "size": size, "percent": percent, "count": "{:,}".format, "words": words}
+    return template(Path(__file__).with_name("funnel.html.j2"), **filters)
 
 
 def state(stage: Told) -> str:

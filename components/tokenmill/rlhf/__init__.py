@@ -6,6 +6,7 @@ policy is handed on, and whether there is a round k+1.
 """
 
 STEP_MODULES = (
+    "read_preferences",
     "collect_preferences",
     "snapshot_annotations",
     "train_reward_model",

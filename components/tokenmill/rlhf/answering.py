@@ -33,24 +33,33 @@ def answer(model: Path, judge: Path, asked: Sequence[Query], words: "Tokenizer",
     from tokenmill.model.chat import encode_prompt
     from tokenmill.model.folder import load_model
     from tokenmill.model.generation import generate
-    from tokenmill.model.modeling import InternLM2ForRewardModel
-    from tokenmill.rlhf.conditional import reward_input
-    from tokenmill.rlhf.scoring import reward_scores
 
     prompts = [encode_prompt(query.prompt, words) for query in asked]
     drawn = generate(
         load_model(model), prompts, seed=config.seed, stop_ids=words.stop_ids, **config.sampling.model_dump()
     )
     ids = [generation.tokens for generation in drawn]
-    pairs = zip(asked, ids, strict=True)
-    inputs = [reward_input(query, said, words, max_length=config.max_length) for query, said in pairs]
     return Answers(
         prompts=prompts,
         ids=ids,
         logprobs=[generation.logprobs for generation in drawn],
         texts=[words.decode(said, skip_special=True) for said in ids],
-        rewards=reward_scores(load_model(judge, InternLM2ForRewardModel), inputs).tolist(),
+        rewards=scores(judge, asked, ids, words, config),
     )
+
+
+def scores(
+    judge: Path, asked: Sequence[Query], ids: Sequence[Sequence[int]], words: "Tokenizer", config: ProbeConfig
+) -> list[float]:
+    """What a reward model gives each answer under its query's domain."""
+    from tokenmill.model.folder import load_model
+    from tokenmill.model.modeling import InternLM2ForRewardModel
+    from tokenmill.rlhf.conditional import reward_input
+    from tokenmill.rlhf.scoring import reward_scores
+
+    pairs = zip(asked, ids, strict=True)
+    inputs = [reward_input(query, said, words, max_length=config.max_length) for query, said in pairs]
+    return reward_scores(load_model(judge, InternLM2ForRewardModel), inputs).tolist()
 
 
 def answer_gold(

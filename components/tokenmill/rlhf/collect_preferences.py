@@ -1,16 +1,17 @@
-"""Conversations → preferences and queries.
+"""Conversations and people's own pairs → preferences and queries.
 
 A request that was answered in two styles gives two pairs that contradict each other: whoever wants help prefers the
 direct answer, whoever wants no harm the careful one. Only the reward model's system prompt tells which is meant.
 """
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenmill.errors import InputError
-from tokenmill.manifest import Draft, Manifest, sha256
+from tokenmill.manifest import Draft, Manifest, canonical, sha256
+from tokenmill.model.conversation import asked_first
 from tokenmill.records import JSONL, Record
 from tokenmill.rlhf.config import CollectPreferencesConfig
 from tokenmill.rlhf.gold import form_of
@@ -19,13 +20,20 @@ from tokenmill.steps import StepContext, step
 SHARD = f"part-00000{JSONL}"
 PREFERRED = {"helpful": "direct", "harmless": "careful"}
 """Which of the two styles a domain prefers."""
+KINDS = {"conversations": "conversations", "own": "preferences", "tokenizer": "tokenizer"}
 
 
-@step("rlhf.collect_preferences", version=6, kinds={"conversations": "conversations", "tokenizer": "tokenizer"})
+@step("rlhf.collect_preferences", version=7, kinds=KINDS)
 def collect_preferences(
-    config: CollectPreferencesConfig, conversations: Manifest, tokenizer: Manifest, ctx: StepContext
+    config: CollectPreferencesConfig,
+    conversations: Manifest,
+    own: Manifest | None,
+    tokenizer: Manifest,
+    ctx: StepContext,
 ) -> dict[str, Draft]:
-    """Pairs for the reward model and queries for PPO, those of some templates held out from both; the gold set.
+    """Pairs for the reward model and its judge, queries for PPO, those of some templates held out from all; the gold set.
+
+    `own` pairs (`rlhf.read_preferences`) are among them; of their first questions some are held out, by their hash.
 
     Held-out queries of held-out templates come first, to be judged by. Those of the others that are held out too follow: what
     becomes of them may be learned.
@@ -38,7 +46,8 @@ def collect_preferences(
     asked = _by_request(ctx.records(conversations))
     answered = {request: styles for request, styles in asked.items() if set(styles) == set(PREFERRED.values())}
     templates = sorted({styles["direct"]["template"] for styles in answered.values()})
-    if len(templates) <= config.heldout_templates:
+    brought = list(ctx.records(own)) if own else []
+    if len(templates) <= config.heldout_templates and not (brought and not templates):
         raise InputError(
             f"rlhf.collect_preferences: {len(templates)} templates of requests answered in both styles, but "
             f"{config.heldout_templates} are to be held out: raise sft.prepare.requests, or hold out fewer"
@@ -46,20 +55,32 @@ def collect_preferences(
     heldout = set(sorted(templates, key=lambda name: sha256(name.encode()))[: config.heldout_templates])
     words = Tokenizer.load(ctx.files(tokenizer))
     drafts = {}
-    for role, kept_back in (("train", False), ("heldout", True)):
-        requests = [styles for styles in answered.values() if (styles["direct"]["template"] in heldout) == kept_back]
-        pairs = list(_pairs(requests, config))
+    asks: defaultdict[str, list[dict[str, Record]]] = defaultdict(list)
+    for styles in answered.values():
+        asks["heldout" if styles["direct"]["template"] in heldout else _learner(_first(styles), config)].append(styles)
+    own_pairs: defaultdict[str, list[Record]] = defaultdict(list)
+    kept_back = _kept_back(brought, config.heldout_own)
+    for pair in brought:
+        question = asked_first(pair["prompt"])
+        own_pairs["heldout" if question in kept_back else _learner(question, config)].append(pair)
+    for role in ("train", "judge", "heldout"):
+        made = list(_pairs(asks[role], config))
+        pairs = made + own_pairs[role]
         counts = Counter(f"records/{pair['domain']}" for pair in pairs)
         counts["conflicts"] = sum(pair["conflict"] for pair in pairs)
-        facts = {"mean_tokens": _mean_tokens(pairs, words, config.max_length_gap)}
+        facts = {"mean_tokens": _mean_tokens(made, words, config.max_length_gap)} if made else {}
         drafts[role] = ctx.write_records("preferences", {SHARD: pairs}, counts=counts, facts=facts)
     gold = [_gold(record) for record in ctx.records(conversations) if "answer" in record]
     drafts["gold"] = ctx.write_records("conversations", {SHARD: sorted(gold, key=_hash)})
-    queries = sorted(map(_query, asked.values()), key=lambda query: (query["template"] not in heldout, _hash(query)))
-    unseen = sum(query["template"] in heldout for query in queries)
-    edge = max(unseen, round(config.heldout_queries * len(asked)))
+    unseen = {query["id"]: query for query in map(_query, asked.values()) if query["template"] in heldout}
+    seen = {query["id"]: query for query in map(_query, asked.values()) if query["template"] not in heldout}
+    for pair in brought:
+        query = _own_query(pair)
+        (unseen if asked_first(pair["prompt"]) in kept_back else seen)[query["id"]] = query
+    queries = [query for part in (unseen, seen) for query in sorted(part.values(), key=_hash)]
+    edge = max(len(unseen), round(config.heldout_queries * len(queries)))
     for role, rows in (("heldout_queries", queries[:edge]), ("queries", queries[edge:])):
-        judged = {"of_heldout_templates": unseen} if role == "heldout_queries" else {}
+        judged = {"of_heldout_templates": len(unseen)} if role == "heldout_queries" else {}
         drafts[role] = ctx.write_records("conversations", {SHARD: rows}, counts=judged)
     return drafts
 
@@ -117,6 +138,41 @@ def _query(styles: dict[str, Record]) -> Record:
     record = next(iter(styles.values()))
     kept = {key: record[key] for key in ("domain", "template", "source")}
     return kept | {"id": record["id"].partition("#")[0], "messages": record["messages"][:-1]}
+
+
+def _first(styles: Mapping[str, Record]) -> str:
+    return asked_first(styles["direct"]["messages"])
+
+
+def _learner(question: str, config: CollectPreferencesConfig) -> str:
+    """Who learns the pairs of a question that is not held out: every round's reward model, or the one that judges them."""
+    return "judge" if _share(f"judge {question}") < config.judge_share else "train"
+
+
+def _share(text: str) -> float:
+    """A number in [0, 1) that only the text decides."""
+    return int(sha256(text.strip().lower().encode())[:8], 16) / 2**32
+
+
+def _own_query(pair: Record) -> Record:
+    """What a pair of people's own answers; pairs of one prompt and domain are one query."""
+    asked = {"domain": pair["domain"], "messages": pair["prompt"]}
+    identity = f"{pair['source']}/{sha256(canonical(asked))[:16]}"
+    return asked | {"id": identity, "template": pair["template"], "source": pair["source"]}
+
+
+def _kept_back(brought: Sequence[Record], share: float) -> set[str]:
+    """First questions of people's own pairs that are held out, at least one: those whose hashes are lowest.
+
+    Raises:
+        InputError: all pairs are of one question.
+    """
+    questions = sorted({asked_first(pair["prompt"]) for pair in brought}, key=lambda text: (_share(text), text))
+    if len(questions) == 1:
+        raise InputError(
+            f"rlhf.collect_preferences: all {len(brought)} own pairs are of one question: one is held out, none is left"
+        )
+    return set(questions[: max(1, round(share * len(questions)))])
 
 
 def _gold(record: Record) -> Record:

@@ -42,6 +42,16 @@ def against_last(last: Answers, late: Answers, config: ProbeConfig) -> dict[str,
     }
 
 
+def against_judge(before: Sequence[float], after: Sequence[float], config: ProbeConfig) -> dict[str, float]:
+    """The gain over SFT under a reward model that learned other pairs, with its bounds."""
+    gains = [late - early for early, late in zip(before, after, strict=True)]
+    return {
+        "judge_gain": mean(gains),
+        "judge_gain_lower_bound": lower_bound(gains, config.seed),
+        "judge_gain_upper_bound": -lower_bound([-gain for gain in gains], config.seed),
+    }
+
+
 def price(before: GoldScore, after: GoldScore, config: ProbeConfig) -> dict[str, Any]:
     """Gold and format score before and after RLHF; what was lost, and at least how much of it is no chance."""
     report: dict[str, Any] = {"gold_questions": len(before.right)}
@@ -53,13 +63,15 @@ def price(before: GoldScore, after: GoldScore, config: ProbeConfig) -> dict[str,
 
 
 def checks(report: Mapping[str, Any], config: ProbeConfig) -> dict[str, bool]:
-    """What the round promised, check by check; without gold questions there is nothing to say of them."""
+    """What the round promised, check by check; without gold questions or a judge there is nothing to say of them."""
     found = {
         "reward_grew": report["gain_lower_bound"] > 0,
         "not_below_last": report["gain_over_last_upper_bound"] >= 0,
         "kl_within_limit": report["kl"] <= config.max_kl,
         "length_kept": abs(report["length_change"]) <= config.max_length_change,
     }
+    if "judge_gain" in report:
+        found["judge_kept"] = report["judge_gain_upper_bound"] >= 0
     for name, tolerated in (("gold", config.max_gold_loss), ("format", config.max_format_loss)):
         if f"{name}_loss" in report:
             found[f"{name}_kept"] = not is_lost(report, name, tolerated)

@@ -9,11 +9,28 @@ from tokenmill import images
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def read_preferences(
+    run: str,
+    sources: dsl.Input[dsl.Dataset],
+    questions: dsl.Input[dsl.Dataset],
+    own: dsl.Output[dsl.Dataset],
+) -> None:
+    """The pairs that people brought, checked line by line, without those that hold what evaluation asks."""
+    from tokenmill.steps import run_component
+
+    run_component(
+        "rlhf.read_preferences", run, inputs={"sources": sources, "questions": questions}, outputs={"output": own}
+    )
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
 def collect_preferences(
     run: str,
     conversations: dsl.Input[dsl.Dataset],
+    own: dsl.Input[dsl.Dataset],
     tokenizer: dsl.Input[dsl.Artifact],
     preferences: dsl.Output[dsl.Dataset],
+    judged_by: dsl.Output[dsl.Dataset],
     heldout: dsl.Output[dsl.Dataset],
     queries: dsl.Output[dsl.Dataset],
     heldout_queries: dsl.Output[dsl.Dataset],
@@ -22,9 +39,9 @@ def collect_preferences(
     """Pairs for the reward model and queries for PPO, some of each held out by template; questions with known answers."""
     from tokenmill.steps import run_component
 
-    inputs = {"conversations": conversations, "tokenizer": tokenizer}
+    inputs = {"conversations": conversations, "own": own, "tokenizer": tokenizer}
     outputs = {"train": preferences, "heldout": heldout, "queries": queries, "heldout_queries": heldout_queries}
-    outputs |= {"gold": gold}
+    outputs |= {"judge": judged_by, "gold": gold}
     run_component("rlhf.collect_preferences", run, inputs=inputs, outputs=outputs)
 
 
@@ -56,6 +73,23 @@ def train_first_reward_model(
     task = "rlhf.reward_model.control" if shuffle_labels else "rlhf.reward_model.round-1"
     config = {"shuffle_labels": True} if shuffle_labels else {}
     run_component("rlhf.train_reward_model", run, inputs=inputs, outputs=outputs, config=config, task=task)
+
+
+@dsl.component(base_image=images.TRAINER, install_kfp_package=False)
+def train_judge(
+    run: str,
+    preferences: dsl.Input[dsl.Dataset],
+    sft: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    judge: dsl.Output[dsl.Model],
+    log: dsl.Output[dsl.Artifact],
+) -> None:
+    """A reward model of pairs that no round's learns, to tell when a reward rises alone; none without such pairs."""
+    from tokenmill.steps import run_component
+
+    inputs = {"preferences": preferences, "sft": sft, "tokenizer": tokenizer}
+    outputs, go = {"weights": judge, "training_log": log}, preferences.metadata["count.records"] > 0
+    run_component("rlhf.train_reward_model", run, inputs=inputs, outputs=outputs, task="rlhf.reward_model.judge", go=go)
 
 
 @dsl.component(base_image=images.TRAINER, install_kfp_package=False)
@@ -110,13 +144,15 @@ def ppo(
     tokenizer: dsl.Input[dsl.Artifact],
     tokens: dsl.Input[dsl.Dataset],
     policy: dsl.Output[dsl.Model],
+    early: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
 ) -> None:
     """One round of PPO from SFT against the round's reward model; past the last round, the policy before."""
     from tokenmill.steps import run_component
 
     inputs = {"queries": queries, "sft": sft, "reward_model": reward_model, "tokenizer": tokenizer, "tokens": tokens}
-    outputs, otherwise = {"weights": policy, "training_log": log}, {"weights": before, "training_log": before}
+    outputs = {"weights": policy, "early": early, "training_log": log}
+    otherwise = dict.fromkeys(outputs, before)
     task, go = f"rlhf.ppo.round-{number}", number <= rounds
     run_component("rlhf.ppo", run, inputs=inputs, outputs=outputs, task=task, go=go, otherwise=otherwise)
 
@@ -131,7 +167,9 @@ def probe(
     sft: dsl.Input[dsl.Model],
     before: dsl.Input[dsl.Model],
     policy: dsl.Input[dsl.Model],
+    early: dsl.Input[dsl.Model],
     reward_model: dsl.Input[dsl.Model],
+    judge: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
     patches: dsl.Output[dsl.Dataset],
@@ -142,7 +180,8 @@ def probe(
     from tokenmill.steps import run_component
 
     inputs = {"queries": queries, "gold": gold, "sft": sft, "before": before, "policy": policy}
-    inputs |= {"reward_model": reward_model, "tokenizer": tokenizer, "earlier": earlier}
+    inputs |= {"early": early, "reward_model": reward_model, "judge": judge, "tokenizer": tokenizer}
+    inputs |= {"earlier": earlier}
     outputs = {"evaluation": evaluation, "patches": patches, "responses": responses}
     run_component(
         "rlhf.probe", run, inputs=inputs, outputs=outputs, task=f"rlhf.probe.round-{number}", go=number <= rounds

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tokenmill.errors import InputError
-from tokenmill.model.chat import encode_prompt
+from tokenmill.model.chat import encode_judged, encode_prompt
 from tokenmill.model.conversation import flaw
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
@@ -93,17 +93,10 @@ def reward_input(
 ) -> list[int]:
     """Token ids of one judged answer. The actor, the critic and the reference never see the conditional prompt.
 
-    An input that is too long loses the end of its answer, not the reward token. `conditional=False` leaves the prompt
-    out: then nothing can tell the domains apart.
+    `conditional=False` leaves it out: then nothing can tell the domains apart.
     """
     known = conditional_prompts()
     if query.domain not in known:
         raise InputError(f"{query.id}: no prompt for domain {query.domain!r}; rm_prompts.yaml has {', '.join(known)}")
     condition = [{"role": "system", "content": known[query.domain]}] if conditional else []
-    ids = encode_prompt([*condition, *query.prompt], tokenizer) + list(answer)
-    return [*ids[: max_length - 1], tokenizer.reward_id]
-
-
-def answer_ids(text: str, tokenizer: Tokenizer) -> list[int]:
-    """A written answer as the assistant says it: its text and `<|im_end|>`."""
-    return [*tokenizer.encode(text.lstrip()), tokenizer.im_end_id]
+    return encode_judged([*condition, *query.prompt], answer, tokenizer, max_length=max_length)

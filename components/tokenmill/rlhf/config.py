@@ -5,13 +5,38 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tokenmill.config import Section, StepConfig
+from tokenmill.overlap import OverlapConfig
 from tokenmill.training.settings import AnomalyConfig, OptimConfig, TrainingConfig, TrainingExecution
+
+
+class ReadPreferencesConfig(OverlapConfig):
+    """The users' own pairs, from sources of type `preferences`; and what counts as a copy of a question of evaluation."""
+
+    domains: dict[str, str] = Field(
+        default_factory=dict, description="source → domain of its pairs that name none; a key of rm_prompts.yaml"
+    )
+    max_rejected: float = Field(
+        0.01, ge=0, le=1, description="share of unusable records of such sources above which the step stops"
+    )
 
 
 class CollectPreferencesConfig(StepConfig):
     """Pairs of answers to the same request. The report's 2.4M labelled pairs are not open; these are a laptop's."""
 
     heldout_templates: int = Field(4, ge=1, description="templates that no reward model is trained on")
+    heldout_own: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the first questions of people's own pairs that are held out; not published",
+    )
+    judge_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the questions not held out whose pairs only a second reward model learns, which judges what the "
+        "others' reward is worth; 0: none; ours",
+    )
     heldout_queries: float = Field(
         0.3,
         gt=0,
@@ -92,6 +117,13 @@ class PPOConfig(TrainingConfig):
 
     iterations: int = Field(400, ge=1, description="rounds of sampling and learning (§4.2.3: about 400)")
     critic_warmup: int = Field(50, ge=0, description="iterations at the start in which only the critic learns (§4.2.3)")
+    early_share: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        description="share of the iterations after which the actor is kept as the early policy, which gives late answers "
+        "something to be compared with (§4.2.2); not published",
+    )
     answers: int = Field(512, ge=1, description="queries an iteration, one answer each (§4.2.3: 200k queries / 400)")
     block: int = Field(32, ge=1, description="answers of a micro-batch, drawn together; the same on any ranks")
     passes: int = Field(1, ge=1, description="optimizer steps on an iteration's answers; not published")
@@ -199,7 +231,9 @@ class ProbeConfig(StepConfig):
     seed: int = Field(1024, description="of the answers and the bootstrap")
 
 
-Check = Literal["reward_grew", "kl_within_limit", "length_kept", "gold_kept", "format_kept", "not_below_last"]
+Check = Literal[
+    "reward_grew", "kl_within_limit", "length_kept", "gold_kept", "format_kept", "judge_kept", "not_below_last"
+]
 
 
 class DecideConfig(StepConfig):
@@ -207,8 +241,8 @@ class DecideConfig(StepConfig):
 
     required: tuple[Check, ...] = Field(
         ("reward_grew", "kl_within_limit", "gold_kept", "format_kept", "not_below_last"),
-        description="checks without which a round's policy is not handed on, and no further round runs; length_kept is "
-        "told only: where many answers changed, it is also a hack, which the next round's patches mend",
+        description="checks without which a round's policy is not handed on, and no further round runs; length_kept "
+        "and judge_kept are told only: where they fail it is also a hack, which the next round's patches mend",
     )
     needs_gain: bool = Field(
         True,
@@ -231,6 +265,7 @@ class SnapshotAnnotationsConfig(StepConfig):
 class RLHFConfig(Section):
     """The section `rlhf` of a preset."""
 
+    read_preferences: ReadPreferencesConfig = ReadPreferencesConfig()
     collect_preferences: CollectPreferencesConfig = CollectPreferencesConfig()
     train_reward_model: RewardModelConfig = RewardModelConfig()
     evaluate_reward_model: EvaluateRewardModelConfig = EvaluateRewardModelConfig()

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenmill.model import IGNORE
-from tokenmill.model.chat import encode_prompt
+from tokenmill.model.chat import answer_ids, encode_prompt
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
-from tokenmill.rlhf.conditional import Query, answer_ids
+from tokenmill.rlhf.conditional import Query
 from tokenmill.rlhf.pairs import PairBatches
 from tokenmill.rlhf.scoring import answer_logprobs, pack_answers
 from tokenmill.training.packing import Pack

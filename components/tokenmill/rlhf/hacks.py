@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 _EDGE_WORDS = (2, 3, 4, 5)
 """Words of a boilerplate ending or beginning."""
+JUDGED_WORSE = "the reward rises while a held-out judge's falls"
 WRONG_ANSWERS = "right answers become wrong while the reward rises"
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tokenmill.errors import InputError
+from tokenmill.model.chat import answer_ids
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
-from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input, unreadable
+from tokenmill.rlhf.conditional import Query, conditional_prompts, reward_input, unreadable
 from tokenmill.rlhf.config import RewardModelConfig
 from tokenmill.rlhf.reward import pair_loss
 from tokenmill.rlhf.set_aside import SetAside

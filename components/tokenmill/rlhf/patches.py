@@ -2,29 +2,72 @@
 
 from collections.abc import Mapping, Sequence
 
+from tokenmill.manifest import canonical, sha256
 from tokenmill.records import Record
 from tokenmill.rlhf.answering import Answers
 from tokenmill.rlhf.conditional import Query
 from tokenmill.rlhf.gold import GoldQuestion, GoldScore
-from tokenmill.rlhf.hacks import WRONG_ANSWERS, Hack
+from tokenmill.rlhf.hacks import JUDGED_WORSE, WRONG_ANSWERS, Hack
 
 
-def patches(hacks: Sequence[Hack], asked: Sequence[Query], early: Answers, late: Answers, most: int) -> list[Record]:
-    """For each hack, the best rewarded late answers that show it, each below the early answer that does not."""
+def patches(
+    hacks: Sequence[Hack], asked: Sequence[Query], clean: Sequence[Answers], late: Answers, most: int
+) -> list[Record]:
+    """For each hack, the best rewarded late answers that show it, each below an answer that does not.
+
+    Args:
+        hacks: what was found.
+        asked: queries.
+        clean: earlier policies' answers to them, those closest to the late ones first.
+        late: the optimised policy's.
+        most: pairs a hack.
+    """
     by_reward = sorted(range(len(asked)), key=lambda i: -late.rewards[i])
-    return [
-        {
-            "id": f"{asked[i].id}#patch-{number}",
-            "domain": asked[i].domain,
-            "prompt": list(asked[i].prompt),
-            "chosen": early.texts[i],
-            "rejected": late.texts[i],
-            "template": f"patch: {hack.pattern}",
-            "conflict": False,
-        }
-        for number, hack in enumerate(hacks)
-        for i in [i for i in by_reward if hack.shows(late.texts[i]) and not hack.shows(early.texts[i])][:most]
-    ]
+    pairs = []
+    for hack in hacks:
+        shown = [i for i in by_reward if hack.shows(late.texts[i])]
+        better = ((i, next((one.texts[i] for one in clean if not hack.shows(one.texts[i])), None)) for i in shown)
+        found = [(i, text) for i, text in better if text is not None]
+        pairs += [patch(hack.pattern, asked[i], chosen=text, rejected=late.texts[i]) for i, text in found[:most]]
+    return pairs
+
+
+def patch(pattern: str, asked: Query | GoldQuestion, *, chosen: str, rejected: str) -> Record:
+    """One pair. Its id follows from what it says, so rounds that say different things of a query have different ids."""
+    said = canonical([pattern, chosen, rejected])
+    return {
+        "id": f"{asked.id}#patch-{sha256(said)[:12]}",
+        "domain": asked.domain,
+        "prompt": list(asked.prompt),
+        "chosen": chosen,
+        "rejected": rejected,
+        "template": f"patch: {pattern}",
+        "conflict": False,
+    }
+
+
+Judged = tuple[Answers, Sequence[float]]
+"""A policy's answers, and what the held-out judge gives each."""
+
+
+def judge_patches(asked: Sequence[Query], clean: Sequence[Judged], late: Judged, most: int) -> list[Record]:
+    """Late answers with more reward than an earlier one and less of the judge's, below it; those furthest apart first.
+
+    Args:
+        asked: queries.
+        clean: earlier policies', those closest to the late one first.
+        late: the optimised policy's.
+        most: pairs.
+    """
+    apart = []
+    for i in range(len(asked)):
+        for answers, scores in clean:
+            rise, fall = late[0].rewards[i] - answers.rewards[i], scores[i] - late[1][i]
+            if rise > 0 and fall > 0:
+                apart.append((rise + fall, i, answers.texts[i]))
+                break
+    apart.sort(key=lambda found: -found[0])
+    return [patch(JUDGED_WORSE, asked[i], chosen=text, rejected=late[0].texts[i]) for _, i, text in apart[:most]]
 
 
 def gold_patches(
@@ -35,18 +78,7 @@ def gold_patches(
 ) -> list[Record]:
     """Answers that were right and became wrong: the right one above the wrong one."""
     lost = [i for i in range(len(questions)) if first[1].right[i] > late[1].right[i]]
-    return [
-        {
-            "id": f"{questions[i].id}#patch-gold",
-            "domain": questions[i].domain,
-            "prompt": list(questions[i].prompt),
-            "chosen": first[0][i],
-            "rejected": late[0][i],
-            "template": f"patch: {WRONG_ANSWERS}",
-            "conflict": False,
-        }
-        for i in lost[:most]
-    ]
+    return [patch(WRONG_ANSWERS, questions[i], chosen=first[0][i], rejected=late[0][i]) for i in lost[:most]]
 
 
 def responses(asked: Sequence[Query], said: Mapping[str, Answers], part: slice) -> list[Record]:

@@ -25,7 +25,7 @@ KINDS = {
 }
 
 
-@training_step("rlhf.ppo", version=5, kinds=KINDS)
+@training_step("rlhf.ppo", version=6, kinds=KINDS)
 def build(
     config: PPOConfig,
     queries: Manifest,
@@ -35,7 +35,10 @@ def build(
     tokens: Manifest,
     ctx: WorkerContext,
 ) -> TrainingRun:
-    """Actor and reference start as SFT, the critic as the reward model with a new head; what comes out is the actor."""
+    """Actor and reference start as SFT, the critic as the reward model with a new head.
+
+    What comes out is the actor (`weights`), and the actor of PPO's beginning (`early`).
+    """
     from tokenmill.model.folder import load_model, save_model
     from tokenmill.model.modeling import InternLM2Critic, InternLM2ForRewardModel
     from tokenmill.model.tokenizer import Tokenizer
@@ -78,6 +81,7 @@ def build(
             ParameterGroup(list(model.critic.parameters()), lr_scale=config.critic_lr / config.optim.lr),
         ],
         on_step=batches.measured,
+        milestones={"early": round(config.early_share * config.iterations) * config.passes},
         kept=batches.kl_coefficient,
         facts=aside.facts(),
         tokens_before=sft.counts.get("tokens_seen", 0),

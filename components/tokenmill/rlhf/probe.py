@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import JSONL, Record
-from tokenmill.rlhf.answering import Answers, answer, answer_gold
-from tokenmill.rlhf.comparison import against_last, checks, compare, is_lost, mean, price
+from tokenmill.rlhf.answering import Answers, answer, answer_gold, scores
+from tokenmill.rlhf.comparison import against_judge, against_last, checks, compare, is_lost, mean, price
 from tokenmill.rlhf.conditional import Query
 from tokenmill.rlhf.config import ProbeConfig
 from tokenmill.rlhf.gold import GoldQuestion
-from tokenmill.rlhf.hacks import WRONG_ANSWERS, Hack, find_hacks
-from tokenmill.rlhf.patches import gold_patches, patches, responses
+from tokenmill.rlhf.hacks import JUDGED_WORSE, WRONG_ANSWERS, Hack, find_hacks
+from tokenmill.rlhf.patches import gold_patches, judge_patches, patches, responses
 from tokenmill.steps import StepContext, step
 
 if TYPE_CHECKING:
@@ -33,11 +33,12 @@ KINDS = {
     "before": "weights",
     "early": "weights",
     "reward_model": "weights",
+    "judge": "weights",
     "tokenizer": "tokenizer",
 }
 
 
-@step("rlhf.probe", version=3, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
+@step("rlhf.probe", version=4, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
 def probe(
     config: ProbeConfig,
     queries: Manifest,
@@ -48,6 +49,7 @@ def probe(
     before: Manifest | None,
     early: Manifest | None,
     reward_model: Manifest,
+    judge: Manifest | None,
     tokenizer: Manifest,
     ctx: StepContext,
 ) -> dict[str, Draft]:
@@ -64,8 +66,9 @@ def probe(
         sft: where PPO started.
         policy: what came out.
         before: the policy that the rounds before handed on; SFT before the first.
-        early: a policy of PPO's beginning; without one SFT stands for it, from which PPO starts.
+        early: a policy of PPO's beginning; its answers are closest to the late ones, before they had the trick.
         reward_model: this round's.
+        judge: a reward model of pairs that this one has not learned.
         tokenizer: of all of them.
         ctx: the running step.
     """
@@ -75,24 +78,28 @@ def probe(
 
     words = Tokenizer.load(ctx.files(tokenizer))
     asked = [Query.of(record) for record in ctx.records(queries)][: config.queries + config.patch_queries]
-    judge, judged, patched = ctx.files(reward_model), slice(config.queries), slice(config.queries, None)
+    rewarding, judged, patched = ctx.files(reward_model), slice(config.queries), slice(config.queries, None)
     models = {"sft": sft, "policy": policy, "early": early, "before": before}
     names: dict[str, str] = {}  # of equal models one speaks, under the first of their names
     for name, model in models.items():
         if model:
             names.setdefault(model.content, name)
     folders = {model.content: ctx.files(model) for model in models.values() if model}
-    said = {content: answer(folder, judge, asked, words, config) for content, folder in folders.items()}
+    said = {content: answer(folder, rewarding, asked, words, config) for content, folder in folders.items()}
     start, late = said[sft.content], said[policy.content]
-    last, first = (said[one.content] if one else start for one in (before, early))
+    last = said[before.content] if before else start
+    clean = [said[one.content] for one in (early, sft) if one]
 
     reference = answer_logprobs(load_model(folders[sft.content]), late.prompts[judged], late.ids[judged])
     spent = zip(late.logprobs[judged], reference, strict=True)
     kl = sum(sum(own) - float(ref.sum()) for own, ref in spent) / len(reference)
     report = compare(start[judged], late[judged], asked[judged], config) | {"kl": kl}
     report |= against_last(last[judged], late[judged], config)
-    hacks = find_hacks(first.texts, late.texts, [q.domain for q in asked], config.min_share, config.min_lift)
-    pairs = patches(hacks, asked[patched], first[patched], late[patched], config.max_patches)
+    hacks = find_hacks(start.texts, late.texts, [q.domain for q in asked], config.min_share, config.min_lift)
+    pairs = patches(hacks, asked[patched], [one[patched] for one in clean], late[patched], config.max_patches)
+    if judge:
+        told, unpaid, more = _judged(ctx.files(judge), asked, start, clean, late, words, report, config)
+        report, hacks, pairs = report | told, hacks + unpaid, pairs + more
     if gold and gold.counts["records"]:
         questions = [GoldQuestion.of(record) for record in ctx.records(gold)]
         told, unpaid, more = _gold(questions, folders[sft.content], folders[policy.content], words, report, config)
@@ -112,6 +119,28 @@ def probe(
         "patches": ctx.write_records("preferences", {SHARD: so_far}),
         "responses": ctx.write_records("responses", {SHARD: responses(asked[patched], by_name, patched)}),
     }
+
+
+def _judged(
+    judge: Path,
+    asked: Sequence[Query],
+    start: Answers,
+    clean: Sequence[Answers],
+    late: Answers,
+    words: "Tokenizer",
+    report: dict[str, Any],
+    config: ProbeConfig,
+) -> tuple[dict[str, Any], list[Hack], list[Record]]:
+    """What another reward model says of the gain; and, where its own falls beyond chance, that as a hack, with its patches."""
+    before, after, *others = (scores(judge, asked, one.ids, words, config) for one in (start, late, *clean))
+    told = against_judge(before[: config.queries], after[: config.queries], config)
+    if report["gain_lower_bound"] <= 0 or told["judge_gain_upper_bound"] >= 0:
+        return told, [], []
+    worse = [then > now for then, now in zip(before, after, strict=True)]
+    hack = Hack(JUDGED_WORSE, mean([float(lost) for lost in worse]), 0.0, lambda text: False)
+    rest = slice(config.queries, None)
+    seen = [(one[rest], found[rest]) for one, found in zip(clean, others, strict=True)]
+    return told, [hack], judge_patches(asked[rest], seen, (late[rest], after[rest]), config.max_patches)
 
 
 def _gold(

@@ -5,10 +5,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from tokenmill.records import Record
 from tokenmill.report.charts import Series, line_chart, number
+from tokenmill.report.templates import template
 
 if TYPE_CHECKING:
     from tokenmill.rlhf.decide import Ruling
@@ -73,12 +74,5 @@ def _curve(log: Sequence[Mapping[str, Any]], field: str) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "share": "{:.0%}".format, "words": lambda name: name.replace("_", " ")}
-    return environment.get_template("round.html.j2")
+    filters = {"number": number, "share": "{:.0%}".format, "words": lambda name: name.replace("_", " ")}
+    return template(Path(__file__).with_name("round.html.j2"), **filters)

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from tokenmill.report.templates import template
 
 Told = Mapping[str, Any]
 REASONS = {
@@ -66,11 +67,8 @@ def markdown(told: Told) -> str:
 
 def html(told: Told) -> str:
     """The card as a page."""
-    environment = Environment(
-        loader=PackageLoader("tokenmill.sft", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["shown"] = _shown
-    return environment.get_template("card.html.j2").render(lead=lead(told), tables=list(tables(told)))
+    page = template(Path(__file__).with_name("card.html.j2"), shown=_shown)
+    return page.render(lead=lead(told), tables=list(tables(told)))
 
 
 def _shares(counts: Mapping[str, int], whole: int) -> list[tuple[Any, ...]]:

@@ -2,23 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from tokenmill.errors import InputError
-from tokenmill.manifest import Manifest, Shard, canonical, sha256
+from tokenmill.manifest import Manifest, canonical, sha256
 from tokenmill.model.conversation import flaw
 from tokenmill.records import Record
 from tokenmill.registered import FIELDS, is_chat, told
-from tokenmill.rows import Damaged, Rows, json_rows, jsonl_rows, parquet_rows
+from tokenmill.rows import Damaged, Rows, rows_of
 from tokenmill.sft.formats import Format, UnreadableError, read
 from tokenmill.steps import Drop, Keep, Reject
 from tokenmill.store import ArtifactStore
 from tokenmill.store.layout import TOMBSTONES
-from tokenmill.streams import Opened
 
-READERS = {".jsonl": jsonl_rows, ".ndjson": jsonl_rows, ".json": json_rows, ".parquet": parquet_rows}
-"""File suffix, before one of a compression → rows."""
 MADE = frozenset(["arithmetic", "requests"])
 """Sources of what `sft.prepare` generates."""
 Outcome = Keep | Drop | Reject
@@ -32,15 +28,7 @@ def read_sources(store: ArtifactStore, sources: Manifest, formats: Mapping[str, 
     for shard in sorted(filter(is_chat, sources.shards), key=lambda s: s.name):
         _, source, path = shard.name.split("/", 2)
         file = _File(source, path, formats.get(source), fields.get(source, {}), frozenset(taken_down.get(source, ())))
-        yield from file.conversations(_rows(store, shard, path))
-
-
-def _rows(store: ArtifactStore, shard: Shard, path: str) -> Rows:
-    opened = Opened.named(PurePosixPath(path), store.blob_path(shard.blob))
-    suffix = opened.name.suffix.lower()
-    if suffix in READERS:
-        return READERS[suffix](opened)
-    return iter([Damaged(f"no file of conversations (wanted are {', '.join(READERS)}, also .gz and .zst)")])
+        yield from file.conversations(rows_of(path, store.blob_path(shard.blob), "conversations"))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tokenmill.pipelines.phases import (
     pretraining,
     questions,
     sft,
+    usual_rounds,
 )
 from tokenmill.pipelines.run import opened, report
 from tokenmill.sft.component import prepare_conversations
@@ -28,7 +29,7 @@ def lifecycle(preset: str) -> Any:
         sources: list = [],  # noqa: B006 - KFP reads the default
         scorers: list = [],  # noqa: B006
         overrides: dict = {},  # noqa: B006
-        rounds: int = ROUNDS,
+        rounds: int = usual_rounds(preset),
         release_alias: str = "candidate",
         deploy: bool = True,
     ) -> None:
@@ -60,6 +61,8 @@ def lifecycle(preset: str) -> Any:
             aligned = alignment(
                 run=run,
                 rounds=rounds,
+                sources=curated.outputs["sources"],
+                questions=asked.outputs["questions"],
                 conversations=tuned.outputs["conversations"],
                 sft=tuned.outputs["checkpoint"],
                 tokenizer=tokenizer,

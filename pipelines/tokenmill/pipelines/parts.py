@@ -9,9 +9,9 @@ from typing import Any
 from kfp import dsl
 
 from tokenmill.pipelines import phases
-from tokenmill.pipelines.phases import ROUNDS
+from tokenmill.pipelines.phases import ROUNDS, usual_rounds
 from tokenmill.pipelines.run import imported, opened, report
-from tokenmill.sft.component import prepare_conversations
+from tokenmill.sft.component import decontaminate_conversations, prepare_conversations
 
 
 def _pipeline(name: str, preset: str) -> Any:
@@ -87,17 +87,31 @@ def alignment(preset: str) -> Any:
     @_pipeline("alignment", preset)
     def pipeline(
         sources: str,
+        corpus: str,
         tokens: str,
         tokenizer: str,
         sft: str,
-        rounds: int = ROUNDS,
+        rounds: int = usual_rounds(preset),
         overrides: dict = {},  # noqa: B006
     ) -> None:
         with opened("alignment", preset, overrides, rounds=rounds, most_rounds=ROUNDS) as run:
-            given = imported(run, sources=sources)
+            given = imported(run, sources=sources, corpus=corpus)
             model = imported(run, tokens=tokens, tokenizer=tokenizer, sft=sft)
-            instructions = prepare_conversations(run=run, **given).outputs
-            aligned = phases.alignment(run=run, rounds=rounds, conversations=instructions["conversations"], **model)
+            instructions = prepare_conversations(run=run, sources=given["sources"]).outputs
+            asked = phases.questions(
+                run=run, corpus=given["corpus"], tokens=model["tokens"], conversations=instructions["heldout"]
+            ).outputs["questions"]
+            unasked = decontaminate_conversations(
+                run=run, conversations=instructions["conversations"], questions=asked
+            ).outputs["unasked"]
+            aligned = phases.alignment(
+                run=run,
+                rounds=rounds,
+                sources=given["sources"],
+                questions=asked,
+                conversations=unasked,
+                **model,
+            )
             report(run=run).after(aligned)
 
     return pipeline

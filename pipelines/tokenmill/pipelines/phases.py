@@ -16,8 +16,14 @@ from tokenmill.pretraining import component as pretraining_tasks
 from tokenmill.rlhf import component as rlhf_tasks
 from tokenmill.sft import component as sft_tasks
 
-ROUNDS = 2
-"""Rounds of online RLHF that a package can run at most; the report ran three."""
+ROUNDS = 3
+"""Rounds of online RLHF that a package can run at most: as many as the report ran (§4.2.2)."""
+_FEWER_ROUNDS = {"pico": 2, "nano": 2}
+
+
+def usual_rounds(preset: str) -> int:
+    """Rounds that a package of this preset runs where nobody asks for others: a laptop has two, to end in minutes."""
+    return _FEWER_ROUNDS.get(preset, ROUNDS)
 
 
 class Curated(NamedTuple):
@@ -171,18 +177,24 @@ class Aligned(NamedTuple):
 def alignment(
     run: str,
     rounds: int,
+    sources: dsl.Input[dsl.Dataset],
+    questions: dsl.Input[dsl.Dataset],
     conversations: dsl.Input[dsl.Dataset],
     sft: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     tokens: dsl.Input[dsl.Dataset],
 ) -> Aligned:
-    collected = rlhf_tasks.collect_preferences(run=run, conversations=conversations, tokenizer=tokenizer).outputs
+    own = rlhf_tasks.read_preferences(run=run, sources=sources, questions=questions).outputs["own"]
+    collected = rlhf_tasks.collect_preferences(
+        run=run, conversations=conversations, own=own, tokenizer=tokenizer
+    ).outputs
     start = {"run": run, "sft": sft, "tokenizer": tokenizer}
     labelled = rlhf_tasks.snapshot_annotations(run=run, number=1, rounds=rounds)
     learned = {"preferences": collected["preferences"], "annotations": labelled.outputs["annotations"]}
     judged = rlhf_tasks.train_first_reward_model(**start, **learned)
     control = rlhf_tasks.train_first_reward_model(**start, **learned, shuffle_labels=True)
     control.set_display_name("reward model: control")
+    judge = rlhf_tasks.train_judge(**start, preferences=collected["judged_by"]).outputs["judge"]
     policy = sft
     for number in range(1, ROUNDS + 1):
         turn = {"number": number, "rounds": rounds}
@@ -190,13 +202,13 @@ def alignment(
             labelled = rlhf_tasks.snapshot_annotations(run=run, **turn)
             learned["annotations"] = labelled.outputs["annotations"]
             judged = rlhf_tasks.train_reward_model(**start, **turn, **learned, before=judged.outputs["reward_model"])
-        judge = judged.outputs["reward_model"]
+        rewarding = judged.outputs["reward_model"]
         tuned = rlhf_tasks.ppo(
             **start,
             **turn,
             queries=collected["queries"],
             before=policy,
-            reward_model=judge,
+            reward_model=rewarding,
             tokens=tokens,
         )
         made = {"before": policy, "policy": tuned.outputs["policy"]}
@@ -204,9 +216,11 @@ def alignment(
             **start,
             **turn,
             **made,
+            early=tuned.outputs["early"],
             queries=collected["heldout_queries"],
             gold=collected["gold"],
-            reward_model=judge,
+            reward_model=rewarding,
+            judge=judge,
             **({"earlier": learned["patches"]} if number > 1 else {}),
         )
         found = {name: probed.outputs[name] for name in ("evaluation", "patches")}
@@ -218,11 +232,11 @@ def alignment(
     rlhf_tasks.evaluate_reward_model(
         run=run,
         heldout=collected["heldout"],
-        reward_model=judge,
+        reward_model=rewarding,
         control=control.outputs["reward_model"],
         tokenizer=tokenizer,
     )
-    return Aligned(chat=policy, reward_model=judge)
+    return Aligned(chat=policy, reward_model=rewarding)
 
 
 class Judged(NamedTuple):

@@ -47,6 +47,22 @@ def encode_prompt(
     return encode(messages, tokenizer, tools=tools).ids + head
 
 
+def answer_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    """A written answer as the assistant says it: its text and `<|im_end|>`."""
+    return [*tokenizer.encode(text.lstrip()), tokenizer.im_end_id]
+
+
+def encode_judged(
+    asked: Sequence[Message], answer: Sequence[int], tokenizer: Tokenizer, *, max_length: int | None = None
+) -> list[int]:
+    """What a reward model reads: the dialogue, the tokens of an answer to it, and the reward token, where its score is read.
+
+    One that is too long loses the end of its answer, not the reward token.
+    """
+    ids = encode_prompt(asked, tokenizer) + list(answer)
+    return [*ids[: None if max_length is None else max_length - 1], tokenizer.reward_id]
+
+
 def _turn(message: Message, tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
     """A message as its head, what is said (with `<|im_end|>`), and the line break after it.
 

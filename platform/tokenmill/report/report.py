@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from tokenmill.report.charts import Series, interval_bar, line_chart, number
 from tokenmill.report.collect import RunData
 from tokenmill.report.graph import lineage_chart
+from tokenmill.report.templates import template
 
 _SHADES = 8
 _UNNAMED: RunData = {
@@ -58,13 +57,9 @@ _STATUS = {
 
 def render(run_data: RunData) -> str:
     """The page, as HTML that needs nothing from anywhere. What the run does not have is left out."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "duration": duration, "moment": _moment}
     data = _NOTHING | run_data | {"run": _UNNAMED | run_data["run"]}
-    return environment.get_template("report.html.j2").render(
+    page = template(Path(__file__).with_name("report.html.j2"), number=number, duration=duration, moment=_moment)
+    return page.render(
         run=data["run"],
         headline=_headline(data),
         tiles=_tiles(data),

@@ -77,14 +77,18 @@ def run_component(
 
 
 def read_pointers(store: ArtifactStore, artifact: Any) -> list[Manifest]:
-    """The manifests that one KFP artifact, or a list of them, points to; a digest stands for itself."""
+    """The manifests that one KFP artifact, or a list of them, points to; a digest stands for itself.
+
+    What a task past its stop left is none: an optional input may be of such a task.
+    """
     if artifact is None:
         return []
     if isinstance(artifact, str):
         return [store.get_manifest(artifact)]
     if isinstance(artifact, list):
         return [manifest for one in artifact for manifest in read_pointers(store, one)]
-    return [store.get_manifest(orjson.loads(Path(artifact.path).read_bytes())["digest"])]
+    pointer = Path(artifact.path).read_bytes()
+    return [] if pointer == NOT_RUN else [store.get_manifest(orjson.loads(pointer)["digest"])]
 
 
 def write_pointer(store: ArtifactStore, manifest: Manifest, artifact: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
-from tokenmill.model.chat import Message, encode_prompt
+from tokenmill.model.chat import Message, answer_ids, encode_judged, encode_prompt
 from tokenmill.model.folder import load_model, read_config
 from tokenmill.model.generation import generate
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
@@ -94,8 +94,7 @@ class RewardModel:
         *asked, answer = messages
         if answer["role"] != "assistant":
             raise InputError(f"the last message is the {answer['role']}'s: only an assistant's answer has a score")
-        said = [*self.tokenizer.encode(answer["content"].lstrip()), self.tokenizer.im_end_id, self.tokenizer.reward_id]
-        ids = encode_prompt(asked, self.tokenizer) + said
+        ids = encode_judged(asked, answer_ids(answer["content"], self.tokenizer), self.tokenizer)
         context = self.model.config.max_position_embeddings
         if len(ids) > context:
             raise InputError(f"a conversation has {len(ids)} tokens: the reward model reads {context}")

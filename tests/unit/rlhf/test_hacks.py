@@ -3,12 +3,12 @@
 import random
 
 from tokenmill.rlhf.answering import Answers
-from tokenmill.rlhf.comparison import against_last, checks, compare, is_lost, price
+from tokenmill.rlhf.comparison import against_judge, against_last, checks, compare, is_lost, price
 from tokenmill.rlhf.conditional import Query
 from tokenmill.rlhf.config import ProbeConfig
 from tokenmill.rlhf.gold import GoldQuestion, GoldScore
 from tokenmill.rlhf.hacks import find_hacks
-from tokenmill.rlhf.patches import gold_patches, patches
+from tokenmill.rlhf.patches import gold_patches, judge_patches, patches
 
 WORDS = "sure first get ready then open close paint wash the door wall coat key box fish step by".split()  # noqa: SIM905
 DOMAINS = ["helpful", "harmless"] * 30
@@ -57,17 +57,45 @@ def test_repetition_and_length_are_found_both_ways():
 
 
 def test_patches_prefer_the_early_answer_and_begin_with_the_best_rewarded_hacks():
-    early, clean = texts(1), texts(2)
-    early[58] += " Thank you!"  # showed it before: no example of a better answer
+    sft, early, clean = texts(1), texts(3), texts(2)
+    early[56] += " Thank you!"  # PPO had it early on
+    sft[58] += " Thank you!"  # and for this one nobody has a better answer
+    early[58] += " Thank you!"
     late = [t + " Thank you!" if i % 3 else t for i, t in enumerate(clean)]
     asked = [Query(f"q{i}", "helpful", ({"role": "user", "content": "?"},)) for i in range(len(late))]
     rewards = [float(i) for i in range(len(late))]
-    hacks = find_hacks(early, late, **LIMITS)
-    pairs = patches(hacks, asked, answers(early, rewards), answers(late, rewards), most=25)
+    hacks = find_hacks(sft, late, **LIMITS)
+    pairs = patches(hacks, asked, [answers(early, rewards), answers(sft, rewards)], answers(late, rewards), most=25)
     assert 20 <= len(pairs) <= 25
     assert all(p["rejected"].endswith("Thank you!") and not p["chosen"].endswith("Thank you!") for p in pairs)
     assert [pair["id"].partition("#")[0] for pair in pairs[:3]] == ["q59", "q56", "q55"]  # q57 is honest
+    assert [pair["chosen"] for pair in pairs[:3]] == [early[59], sft[56], early[55]]
     assert all(pair["prompt"] and pair["domain"] == "helpful" and not pair["conflict"] for pair in pairs)
+    again = patches(hacks, asked, [answers(early, rewards)], answers([f"So, {t}" for t in late], rewards), most=25)
+    assert len({pair["id"] for pair in [*pairs, *again]}) == len(pairs) + len(
+        again
+    )  # a later round's, of the same queries
+
+
+def test_what_the_reward_model_likes_more_and_a_judge_less_is_patched_the_furthest_apart_first():
+    asked = [Query(f"q{i}", "helpful", ({"role": "user", "content": "?"},)) for i in range(4)]
+    sft = (answers(["s0", "s1", "s2", "s3"], [0.0] * 4), [0.0] * 4)
+    early = (answers(["e0", "e1", "e2", "e3"], [0.5] * 4), [0.0, -9.0, 0.0, 0.0])  # its e1 is no better than what came
+    late = (answers(["l0", "l1", "l2", "l3"], [1.0, 1.0, 1.0, 0.0]), [-1.0, -3.0, 2.0, -1.0])
+    pairs = judge_patches(asked, [early, sft], late, most=10)  # the judge likes l2 too, and l3 has no more reward
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("s1", "l1"), ("e0", "l0")]
+    assert judge_patches(asked, [early, sft], late, most=1) == pairs[:1]
+
+
+def test_a_judge_that_falls_beyond_chance_is_a_check_that_fails():
+    draw = random.Random(0)
+    before = [draw.gauss(0, 1) for _ in range(60)]
+    told = {}
+    for name, shift in (("noise", 0), ("better", 1), ("worse", -1)):
+        judged = against_judge(before, [b + draw.gauss(shift, 1) for b in before], ProbeConfig())
+        told[name] = checks(probed(before, before) | judged, ProbeConfig())["judge_kept"]
+    assert told == {"noise": True, "better": True, "worse": False}
+    assert "judge_kept" not in checks(probed(before, before), ProbeConfig())
 
 
 def test_answers_that_became_wrong_are_patched_with_those_that_were_right():

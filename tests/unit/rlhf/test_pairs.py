@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tokenmill.errors import InputError
-from tokenmill.rlhf.conditional import Query, answer_ids, conditional_prompts, reward_input, sound_queries
+from tokenmill.model.chat import answer_ids
+from tokenmill.rlhf.conditional import Query, conditional_prompts, reward_input, sound_queries
 from tokenmill.rlhf.config import RewardModelConfig
 from tokenmill.rlhf.pairs import RewardBatches, encode_pairs, reward_loss, sound_pairs, with_shuffled_labels
 from tokenmill.rlhf.reward import pair_loss
