@@ -160,7 +160,7 @@ def score(name: str, one: Told, stages: Sequence[Told]) -> dict[str, Any]:
     return {
         **one,
         "title": shape.title,
-        "drawn": histogram(shape, one | {"median_before": None, "median_after": None}, None),
+        "drawn": histogram(shape, {**one, "median_before": None, "median_after": None}, None),
         "documents": sum(one["before"]),
         "dropped": dropped,
         "by": f"scorer {', '.join(d[:12] for d in one['scorers'])}" if one["scorers"] else one["step"],

@@ -6,13 +6,15 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy
+
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import EndpointConfig, EvaluateConfig
-from tokenmill.evaluation.grading import graded_as, whole
+from tokenmill.evaluation.grading import counted, graded_as, of_all
 from tokenmill.evaluation.questions import suite_of
 from tokenmill.evaluation.statistics import Bootstrap, Interval
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.records import JSONL, Record
+from tokenmill.records import JSONL
 from tokenmill.steps import StepContext, effect, step
 
 if TYPE_CHECKING:
@@ -82,12 +84,12 @@ def _examined(
                     f"questions {questions.digest[:12]}: {shard.name} has no known mode; there are {', '.join(MODES)}"
                 )
             records = list(ctx.records(questions, shard))
-            found = MODES[mode](subject, records)
+            found = counted(MODES[mode](subject, records), records) if records else []
             predictions += [{"suite": f"{mode}/{suite}", "score": None} | row for row in found]
             if mode == "contamination":
                 contamination[suite] = deltas(found, bootstrap)
             elif found:
-                suites[f"{mode}/{suite}"] = summary(mode, found, bootstrap, records)
+                suites[f"{mode}/{suite}"] = summary(graded_as(mode, records), found, bootstrap)
             bar.advance()
     values = {f"evaluation/{name}": suite["value"] for name, suite in suites.items()}
     ctx.metrics({name: value for name, value in values.items() if value is not None})
@@ -122,18 +124,16 @@ DELTAS = {"delta1": ("test", "reference"), "delta2": ("test", "train")}
 """Δ1 = L(test) − L(reference): low if the test leaked. Δ2 = L(test) − L(train): high if train is known by heart."""
 
 
-def summary(
-    mode: str, predictions: Sequence[dict[str, Any]], bootstrap: Bootstrap, records: Sequence[Record]
-) -> dict[str, Any]:
+def summary(metric: str, predictions: Sequence[dict[str, Any]], bootstrap: Bootstrap) -> dict[str, Any]:
     """Metric, value, interval and number of samples of a suite; a diverged model's value and interval are None."""
-    metric, more = graded_as(mode, records), {}
-    if mode == "perplexity":
+    more = {}
+    if metric == "perplexity":
         losses, tokens = zip(*((p["loss"] / p["tokens"], p["tokens"]) for p in predictions), strict=True)
         loss = bootstrap.mean(losses, tokens)
         interval: Interval = loss.map(_perplexity)
         more = {"loss": _round(loss.value), "tokens": sum(tokens)}
-    elif corpus := whole(predictions, records):
-        interval = bootstrap.of_sums(*corpus)
+    elif "counts" in predictions[0]:
+        interval = bootstrap.of_sums(numpy.array([p["counts"] for p in predictions]), of_all(metric))
     else:
         interval = bootstrap.mean([p["score"] for p in predictions])
     numbers = {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high}

@@ -1,12 +1,12 @@
 """What a written answer is worth beside the right one, by the metric that its question names."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from tokenmill import answers
-from tokenmill.evaluation.metrics import bleu, chrf, corpus_statistics, exact_match, f1, rouge_l
-from tokenmill.evaluation.metrics.translation import Statistics
+from tokenmill.evaluation.metrics import bleu, chrf, corpus_counts, corpus_score, exact_match, f1, rouge_l
 
+Prediction = dict[str, Any]
 Metric = Literal["same", "exact_match", "f1", "rouge_l", "bleu", "chrf"]
 """How an answer is compared with the right one. same: as numbers, or as text; bleu, chrf: of a translation."""
 
@@ -52,16 +52,20 @@ def graded_as(mode: str, records: Sequence[Mapping[str, Any]]) -> str:
     return MODE_NAMES.get(mode) or NAMES[records[0].get("metric", "same")]
 
 
-def whole(
-    predictions: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
-) -> tuple[Statistics, Callable[[Statistics], float]] | None:
-    """Where a metric is of all answers together: each one's counts, and the score of their sum, 0 to 1; else None."""
+def counted(predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]) -> list[Prediction]:
+    """Predictions, each with its `counts` where the suite's metric is of all answers together."""
     metric = records[0].get("metric")
     if metric not in CORPUS:
-        return None
+        return list(predictions)
     found = [prediction["found"] or "" for prediction in predictions]
-    counts, score = corpus_statistics(metric, found, [_right(r) for r in records], records[0].get("language", "en"))
-    return counts, lambda total: score(total) / 100
+    counts = corpus_counts(metric, found, [_right(r) for r in records], records[0].get("language", "en"))
+    return [prediction | {"counts": one} for prediction, one in zip(predictions, counts, strict=True)]
+
+
+def of_all(metric: str) -> Callable[[Iterable[float]], float]:
+    """The score, 0 to 1, of a sum of `counts`, under the metric of that name."""
+    name = next(one for one in CORPUS if NAMES[one] == metric)
+    return lambda total: corpus_score(name, total) / 100
 
 
 def _right(record: Mapping[str, Any]) -> list[str]:

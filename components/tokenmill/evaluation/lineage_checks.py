@@ -98,7 +98,7 @@ def clean_scores(measured: Measured, found: Contamination, bootstrap: Bootstrap)
         predictions = measured.predictions.get(suite, {})
         clean = [row for one, row in sorted(predictions.items()) if one not in ids]
         nothing = {"value": None, "ci_low": None, "ci_high": None, "n": 0}
-        told[suite] = (summary(suite.partition("/")[0], clean, bootstrap) if clean else nothing) | {
+        told[suite] = (summary(measured.suites[suite]["metric"], clean, bootstrap) if clean else nothing) | {
             "all": {name: measured.suites[suite][name] for name in nothing}
         }
     return told

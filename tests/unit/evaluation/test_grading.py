@@ -4,7 +4,7 @@ import pytest
 from sacrebleu import corpus_bleu, corpus_chrf
 
 from tokenmill.evaluation.evaluate import summary
-from tokenmill.evaluation.grading import graded, graded_as
+from tokenmill.evaluation.grading import counted, graded, graded_as
 from tokenmill.evaluation.statistics import Bootstrap
 
 SAID = ["the cat sat on the mat", "many ships came home with corn", "the king saw a river", "it was bright"] * 5
@@ -28,8 +28,8 @@ def test_a_suite_is_named_by_its_metric():
 def test_a_translation_is_scored_as_a_corpus_not_as_a_mean_of_sentences(metric):
     """The value is sacrebleu's own of the whole; its interval holds it, and sacrebleu's own bootstrap finds as wide a one."""
     records = [{"answer": right, "metric": metric, "language": "en"} for right in RIGHT]
-    predictions = [{"found": said, "score": 0.0} for said in SAID]
-    found = summary("generate", predictions, Bootstrap(resamples=1000), records)
+    predictions = counted([{"found": said, "score": 0.0} for said in SAID], records)
+    found = summary(graded_as("generate", records), predictions, Bootstrap(resamples=1000))
     whole = {"bleu": corpus_bleu, "chrf": corpus_chrf}[metric](SAID, [RIGHT]).score / 100
     assert (
         found["value"] == pytest.approx(whole, rel=1e-5) and found["metric"] == {"bleu": "BLEU", "chrf": "chrF"}[metric]

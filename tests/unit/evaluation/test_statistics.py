@@ -29,7 +29,7 @@ def test_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 def test_weighted_mean_is_a_loss_a_token_not_a_document() -> None:
     predictions = [{"loss": 10.0, "tokens": 10}, {"loss": 90.0, "tokens": 30}]
-    found = summary("perplexity", predictions, Bootstrap(resamples=100), [])
+    found = summary("perplexity", predictions, Bootstrap(resamples=100))
     assert math.isclose(found["value"], math.exp(100 / 40), rel_tol=1e-6)
     assert found["tokens"] == 40
 
@@ -66,6 +66,6 @@ def test_without_a_reference_there_is_no_delta1() -> None:
 @pytest.mark.parametrize("losses", [(800.0, 900.0), (1.0, 1500.0), (float("nan"), 1.0)])
 def test_a_diverged_model_has_no_perplexity_and_its_loss_is_still_told(losses):
     predictions = [{"loss": loss * 10, "tokens": 10} for loss in losses]
-    found = summary("perplexity", predictions, Bootstrap(resamples=100), [])
+    found = summary("perplexity", predictions, Bootstrap(resamples=100))
     assert (found["value"], found["ci_low"], found["ci_high"], found["n"]) == (None, None, None, 2)
     assert found["loss"] == pytest.approx(sum(losses) / 2, nan_ok=True)

@@ -3,14 +3,15 @@
 from tokenmill.evaluation.metrics.circular import circular, rotations
 from tokenmill.evaluation.metrics.overlap import exact_match, f1, rouge_l, words
 from tokenmill.evaluation.metrics.sampling import pass_at_k
-from tokenmill.evaluation.metrics.translation import bleu, chrf, corpus_statistics
+from tokenmill.evaluation.metrics.translation import bleu, chrf, corpus_counts, corpus_score
 
 __all__ = [
     "accuracy",
     "bleu",
     "chrf",
     "circular",
-    "corpus_statistics",
+    "corpus_counts",
+    "corpus_score",
     "exact_match",
     "f1",
     "pass_at_k",

@@ -1,11 +1,7 @@
 """BLEU and chrF by sacrebleu, whose numbers papers compare: 0 to 100."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
-
-import numpy
-
-Statistics = numpy.ndarray[Any, numpy.dtype[numpy.float64]]
 
 
 def bleu(answers: Sequence[str], right: Sequence[Sequence[str]], language: str = "en") -> float:
@@ -28,21 +24,27 @@ def chrf(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
     return float(corpus_chrf(list(answers), _streams(right)).score)
 
 
-def corpus_statistics(
+def corpus_counts(
     metric: str, answers: Sequence[str], right: Sequence[Sequence[str]], language: str = "en"
-) -> tuple[Statistics, Callable[[Statistics], float]]:
-    """What a bootstrap of `bleu` or `chrf` draws from: the counts of each answer, and the score of any sum of them, 0 to 100.
+) -> list[list[float]]:
+    """What `bleu` or `chrf` counts in each answer. `corpus_score` of a sum of them is the metric of those answers.
 
     They are those that sacrebleu's own bootstrap sums up, which it has no public name for.
     """
+    counts = _metric(metric, language)._extract_corpus_statistics(list(answers), _streams(right))
+    return [[float(count) for count in row] for row in counts]
+
+
+def corpus_score(metric: str, total: Iterable[float]) -> float:
+    """`bleu` or `chrf`, 0 to 100, of the answers whose counts sum to `total`."""
+    whole = int if metric == "bleu" else float
+    return float(_metric(metric)._compute_score_from_stats([whole(x) for x in total]).score)
+
+
+def _metric(name: str, language: str = "en") -> Any:
     from sacrebleu.metrics import BLEU, CHRF
 
-    made: Any = BLEU(tokenize=_tokenize(language)) if metric == "bleu" else CHRF()
-    counts = made._extract_corpus_statistics(list(answers), _streams(right))
-    whole = int if metric == "bleu" else float
-    return numpy.asarray(counts, dtype=numpy.float64), lambda total: float(
-        made._compute_score_from_stats([whole(x) for x in total]).score
-    )
+    return BLEU(tokenize=_tokenize(language)) if name == "bleu" else CHRF()
 
 
 def _tokenize(language: str) -> str:
