@@ -247,6 +247,8 @@ TRAINING_CASES = [
     ("TokenMillCheckpointOld", [on(CHECKPOINT_AT, "0x100 6000x50")], "121m", False),
     ("TokenMillGateFailed", [on("gate_passed", "0x5", PUSHED)], "1m", True),
     ("TokenMillGateFailed", [on("gate_passed", "1x5", PUSHED)], "1m", False),
+    ("TokenMillScoreDropped", [on("evaluation_drops", "1x5", PUSHED)], "1m", True),
+    ("TokenMillScoreDropped", [on("evaluation_drops", "0x5", PUSHED)], "1m", False),
     ("TokenMillBudgetNear", [on("training_budget_used_ratio", "0.91x5")], "1m", True),
     ("TokenMillBudgetNear", [on("training_budget_used_ratio", "0.89x5")], "1m", False),
     ("TokenMillBudgetNear", [on("step_seconds", "95x5", MISS), on("step_budget_seconds", "100x5", PUSHED)], "1m", True),

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import known_metrics
 import psutil
 import pytest
 from checkpoints import CONTEXT, reciting_llama
+from prometheus_client.parser import text_string_to_metric_families
 from tokenizers import Tokenizer
 
 from tokenmill.deployment.server import VLLMServer
@@ -85,6 +88,14 @@ def test_metrics_count_the_generated_tokens(server):
     before = server.metrics()["vllm:generation_tokens_total"]
     server.complete("To", temperature=0, max_tokens=7, ignore_eos=True)
     assert server.metrics()["vllm:generation_tokens_total"] - before == 7
+
+
+def test_what_alerts_and_dashboards_look_at_is_there(server):
+    server.chat(HELLO, max_tokens=4)
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        found = {sample.name for family in families for sample in family.samples}
+    assert found >= known_metrics.VLLM | known_metrics.VLLM_SERVER
 
 
 def test_a_refused_request_says_why_in_one_line(server):

@@ -12,5 +12,6 @@ STEP_MODULES = (
     "contamination",
     "compare",
     "gate",
+    "follow",
     "board",
 )

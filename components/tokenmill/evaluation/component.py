@@ -55,6 +55,22 @@ def current_model(
     run_component("evaluation.current", run, inputs=inputs, outputs=outputs)
 
 
+@dsl.component(base_image=images.EVALUATOR, install_kfp_package=False)
+def follow(
+    run: str,
+    short: dsl.Input[dsl.Artifact],
+    long: dsl.Input[dsl.Artifact],
+    tokenizer: dsl.Input[dsl.Artifact],
+    questions: dsl.Input[dsl.Dataset],
+    course: dsl.Output[dsl.Artifact],
+) -> None:
+    """The weights that pretraining kept of its way, on a light suite: scores against tokens, and drops beyond chance."""
+    from tokenmill.steps import run_component
+
+    inputs = {"kept": [short, long], "tokenizer": tokenizer, "questions": questions}
+    run_component("evaluation.follow", run, inputs=inputs, outputs={"output": course})
+
+
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
 def compare(
     run: str,

@@ -62,6 +62,24 @@ class EndpointConfig(EvaluateConfig):
     execution: EndpointExecution = EndpointExecution()
 
 
+class FollowConfig(StepConfig):
+    """The weights that a training kept of its way, on a light suite."""
+
+    suites: tuple[str, ...] = Field(
+        ("perplexity/*", "choice/*", "likelihood/*"),
+        description="suites, as shell patterns: those that need no answers",
+    )
+    questions: int = Field(100, ge=4, description="questions a suite, at most: the first of them")
+    sigmas: float = Field(
+        3.0,
+        gt=0,
+        description="standard errors of a paired difference that a score falls by, from the best so far: a drop",
+    )
+    resamples: int = Field(1_000, ge=100, description="bootstrap resamples")
+    seed: int = Field(0, description="of the bootstrap")
+    execution: EvaluateExecution = EvaluateExecution()
+
+
 class CollectConfig(StepConfig):
     pass
 
@@ -198,6 +216,7 @@ class EvaluationConfig(Section):
     prepare: PrepareConfig = PrepareConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     current: CurrentConfig = CurrentConfig()
+    follow: FollowConfig = FollowConfig()
     collect_training_sets: CollectConfig = CollectConfig()
     contamination: ContaminationConfig = ContaminationConfig()
     compare: CompareConfig = CompareConfig()

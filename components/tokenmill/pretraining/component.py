@@ -50,12 +50,13 @@ def pretrain_short(
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
     state: dsl.Output[dsl.Artifact],
+    kept: dsl.Output[dsl.Artifact],
 ) -> None:
     """Phase 1, "4K": from random weights, RoPE base 50,000."""
     from tokenmill.steps import run_component
 
     inputs = {"tokens": tokens, "tokenizer": tokenizer}
-    outputs = {"weights": checkpoint, "training_log": log, "training_state": state}
+    outputs = {"weights": checkpoint, "training_log": log, "training_state": state, "kept": kept}
     run_component("pretraining.pretrain.short", run, inputs=inputs, outputs=outputs)
 
 
@@ -68,9 +69,11 @@ def pretrain_long(
     state: dsl.Input[dsl.Artifact],
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
+    kept: dsl.Output[dsl.Artifact],
 ) -> None:
     """Phase 2, "32K": RoPE base 1,000,000, half of the tokens from short documents, half from `long`. Its result is Base."""
     from tokenmill.steps import run_component
 
     inputs = {"tokens": tokens, "long": long, "base": base, "state": state}
-    run_component("pretraining.pretrain.long", run, inputs=inputs, outputs={"weights": checkpoint, "training_log": log})
+    outputs = {"weights": checkpoint, "training_log": log, "kept": kept}
+    run_component("pretraining.pretrain.long", run, inputs=inputs, outputs=outputs)

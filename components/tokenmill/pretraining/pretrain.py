@@ -42,7 +42,7 @@ def check(
         )
 
 
-@training_step("pretraining.pretrain", version=1, kinds=KINDS, stages=STAGES, check=check)
+@training_step("pretraining.pretrain", version=2, kinds=KINDS, stages=STAGES, check=check)
 def pretrain(
     config: StageConfig,
     tokens: Manifest,
@@ -56,12 +56,13 @@ def pretrain(
 
     Phase 2 has a longer context, RoPE base 50k → 1M, and half of its tokens still from short documents. The other half comes
     from `long`, the documents that passed the long-context filters; without it, from whatever is long. It goes on with the
-    optimizer of the stage before, `state`, where that is given.
+    optimizer of the stage before, `state`, where that is given. What is `kept` of the way may be nothing.
     """
     from tokenmill.training.stage import stage_run
 
     before = base.counts["tokens_seen"] if base else 0
     run = stage_run(config, tokens, _start(config, tokenizer, base, ctx), ctx, tokens_before=before, long=long)
+    run = replace(run, kept_at=run.kept_at or frozenset())
     if not isinstance(config, LongStageConfig):
         return replace(run, optimizer_out=ctx.workdir / "optimizer")
     return replace(run, optimizer=ctx.files(state) if state and not config.fresh_optimizer else None)

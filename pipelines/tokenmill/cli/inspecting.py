@@ -134,6 +134,25 @@ def gc(
 
 
 @store_app.command()
+def copy(
+    target: Annotated[str, typer.Argument(help="URI of the other store; what is there stays")],
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the store into another, blobs verified: a backup while runs write, and the way back. Again: what is new."""
+    from dataclasses import asdict
+
+    from tokenmill.store import copy_store, open_store
+
+    done = copy_store(existing_store(store), open_store(target))
+    if as_json:
+        show(asdict(done))
+        return
+    _amounts("copied", done.copied)
+    _amounts("was there", done.present)
+
+
+@store_app.command()
 def takedown(
     document: Annotated[str, typer.Argument(help="document id, as records and `lineage --down` have it")],
     reason: Annotated[str, typer.Option(help="why, for the record")],

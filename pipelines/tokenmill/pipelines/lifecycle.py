@@ -5,6 +5,7 @@ from typing import Any
 from kfp import dsl
 
 from tokenmill.deployment.component import register_refused
+from tokenmill.evaluation.component import follow
 from tokenmill.pipelines.phases import (
     ROUNDS,
     alignment,
@@ -41,6 +42,13 @@ def lifecycle(preset: str) -> Any:
 
             instructions = prepare_conversations(run=run, sources=curated.outputs["sources"])
             asked = questions(run=run, corpus=corpus, tokens=tokens, conversations=instructions.outputs["heldout"])
+            follow(
+                run=run,
+                short=pretrained.outputs["kept_short"],
+                long=pretrained.outputs["kept_long"],
+                tokenizer=tokenizer,
+                questions=asked.outputs["questions"],
+            )
             enhanced = enhancement(
                 run=run,
                 corpus=corpus,

@@ -76,6 +76,8 @@ class Pretrained(NamedTuple):
     tokenizer: dsl.Artifact
     tokens: dsl.Dataset
     base: dsl.Model
+    kept_short: dsl.Artifact
+    kept_long: dsl.Artifact
 
 
 @dsl.pipeline(
@@ -91,10 +93,16 @@ def pretraining(run: str, corpus: dsl.Input[dsl.Dataset]) -> Pretrained:
     long = pretraining_tasks.tokenize_corpus(
         run=run, corpus=far, tokenizer=tokenizer, task="pretraining.tokenize.long"
     ).outputs["tokens"]
-    base = pretraining_tasks.pretrain_long(run=run, tokens=tokens, long=long, base=short, state=first["state"]).outputs[
-        "checkpoint"
-    ]
-    return Pretrained(tokenizer=tokenizer, tokens=tokens, base=base)
+    second = pretraining_tasks.pretrain_long(
+        run=run, tokens=tokens, long=long, base=short, state=first["state"]
+    ).outputs
+    return Pretrained(
+        tokenizer=tokenizer,
+        tokens=tokens,
+        base=second["checkpoint"],
+        kept_short=first["kept"],
+        kept_long=second["kept"],
+    )
 
 
 class Asked(NamedTuple):

@@ -1,10 +1,13 @@
 """Weights of the way: what a model was before a step, stored at once, so that whoever goes on after a kill has them still."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenmill.manifest import Draft, Shard
 from tokenmill.steps.context import store_file
 from tokenmill.store import ArtifactStore
+
+KEPT = "kept_weights"
 
 
 class Exports:
@@ -28,6 +31,29 @@ class Exports:
 def weights(store: ArtifactStore, folder: Path, steps: int, tokens: int) -> Draft:
     """A weights folder as an artifact."""
     return Draft(kind="weights", shards=stored(store, folder), counts={"tokens_seen": tokens, "steps": steps})
+
+
+def together(way: Sequence[Draft]) -> Draft:
+    """Weights of the way as one artifact: a folder each, named by its step; facts say which saw how many tokens."""
+    folders = [f"{one.counts['steps']:09d}" for one in way]
+    shards = (
+        shard.model_copy(update={"name": f"{folder}/{shard.name}"})
+        for folder, one in zip(folders, way, strict=True)
+        for shard in one.shards
+    )
+    facts = {"kept": [{"folder": folder} | one.counts for folder, one in zip(folders, way, strict=True)]}
+    return Draft(kind=KEPT, shards=tuple(shards), counts={"kept": len(way)}, facts=facts)
+
+
+def apart(kept: Draft) -> list[Draft]:
+    """The weights that `together` put together, in order."""
+    way = []
+    for one in kept.facts["kept"]:
+        folder = f"{one['folder']}/"
+        own = (shard for shard in kept.shards if shard.name.startswith(folder))
+        shards = tuple(shard.model_copy(update={"name": shard.name.removeprefix(folder)}) for shard in own)
+        way.append(Draft(kind="weights", shards=shards, counts={n: one[n] for n in ("tokens_seen", "steps")}))
+    return way
 
 
 def stored(store: ArtifactStore, folder: Path) -> tuple[Shard, ...]:

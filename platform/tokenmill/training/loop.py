@@ -83,7 +83,7 @@ class Loop:
             raise BudgetSpent(f"at step {start}: {self.meter.why(spent)}")
         for step in range(start, len(self.run.batches)):
             self.check()
-            if step in self.run.milestones.values():
+            if step in {*self.run.milestones.values(), *(self.run.kept_at or ())}:
                 self._export(step)
             self._evaluate(engine, step)
             own = self._skip(step) if step in self.skipped else self._step(engine, step)

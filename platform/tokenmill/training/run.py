@@ -104,6 +104,9 @@ class TrainingRun:
     """Metric of `evaluate` that chooses the weights which leave: those for which it was largest; without one, the last."""
     milestones: Mapping[str, int] = field(default_factory=dict)
     """Output → optimizer step before which the weights become an artifact of that name too (ZeRO 0 to 2)."""
+    kept_at: frozenset[int] | None = None
+    """Optimizer steps before which the weights are kept, all in one artifact `kept` (ZeRO 0 to 2); the number of steps stands
+    for the last ones. None: there is no such artifact."""
     on_step: Callable[[int], dict[str, float]] | None = None
     """Extra metrics after a step, from the phase itself."""
     kept: Stateful | None = None

@@ -173,6 +173,12 @@ class StageConfig(TrainingConfig):
     ramp_steps: int = Field(0, ge=0, description="optimizer steps over which they grow; 0: all are of one size")
     evaluations: int = Field(4, ge=1, description="times the held-out loss is measured, ends included")
     heldout_tokens: int = Field(8_192, description="held-out tokens a measurement; not published")
+    kept: int = Field(
+        0,
+        ge=0,
+        description="weights of the way that are kept, equally far apart, the last among them, to be scored later; 0: none. "
+        "Not published",
+    )
     optim: OptimConfig = OptimConfig()
 
     @model_validator(mode="after")

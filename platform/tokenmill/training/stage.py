@@ -56,6 +56,7 @@ def stage_run(
         micro_batch_tokens=config.execution.micro_batch_tokens,
     )
     marks = numpy.linspace(0, len(batches), config.evaluations).round().astype(int)
+    kept = numpy.linspace(0, len(batches), config.kept + 1).round().astype(int)[1:]
 
     def evaluate(bare: torch.nn.Module) -> dict[str, float]:
         sums = {domain: summed_loss(bare, rows) for domain, rows in heldout.items()}
@@ -71,6 +72,7 @@ def stage_run(
         export=export,
         evaluate=evaluate,
         evaluate_at=frozenset(marks.tolist()),
+        kept_at=frozenset(kept.tolist()) if config.kept else None,
         plan=batches.plan(),
         tokens_before=tokens_before,
     )

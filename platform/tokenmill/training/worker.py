@@ -137,7 +137,7 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
 def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Path) -> None:
     """Store the weights, the training log and what else the training leaves, then `result.json`, last."""
     from tokenmill.records import JSONL, write_jsonl
-    from tokenmill.training.exports import stored, weights
+    from tokenmill.training.exports import stored, together, weights
 
     steps, facts = len(run.batches), dict(loop.facts)
     if loop.best:
@@ -155,6 +155,9 @@ def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Pat
     )
     outputs = {"weights": chosen.model_copy(update={"facts": facts}), "training_log": training_log}
     outputs |= {role: loop.exports.at(step) for role, step in run.milestones.items()}
+    if run.kept_at is not None:
+        way = [loop.exports.at(step) for step in sorted(run.kept_at) if step < steps]
+        outputs["kept"] = together([*way, chosen] if steps in run.kept_at else way)
     if run.optimizer_out:
         state = stored(store, run.optimizer_out)
         outputs["training_state"] = Draft(kind="training_state", shards=state, counts={"steps": steps})
