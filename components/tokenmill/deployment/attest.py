@@ -19,7 +19,7 @@ def attest(config: AttestConfig, release: Manifest, ctx: StepContext) -> Draft:
     It is signed where TOKENMILL_SIGNING_KEY holds a key. The same environment and key give the same bytes.
     """
     key = signing_key()
-    index = ctx.store.get_blob(release.shard(RELEASE).content)
+    index = ctx.store.bytes_of(release.shard(RELEASE))
     bill = bill_of(orjson.loads(index), sha256(index), upstream(ctx.store, release.digest))
     envelope = signed(statement({RELEASE: sha256(index), SBOM: sha256(bill)}), key)
     folder = ctx.workdir / KIND

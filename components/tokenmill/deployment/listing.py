@@ -111,7 +111,7 @@ def vouched_for(store: ArtifactStore, release: Manifest, trusted: Collection[str
     envelope = None
     if attestation:
         subjects[SBOM] = attestation.shard(SBOM).content
-        envelope = store.get_blob(attestation.shard(ATTESTATION).content)
+        envelope = store.bytes_of(attestation.shard(ATTESTATION))
     return check(where, subjects, envelope, trusted), attestation
 
 
