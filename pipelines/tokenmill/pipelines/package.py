@@ -82,7 +82,7 @@ def apply_profile(documents: list[Any], settings: dict[str, Any], registry: str 
         container = executor["container"]
         kind = container["image"].partition(":")[0].rpartition("/")[2]
         own = merge(settings.get("all", {}), settings.get("images", {}).get(kind, {}))
-        own = merge(own, settings.get("tasks", {}).get(name.removeprefix("exec-"), {}))
+        own = _added(own, settings.get("tasks", {}).get(name.removeprefix("exec-"), {}))
         if own.get("resources"):
             container["resources"] = own["resources"]
         if own.get("retry"):
@@ -100,6 +100,13 @@ def apply_profile(documents: list[Any], settings: dict[str, Any], registry: str 
             if executor in retries:
                 task["retryPolicy"] = retries[executor]
     return [spec, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": on_kubernetes}}}}]
+
+
+def _added(settings: Any, more: Any) -> Any:
+    """What a task has beyond others of its image: its lists go on where theirs end."""
+    if isinstance(settings, dict) and isinstance(more, dict):
+        return settings | {key: _added(settings.get(key), value) for key, value in more.items()}
+    return [*settings, *more] if isinstance(settings, list) else more
 
 
 def submit_package(
