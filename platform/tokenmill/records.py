@@ -16,6 +16,7 @@ import zstandard
 
 from tokenmill.errors import CorruptError
 from tokenmill.manifest import canonical
+from tokenmill.streams import Gap, Stream, unzstd
 
 JSONL = ".jsonl.zst"
 Record = dict[str, Any]
@@ -86,13 +87,20 @@ class LineWriter:
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The uncompressed lines of a JSONL.zst file, one at a time."""
+    """The uncompressed lines of a JSONL.zst file, one at a time.
+
+    Raises:
+        CorruptError: it is no zstd, or breaks off; after all lines before that.
+    """
     with path.open("rb") as raw:
-        try:
-            frames = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            yield from io.BufferedReader(frames, 1 << 20)
-        except zstandard.ZstdError as broken:
-            raise CorruptError(f"{path}: not a readable zstd stream ({broken}); restore it or rerun its step") from None
+        yield from io.BufferedReader(Stream(_pieces(path, raw)), 1 << 20)
+
+
+def _pieces(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
+    for piece in unzstd(raw, 1 << 16):
+        if isinstance(piece, Gap):
+            raise CorruptError(f"{path}: not a readable zstd stream ({piece.reason}); restore it or rerun its step")
+        yield piece
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
@@ -109,12 +117,22 @@ def read_lines_and_records(path: Path) -> Iterator[tuple[bytes, Record]]:
             raise CorruptError(f"{path} line {number}: not JSON ({broken})") from None
 
 
-def content_digest(path: Path) -> str:
-    """What a file *is*, whatever its compression or header order."""
-    if path.name.endswith(".safetensors"):
+def is_its_bytes(name: str) -> bool:
+    """Whether what a file of this name *is* are its very bytes: then its content is its sha256."""
+    return not name.endswith((".safetensors", ".zst"))
+
+
+def content_digest(path: Path, name: str = "") -> str:
+    """What a file *is*, whatever its compression or header order.
+
+    Args:
+        name: by which its format is told, where it is stored under another.
+    """
+    name = name or path.name
+    if name.endswith(".safetensors"):
         return _tensors_digest(path)
     digest = hashlib.sha256()
-    if path.name.endswith(".zst"):
+    if name.endswith(".zst"):
         for line in read_lines(path):
             digest.update(line)
     else:

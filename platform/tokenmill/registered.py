@@ -46,7 +46,5 @@ def is_document(shard: Shard) -> bool:
 def told(store: ArtifactStore, sources: Manifest, what: str) -> dict[str, Any]:
     """Source → what a sources manifest tells of it: the documents that were taken down, its crawl dump, its fields."""
     return {
-        s.name.split("/")[1]: orjson.loads(store.get_blob(s.blob))
-        for s in sources.shards
-        if s.name.startswith(f"{what}/")
+        s.name.split("/")[1]: orjson.loads(store.bytes_of(s)) for s in sources.shards if s.name.startswith(f"{what}/")
     }

@@ -89,7 +89,7 @@ class Opened:
             if self.compression == "gz":
                 yield from _gunzipped(raw)
             elif self.compression == "zst":
-                yield from _unzstd(raw)
+                yield from unzstd(raw)
             else:
                 while piece := raw.read(PIECE):
                     yield piece
@@ -184,10 +184,14 @@ def _next_member(raw: io.BufferedIOBase, data: bytes) -> bytes:
     return data[at:]
 
 
-def _unzstd(raw: io.BufferedIOBase) -> Iterator[bytes | Gap]:
-    """Every frame, each to its end: zstandard's stream reader takes a torn last frame for the whole of it."""
+def unzstd(raw: io.BufferedIOBase, piece_bytes: int = _ZSTD_PIECE) -> Iterator[bytes | Gap]:
+    """Every frame, each to its end: zstandard's stream reader takes a torn last frame for the whole of it.
+
+    Args:
+        piece_bytes: compressed bytes at a time. Of a file of our own they may be more: it is no bomb.
+    """
     frame = None
-    while rest := raw.read(_ZSTD_PIECE):
+    while rest := raw.read(piece_bytes):
         while rest:
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
             try:

@@ -332,3 +332,22 @@ def test_the_chart_names_the_image_that_the_platform_builds():
 
     values = yaml.safe_load((CHARTS / "inference/values.yaml").read_text())["fetch"]["image"]
     assert f"{values['repository']}:{values['tag']}" == images.DEPLOYER
+
+
+@pytest.mark.parametrize("mode", ["gpu", "pvc", "cpu"])
+def test_the_init_container_of_a_model_asks_for_a_signature_where_there_is_a_key(mode):
+    """An adapter is no release and cannot be signed; its digest is what it is held to."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    pem = (
+        Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    )
+    adapter = {"name": "poet", "uri": "store:", "digest": OTHER}
+    changes = {"fetch": {"publicKeys": pem}, "lora": {"adapters": [adapter]}}
+    asked = {
+        c["name"]: {e["name"]: e.get("value") for e in c["env"]}.get("TOKENMILL_PUBLIC_KEY")
+        for c in pod(mode, changes)["spec"]["initContainers"]
+    }
+    assert asked == {"model": pem, "adapter-poet": None}
+    assert not any(e["name"] == "TOKENMILL_PUBLIC_KEY" for c in pod(mode)["spec"]["initContainers"] for e in c["env"])

@@ -5,6 +5,7 @@ import json
 import pytest
 from rendered import HELMS, HelmRefused, render
 
+PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"
 BAD = [
     ("cpu", {"replicas": -1}, "replicas"),
     ("cpu", {"replicas": "two"}, "replicas"),
@@ -37,6 +38,8 @@ BAD = [
     ("cpu", {"canary": {"enabled": True, "model": {"uri": "s3://models/other"}}}, "canary.model.digest"),
     ("cpu", {"canary": {"analysis": {"probes": [{"prompt": "Hi"}]}}}, "expect"),
     ("cpu", {"lora": {"adapters": [{"name": "x", "uri": "store:"}]}}, "digest"),
+    ("cpu", {"fetch": {"publicKeys": "-----BEGIN PRIVATE KEY-----\nAA\n-----END PRIVATE KEY-----"}}, "publicKeys"),
+    ("hub", {"fetch": {"publicKeys": PUBLIC_KEY}}, "fetch.publicKeys: vLLM fetches an hf:// model by itself"),
     ("cpu", {"cache": {"type": "pvc"}}, "an unpinned model may not share a cache"),
     ("cpu", {"shmSize": "2G"}, "shmSize"),
     ("keda", {"model": {"digest": ""}}, "model.digest: give the digest"),

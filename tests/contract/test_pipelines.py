@@ -79,7 +79,11 @@ def test_trainers_get_accelerators_shared_memory_and_secrets_and_images_a_regist
 def test_prometheus_finds_every_pod_and_every_step_is_told_where_to_leave_its_numbers(package):
     for executor in package[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
         assert executor["podMetadata"]["labels"]["tokenmill.io/metrics"] == "true"
-        (told,) = [entry for entry in executor["configMapAsEnv"] if entry.get("optional")]
+        (told,) = [
+            entry
+            for entry in executor["configMapAsEnv"]
+            if entry.get("optional") and entry["configMapName"] == "tokenmill"
+        ]
         variables = {one["configMapKey"]: one["envVar"] for one in told["keyToEnv"]}
         assert variables == {"pushgateway": "TOKENMILL_PUSHGATEWAY", "metrics-port": "TOKENMILL_METRICS_PORT"}
 
@@ -275,3 +279,16 @@ def test_upload_makes_a_pipeline_that_is_not_there(kubeflow):
     with pytest.raises(ConfigError, match="did not take tokenmill-smoke-pico-cpu"):
         upload_package("smoke", "pico", "cpu", kubeflow.uri, None)
     assert ("POST", "/apis/v2beta1/pipelines/upload") in [(method, path) for method, path, _ in kubeflow.sent]
+
+
+def test_one_task_alone_holds_the_key_that_signs_releases(tmp_path):
+    for profile in ("cpu", "gpu"):
+        compile_package("lifecycle", "pico", profile, tmp_path / "package.yaml")
+        _, platform = yaml.safe_load_all((tmp_path / "package.yaml").read_text())
+        executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        holds = {name: [s["secretName"] for s in e["secretAsEnv"]] for name, e in executors.items()}
+        assert [name for name, secrets in holds.items() if "tokenmill-signing" in secrets] == ["exec-attest"]
+        assert holds["exec-attest"] == ["tokenmill-store", "tokenmill-signing"]
+        assert all(holds.values())
+        keys = [m for m in executors["exec-deploy"]["configMapAsEnv"] if m["configMapName"] == "tokenmill-release-keys"]
+        assert keys and keys[0]["optional"]

@@ -18,7 +18,8 @@ from rendered import needs_helm, render
 from tokenmill.deployment.fetch import fetch
 from tokenmill.deployment.prepare import prepare
 from tokenmill.deployment.publish import publish
-from tokenmill.deployment.release import pin, verify
+from tokenmill.deployment.release import pin
+from tokenmill.deployment.verify import verify
 from tokenmill.errors import CredentialsError, StoreError
 
 pytestmark = [pytest.mark.integration, needs_helm]
@@ -169,4 +170,4 @@ def test_a_release_is_fetched_by_the_name_that_mlflow_knows(tmp_path, monkeypatc
     monkeypatch.setenv("TOKENMILL_STORE", lab.store.uri)
     by_alias, by_version = (fetch(f"models:/chat{end}", "", tmp_path / "node") for end in ("@candidate", "/1"))
     assert by_alias == by_version == tmp_path / "node" / made.release.digest
-    assert verify(by_alias)["name"] == "internlm2-chat"
+    assert verify(by_alias).release["name"] == "internlm2-chat"

@@ -52,3 +52,21 @@ def test_a_torn_shard_is_one_clear_error(tmp_path):
     path.write_bytes(b"not zstd at all")
     with pytest.raises(CorruptError, match="not a readable zstd stream"):
         list(read_jsonl(path))
+
+
+@pytest.mark.parametrize("frame", [100, 1 << 20])
+def test_a_shard_cut_anywhere_inside_a_frame_is_never_taken_for_whole(tmp_path, monkeypatch, frame):
+    """A frame whose end is missing gives lines, and zstandard's own reader then says nothing."""
+    monkeypatch.setattr(records, "FRAME", frame)
+    path, torn = tmp_path / "a.jsonl.zst", tmp_path / "torn.jsonl.zst"
+    write_jsonl(path, ROWS)
+    data, ends, at = path.read_bytes(), {0}, 0
+    while at < len(data):  # where one frame ends and the next begins, by another decompressor
+        one = zstandard.ZstdDecompressor().decompressobj()
+        one.decompress(data[at:])
+        at = len(data) - len(one.unused_data)
+        ends.add(at)
+    for size in set(range(len(data))) - ends:
+        torn.write_bytes(data[:size])
+        with pytest.raises(CorruptError, match="not a readable zstd stream|not JSON"):
+            list(read_jsonl(torn))

@@ -154,10 +154,10 @@ def passed_verdict(store: ArtifactStore, what: str, tags: dict[str, str]) -> str
             f"{refused}no gate judged it (it is of kind {model.kind}). --force --reason WHY does it anyway"
         )
     verdict = store.get_manifest(tags[VERDICT_TAG])
-    pinned = orjson.loads(store.get_blob(model.shard("release.json").content))
+    pinned = orjson.loads(store.bytes_of(model.shard("release.json")))
     if pinned["verdict"]["content"] != verdict.content:
         raise InputError(f"{refused}the verdict {verdict.digest[:12]} that it is tagged with is about another release")
-    if not orjson.loads(store.get_blob(verdict.shard("verdict.json").content))["passed"]:
+    if not orjson.loads(store.bytes_of(verdict.shard("verdict.json")))["passed"]:
         raise InputError(f"{refused}the gate did not pass it (verdict {verdict.digest[:12]})")
     return verdict.digest
 

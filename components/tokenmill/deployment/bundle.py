@@ -4,9 +4,9 @@ import shutil
 
 import orjson
 
+from tokenmill.deployment.card import card
 from tokenmill.deployment.config import BundleConfig
 from tokenmill.deployment.release import CARD, pin
-from tokenmill.deployment.release import card as card_of
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, step
@@ -20,7 +20,7 @@ KINDS: dict[str, str | tuple[str, ...]] = {
 }
 
 
-@step("deployment.bundle", version=1, libraries=("safetensors",), kinds=KINDS)
+@step("deployment.bundle", version=2, libraries=("safetensors",), kinds=KINDS)
 def bundle(
     config: BundleConfig,
     weights: Manifest,
@@ -60,7 +60,8 @@ def bundle(
         max_position_embeddings=config.max_position_embeddings,
         stop_ids=Tokenizer.load(words).stop_ids,
     )
-    for source, names in ((words, [s.name for s in tokenizer.shards]), (ctx.files(verdict), ["verdict.md"])):
+    evidence = {words: [s.name for s in tokenizer.shards], ctx.files(verdict): ["verdict.json", "verdict.md"]}
+    for source, names in (evidence | {ctx.files(evaluation): ["evaluation.json"]}).items():
         for name in names:
             shutil.copyfile(source / name, folder / name)
     shape = orjson.loads((folder / "config.json").read_bytes())
@@ -74,7 +75,7 @@ def bundle(
         "rope_theta": shape["rope_theta"],
         "max_position_embeddings": shape["max_position_embeddings"],
     }
-    (folder / CARD).write_text(card_of(facts, shape["max_position_embeddings"], _parameters(ctx, weights)), "utf-8")
+    (folder / CARD).write_text(card(facts, shape, _parameters(ctx, weights)), "utf-8")
     pin(folder, facts)
     return ctx.write_files("release", folder, facts={"name": config.name, "weights": weights.content})
 

@@ -24,17 +24,29 @@ def bundle(
 
 
 @dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
+def attest(run: str, release: dsl.Input[dsl.Model], attestation: dsl.Output[dsl.Artifact]) -> None:
+    """An SBOM, and a signature where this task has a key."""
+    from tokenmill.steps import run_component
+
+    run_component("deployment.attest", run, inputs={"release": release}, outputs={"output": attestation})
+
+
+@dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
 def register_release(
     run: str,
     alias: str,
     release: dsl.Input[dsl.Model],
     verdict: dsl.Input[dsl.Artifact],
+    attestation: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
 ) -> None:
     """The release as a version in the model registry, under an alias."""
     from tokenmill.steps import run_component
 
-    inputs, config = {"model": release, "verdict": verdict}, {"role": "chat", "alias": alias}
+    inputs, config = (
+        {"model": release, "verdict": verdict, "attestation": attestation},
+        {"role": "chat", "alias": alias},
+    )
     run_component("deployment.register", run, inputs=inputs, outputs={"output": registration}, config=config)
 
 

@@ -22,6 +22,10 @@ class BundleConfig(StepConfig):
     )
 
 
+class AttestConfig(StepConfig):
+    """An SBOM and a signature. The key comes from the environment and is never here."""
+
+
 class RegisterConfig(StepConfig):
     """A version in the model registry."""
 
@@ -60,6 +64,7 @@ with warnings.catch_warnings():
         """The section `deployment` of a preset."""
 
         bundle: BundleConfig = BundleConfig()
+        attest: AttestConfig = AttestConfig()
         register: RegisterConfig = RegisterConfig()
         deploy: DeployConfig = DeployConfig()
         promote: PromoteConfig = PromoteConfig()

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenmill.deployment.config import DeployConfig
+from tokenmill.deployment.listing import vouched_for
 from tokenmill.deployment.register import REGISTRATION
-from tokenmill.deployment.release import RELEASE, verify
+from tokenmill.deployment.release import RELEASE
+from tokenmill.deployment.signing import trusted_keys
+from tokenmill.deployment.verify import verify
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, effect
@@ -31,7 +34,8 @@ def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx:
             f"{release.digest[:12]}: deploy what is registered"
         )
     folder = ctx.files(release)
-    verify(folder, expected=release.shard(RELEASE).blob)
+    verify(folder, expected=release.shard(RELEASE).content)
+    vouched_for(ctx.store, release, trusted_keys())
     began = time.monotonic()
     available, reason = serving_available()
     found: dict[str, Any] = {"served": False, "ok": False, "reason": reason}

@@ -3,158 +3,48 @@
 python -m tokenmill.deployment.fetch URI --digest SHA256 --into FOLDER     prints the folder that an engine may serve
 python -m tokenmill.deployment.fetch URI --digest SHA256                   verifies a mounted folder where it lies
 
-URI                          digest                          files are listed by
-models:/name@alias, …/3      the version's manifest          the manifest in TOKENMILL_STORE
-store:                       the manifest                    the same, without asking the registry
-s3://bucket/folder           sha256 of its release.json      release.json
-file:///folder               sha256 of its release.json      release.json
-
-The digest decides; a registry that is away, or whose alias has moved on, costs a warning and never a restart. Pods that
-share FOLDER wait for the one that fetches; what it had fetched when it was killed is not fetched again.
+`tokenmill.deployment.listing` says what URIs there are. Where TOKENMILL_PUBLIC_KEY holds keys, one of them must have signed
+the release. Pods that share FOLDER wait for the one that fetches; what it had fetched when it was killed is not fetched again.
 """
 
 import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-import orjson
 import typer
 
-from tokenmill.deployment.release import RELEASE, sha256_of
-from tokenmill.errors import CorruptError, InputError, StoreError, UserError, told_in_one_line
+from tokenmill.deployment.listing import Listing, Wanted, listing
+from tokenmill.deployment.release import sha256_of
+from tokenmill.deployment.signing import PUBLIC_KEY, trusted_keys
+from tokenmill.errors import CorruptError, InputError, StoreError, told_in_one_line
 from tokenmill.logs import Log
-from tokenmill.manifest import Manifest, Shard
 from tokenmill.records import content_digest
-from tokenmill.store import ArtifactStore, open_store
-from tokenmill.store.backend import Backend, NotFoundError, check_key, open_backend
-from tokenmill.store.layout import blob_key
+from tokenmill.store.backend import Backend
 from tokenmill.store.local import LocalBackend
 
 CHUNK = 8 << 20
 SIDE_BY_SIDE = 4
-UNPINNED = "unpinned"
 log = Log({"program": "fetch"})
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """One file: its name in the release, where it lies, and what it must be."""
-
-    name: str
-    key: str
-    sha256: str
-    size: int
-    content: str = ""
-    """Of tensors whose bytes nothing pins: what they are, which the digest covers."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a digest names: every file of the release, and where to fetch them."""
-
-    digest: str
-    backend: Backend
-    files: tuple[Wanted, ...]
-
-
-def listing(uri: str, digest: str) -> Listing:
-    """The files that `digest` names.
-
-    Args:
-        uri: see the module.
-        digest: 64 hexadecimal digits; empty takes whatever is there, which only a trial should.
-
-    Raises:
-        InputError: `uri` names nothing that can be fetched.
-        CorruptError: what lies there is not what `digest` names.
-    """
-    if uri.startswith("models:/") or uri == "store:":
-        return _of_manifest(_registered(uri, digest) if uri != "store:" else digest)
-    if uri.startswith(("s3://", "file:///")):
-        return _of_folder(uri, digest)
-    raise InputError(f"model URI {uri!r} is none of models:/name@alias, models:/name/3, store:, s3://…, file:///…")
-
-
-def _registered(uri: str, digest: str) -> str:
-    """The digest that the registry names; a pinned one stands, whatever the registry says or does not say."""
-    from tokenmill.tracking import Registry
-
-    try:
-        found = Registry(open_store()).resolve_model(uri)
-    except UserError as unknown:
-        if not digest:
-            raise
-        log.warning("the registry did not confirm the digest", uri=uri, digest=digest, reason=str(unknown))
-        return digest
-    if digest and found != digest:
-        if "@" not in uri:  # a version never changes, so one of the two was written wrongly
-            raise CorruptError(f"{uri} is {found}, the values pin {digest}: correct the version or the digest")
-        log.warning("the alias has moved on; the pinned digest is served", uri=uri, digest=digest, alias=found)
-    return digest or found
-
-
-def _of_manifest(digest: str) -> Listing:
-    if not digest:
-        raise InputError("store: names a release by its digest: give one")
-    store = open_store()
-    manifest = store.get_manifest(digest)
-    pinned = _pinned(store, manifest)
-    return Listing(digest, store.backend, tuple(_wanted(shard, pinned) for shard in manifest.shards))
-
-
-def _pinned(store: ArtifactStore, manifest: Manifest) -> dict[str, str]:
-    """Name → sha256 by the manifest's own release.json; empty for what is no release, such as an adapter."""
-    index = next((shard for shard in manifest.shards if shard.name == RELEASE), None)
-    if index is None:
-        return {}
-    data = store.backend.get(blob_key(index.blob))
-    if hashlib.sha256(data).hexdigest() != index.content:
-        raise CorruptError(f"{RELEASE} of {manifest.digest} is not the one that the digest covers: restore that object")
-    return {name: file["sha256"] for name, file in orjson.loads(data)["files"].items()}
-
-
-def _wanted(shard: Shard, pinned: dict[str, str]) -> Wanted:
-    """A manifest's digest covers what a file is (`content`), not how it is stored (`blob`): only the first is trusted."""
-    key = blob_key(shard.blob)
-    if not shard.name.endswith((".safetensors", ".zst")):  # then its content is its bytes
-        return Wanted(shard.name, key, shard.content, shard.size)
-    if shard.name in pinned:
-        return Wanted(shard.name, key, pinned[shard.name], shard.size)
-    return Wanted(shard.name, key, shard.blob, shard.size, shard.content)
-
-
-def _of_folder(uri: str, digest: str) -> Listing:
-    backend = open_backend(uri)
-    try:
-        index = backend.get(RELEASE)
-    except NotFoundError:
-        raise InputError(
-            f"{uri} is no release: it has no {RELEASE} (python -m tokenmill.deployment.publish makes one)"
-        ) from None
-    found = hashlib.sha256(index).hexdigest()
-    if digest and found != digest:
-        raise CorruptError(f"{uri}/{RELEASE} is {found}, the values pin {digest}: pin what is there, or restore it")
-    pinned = orjson.loads(index)["files"]
-    files = [Wanted(name, check_key(name), file["sha256"], file["size"]) for name, file in sorted(pinned.items())]
-    return Listing(found, backend, (*files, Wanted(RELEASE, RELEASE, found, len(index))))
-
-
-def fetch(uri: str, digest: str, into: Path) -> Path:
+def fetch(uri: str, digest: str, into: Path, trusted: Collection[str] = ()) -> Path:
     """A folder under `into` that holds exactly the files which `digest` names, each verified now.
 
+    Args:
+        trusted: ids of public keys, one of which must have signed; empty: signatures are not asked for.
+
     Raises:
-        CorruptError: bytes that are not what they should be; nothing of them stays.
+        CorruptError: bytes that are not what they should be, or that nobody signed; nothing of them stays.
         StoreError: no space, or a store that does not answer.
     """
-    wanted = listing(uri, digest)
+    wanted = listing(uri, digest, trusted)
     into.mkdir(parents=True, exist_ok=True)
     folder = into / wanted.digest
     with _alone(into / f".{wanted.digest}.lock"):
@@ -233,9 +123,9 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def verify_in_place(uri: str, digest: str) -> Path:
+def verify_in_place(uri: str, digest: str, trusted: Collection[str] = ()) -> Path:
     """The folder of a mounted release, all of whose bytes are what `digest` names."""
-    wanted = listing(uri, digest)
+    wanted = listing(uri, digest, trusted)
     if not isinstance(wanted.backend, LocalBackend):
         raise InputError(f"{uri} lies elsewhere: say where to keep it (--into)")
     folder = Path(unquote(urlsplit(uri).path))
@@ -249,10 +139,14 @@ def main(
     digest: Annotated[str, typer.Option(help="what must lie there; empty: whatever does")] = "",
     into: Annotated[Path | None, typer.Option(help="the node's folder of models")] = None,
     link: Annotated[Path | None, typer.Option(help="symbolic link to set on the folder, for an unpinned model")] = None,
+    public_key: Annotated[
+        str, typer.Option(envvar=PUBLIC_KEY, help="file of public keys, or their PEM; one must have signed")
+    ] = "",
 ) -> None:
     """Fetch a released model, or verify a mounted one; print its folder."""
     with told_in_one_line():
-        folder = fetch(uri, digest, into) if into else verify_in_place(uri, digest)
+        keys = trusted_keys(public_key)
+        folder = fetch(uri, digest, into, keys) if into else verify_in_place(uri, digest, keys)
         if link:
             fresh = link.with_name(f".{link.name}.{os.getpid()}")
             fresh.symlink_to(folder)

@@ -18,7 +18,7 @@ Action = Literal["promoted", "kept", "rolled back"]
 
 @effect(
     "deployment.promote",
-    version=1,
+    version=2,
     needs_registry=True,
     kinds={"registration": "registration", "deployment": "deployment"},
 )

@@ -1,16 +1,23 @@
-"""A release folder into a bucket, from where a cluster fetches it: for clusters whose store is not the one it was made in.
+"""A release folder into a bucket, from where a cluster fetches it, and its signature there: for clusters whose store is
+not the one it was made in.
 
 python -m tokenmill.deployment.publish FOLDER s3://bucket/folder       prints the digest to pin
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenmill.deployment.release import RELEASE, sha256_of, verify
+from tokenmill.deployment.attestation import resigned
+from tokenmill.deployment.release import ATTESTATION, BESIDE, RELEASE
+from tokenmill.deployment.verify import verify
 from tokenmill.errors import told_in_one_line
+from tokenmill.manifest import sha256
 from tokenmill.store.backend import open_backend
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 def publish(folder: Path, uri: str) -> str:
@@ -22,11 +29,20 @@ def publish(folder: Path, uri: str) -> str:
     Raises:
         CorruptError: the folder is not the release that it claims to be.
     """
-    pinned, backend = verify(folder), open_backend(uri)
-    for name in sorted(pinned["files"]):
+    found, backend = verify(folder), open_backend(uri)
+    beside = [name for name in BESIDE if (folder / name).is_file()]
+    for name in (*sorted(found.release["files"]), *beside, RELEASE):
         backend.put(name, folder / name)
-    backend.put(RELEASE, folder / RELEASE)
-    return sha256_of(folder / RELEASE)
+    return found.digest
+
+
+def sign_folder(uri: str, key: "Ed25519PrivateKey") -> None:
+    """Sign the release in a folder or bucket, beside whoever signed it before. Its bytes are the caller's to verify."""
+    backend = open_backend(uri)
+    found = {name: backend.get(name) for name in (RELEASE, *BESIDE) if backend.exists(name)}
+    envelope = found.pop(ATTESTATION, None)
+    subjects = {name: sha256(data) for name, data in found.items()}
+    backend.put(ATTESTATION, resigned(uri, subjects, envelope, key))
 
 
 def main(

@@ -2,6 +2,7 @@
 
 from tokenmill.deployment.alias import VERDICT_TAG, actor, move
 from tokenmill.deployment.config import RegisterConfig
+from tokenmill.deployment.release import SBOM
 from tokenmill.errors import InputError
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
@@ -14,25 +15,31 @@ REGISTRATION = "registration.json"
 
 @effect(
     "deployment.register",
-    version=1,
+    version=2,
     needs_registry=True,
-    kinds={"model": ("release", "weights"), "verdict": "verdict"},
+    kinds={"model": ("release", "weights"), "verdict": "verdict", "attestation": "attestation"},
 )
-def register(config: RegisterConfig, model: Manifest, verdict: Manifest | None, ctx: StepContext) -> Draft:
+def register(
+    config: RegisterConfig, model: Manifest, verdict: Manifest | None, attestation: Manifest | None, ctx: StepContext
+) -> Draft:
     """Register a release, or the weights of a base or reward model; the same digest is the same version for ever.
 
     A release is registered only with the verdict that let it pass; weights also with one that refused
-    them. The pin keeps it, its ancestors and all their blobs from garbage collection.
+    them. The pins keep it, its attestation, its ancestors and all their blobs from garbage collection.
     """
     tags = {"tokenmill.role": config.role, "tokenmill.kind": model.kind} | _origin_tags(model, ctx)
     if model.kind == "release":
         tags |= _gate_tags(model, verdict, ctx)
+    if attestation:
+        tags |= _attestation_tags(model, attestation)
     registry = Registry(ctx.store)
     name = config.name or registered_name(config.role, ctx.run)
     if verdict and model.kind == "weights":
         tags |= _judged_tags(model, verdict, ctx)
     version = registry.register_model(name, model, run=ctx.run, tags=tags)
     ctx.store.pin(f"models/{name}/{version}", model.digest)
+    if attestation:
+        ctx.store.pin(f"attestations/{model.digest}", attestation.digest)
     if config.alias:
         who = f"{actor()}, run {ctx.run.key}"
         move(registry, name, config.alias, version, action="registered", why="it was registered", who=who)
@@ -47,6 +54,13 @@ def register(config: RegisterConfig, model: Manifest, verdict: Manifest | None, 
         "verdict": verdict.content if verdict else None,
     }
     return ctx.write_json("registration", REGISTRATION, value, counts={"version": int(version)})
+
+
+def _attestation_tags(release: Manifest, attestation: Manifest) -> dict[str, str]:
+    if release.digest not in attestation.parents.get("release", ()):
+        raise InputError(f"attestation {attestation.digest[:12]} is about another release than {release.digest[:12]}")
+    by = " ".join(attestation.facts["signed_by"])
+    return {"release.sbom": attestation.shard(SBOM).content, "release.signed_by": by or "nobody"}
 
 
 def _origin_tags(model: Manifest, ctx: StepContext) -> dict[str, str]:

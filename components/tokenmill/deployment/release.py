@@ -1,22 +1,21 @@
-"""A release folder: its pinned contents (release.json), its card, and how a server verifies it before it serves.
-
-python -m tokenmill.deployment.release FOLDER      verify a folder: exit code 0, or 2 and what differs
-"""
+"""A release folder: its contents, pinned by release.json."""
 
 import hashlib
 import mmap
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from tokenmill.errors import CorruptError, InputError
+from tokenmill.errors import CorruptError
 from tokenmill.manifest import Frozen, canonical
 
 RELEASE, CARD = "release.json", "README.md"
+ATTESTATION, SBOM = "release.intoto.json", "sbom.cdx.json"
+BESIDE = (ATTESTATION, SBOM)
+"""Files that may lie beside a release, and are what `tokenmill.deployment.attestation` is about: not pinned, but vouching."""
 
 
 class PinnedFile(Frozen):
@@ -60,41 +59,22 @@ def pin(folder: Path, facts: dict[str, Any]) -> None:
     release = Release(
         **facts,
         files={name: PinnedFile(sha256=sha256_of(path), size=path.stat().st_size) for name, path in _files(folder)},
-        tensors=dict(tensor_digests(folder / "model.safetensors")),
+        tensors={n: digest for path in sorted(folder.glob("*.safetensors")) for n, digest in tensor_digests(path)},
     )
     text = orjson.dumps(release.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
     (folder / RELEASE).write_bytes(text)
 
 
-def verify(folder: Path, expected: str | None = None) -> dict[str, Any]:
-    """The pinned facts of a release whose files are exactly those it pins; names the first ones that are not.
+def parse(data: bytes, where: str) -> dict[str, Any]:
+    """What a release.json says.
 
-    Args:
-        folder: as fetched; nothing else may lie in it.
-        expected: sha256 of release.json itself, where the caller knows it from the registry.
+    Raises:
+        CorruptError: it is none.
     """
-    pinned = read(folder)
-    if expected and sha256_of(folder / RELEASE) != expected:
-        raise CorruptError(f"{folder / RELEASE} is not the one that was registered: fetch the release again")
-    here = dict(_files(folder))
-    wrong = [f"{name} is missing" for name in sorted(pinned["files"].keys() - here.keys())]
-    wrong += [f"{name} is not part of the release" for name in sorted(here.keys() - pinned["files"].keys())]
-    wrong += [
-        f"{name} has sha256 {found[:12]}…, pinned is {pinned['files'][name]['sha256'][:12]}…"
-        for name in sorted(here.keys() & pinned["files"].keys())
-        if (found := sha256_of(here[name])) != pinned["files"][name]["sha256"]
-    ]
-    if wrong:
-        raise CorruptError(f"{folder} is not the release that it claims to be: {'; '.join(wrong[:3])}. Fetch it again")
-    return pinned
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """What a release folder says of itself, unverified."""
-    path = folder / RELEASE
-    if not path.is_file():
-        raise InputError(f"{folder} is no release: it has no {RELEASE}")
-    return dict(orjson.loads(path.read_bytes()))
+    try:
+        return Release.model_validate(orjson.loads(data)).model_dump(mode="json")
+    except (ValueError, ValidationError):
+        raise CorruptError(f"{where}/{RELEASE} is damaged: fetch the release again") from None
 
 
 def sha256_of(path: Path) -> str:
@@ -115,52 +95,8 @@ def tensor_digests(path: Path) -> Iterator[tuple[str, str]]:
             yield name, digest.hexdigest()
 
 
-def card(facts: dict[str, Any], context: int, parameters: int) -> str:
-    """The model card: what it is, how to serve it, what was measured, what it was trained on."""
-    lines = [
-        f"# {facts['name']}",
-        "",
-        f"{parameters:,} parameters, context {context:,} tokens. InternLM2 in LLaMA's layout: vLLM serves it and",
-        "transformers reads it without `trust_remote_code`.",
-        "",
-        "```",
-        "python -m tokenmill.deployment.release .        # is it what was released?",
-        "vllm serve . --dtype float32",
-        "```",
-        "",
-        "## Measured",
-        "",
-        "| suite | metric | value | 95% interval | n |",
-        "|---|---|---|---|---|",
-    ]
-    for name, suite in sorted(facts["evaluation"]["suites"].items()):
-        interval = f"{_number(suite['ci_low'])} – {_number(suite['ci_high'])}"
-        lines.append(f"| {name} | {suite['metric']} | {_number(suite['value'])} | {interval} | {suite['n']} |")
-    lines += ["", f"The gate passed it: {facts['verdict']['checks']} checks, see [verdict.md](verdict.md).", ""]
-    if facts["lineage"]:
-        lines += ["## Trained on", "", "| source | licence | origin |", "|---|---|---|"]
-        sources = {(s["name"], s["licence"], s["origin"]) for s in facts["lineage"]["sources"]}
-        lines += [f"| {' | '.join(source)} |" for source in sorted(sources)]
-        lines += ["", "| training set | kind | digest |", "|---|---|---|"]
-        lines += [f"| {s['step']} | {s['kind']} | `{s['digest'][:12]}` |" for s in facts["lineage"]["sets"]]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != RELEASE:
+        if path.is_file() and name not in (RELEASE, *BESIDE):
             yield name, path
-
-
-if __name__ == "__main__":
-    try:
-        found = verify(Path(sys.argv[1]))
-    except (CorruptError, InputError) as refused:
-        sys.stderr.write(f"tokenmill: {refused}\n")
-        sys.exit(2)
-    sys.stdout.write(f"{found['name']}: {len(found['files'])} files, {len(found['tensors'])} tensors as released\n")

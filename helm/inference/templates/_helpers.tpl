@@ -112,6 +112,9 @@ app.kubernetes.io/part-of: tokenmill
 {{- if and (eq $v.model.uri "store:") (not $v.model.digest) }}
 {{- fail "model.digest: `store:` names a model by its digest alone: give it" }}
 {{- end }}
+{{- if and $v.fetch.publicKeys (hasPrefix "hf://" $v.model.uri) }}
+{{- fail "fetch.publicKeys: vLLM fetches an hf:// model by itself, and nothing verifies it: bring it into the store, or ask for no signature" }}
+{{- end }}
 {{- if and $v.model.unpinned (not $v.model.digest) (ne $v.cache.type "emptyDir") }}
 {{- fail "cache.type: an unpinned model may not share a cache: use emptyDir, or give model.digest" }}
 {{- end }}

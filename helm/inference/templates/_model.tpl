@@ -53,6 +53,9 @@ env:
     valueFrom: {secretKeyRef: {name: {{ $root.Values.store.secret }}, key: {{ $key }}}}
   {{- end }}
   {{- end }}
+  {{- if and $root.Values.fetch.publicKeys (eq .name "model") }}
+  - {name: TOKENMILL_PUBLIC_KEY, value: {{ $root.Values.fetch.publicKeys | quote }}}
+  {{- end }}
   {{- with $root.Values.fetch.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

@@ -52,6 +52,7 @@ def main() -> None:
         planning,
         promoting,
         ranking,
+        releasing,
         running,
         serving,
         tokenizing,

@@ -67,7 +67,8 @@ def load_profile(name: str) -> dict[str, Any]:
 def apply_profile(documents: list[Any], settings: dict[str, Any], registry: str | None) -> list[Any]:
     """Put resources, Secrets, tolerations, images and retries on what a compiled package starts, and KFP's cache off.
 
-    A profile speaks of images (`trainer`, `curation`…), because what a task needs follows from what runs in it. Its
+    A profile speaks of images (`trainer`, `curation`…), because what a task needs follows from what runs in it; of single
+    `tasks` it speaks where one alone may hold a Secret. Its
     `kubernetes` parts are kfp-kubernetes' own executor config, and checked as such; its `retry` is a task's `retryPolicy`.
     It is no part of the pipeline, so a run on a laptop fails at once.
     """
@@ -81,6 +82,7 @@ def apply_profile(documents: list[Any], settings: dict[str, Any], registry: str 
         container = executor["container"]
         kind = container["image"].partition(":")[0].rpartition("/")[2]
         own = merge(settings.get("all", {}), settings.get("images", {}).get(kind, {}))
+        own = _added(own, settings.get("tasks", {}).get(name.removeprefix("exec-"), {}))
         if own.get("resources"):
             container["resources"] = own["resources"]
         if own.get("retry"):
@@ -98,6 +100,13 @@ def apply_profile(documents: list[Any], settings: dict[str, Any], registry: str 
             if executor in retries:
                 task["retryPolicy"] = retries[executor]
     return [spec, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": on_kubernetes}}}}]
+
+
+def _added(settings: Any, more: Any) -> Any:
+    """What a task has beyond others of its image: its lists go on where theirs end."""
+    if isinstance(settings, dict) and isinstance(more, dict):
+        return settings | {key: _added(settings.get(key), value) for key, value in more.items()}
+    return [*settings, *more] if isinstance(settings, list) else more
 
 
 def submit_package(

@@ -309,7 +309,7 @@ def evaluation(
     )
 
 
-@dsl.pipeline(name="deployment", description="Bundle, register, serve with vLLM, smoke test, promote.")
+@dsl.pipeline(name="deployment", description="Bundle, attest, register, serve with vLLM, smoke test, promote.")
 def deployment(
     run: str,
     alias: str,
@@ -330,9 +330,10 @@ def deployment(
         verdict=verdict,
         training_sets=training_sets,
     ).outputs["release"]
-    registration = deployment_tasks.register_release(run=run, alias=alias, release=release, verdict=verdict).outputs[
-        "registration"
-    ]
+    attestation = deployment_tasks.attest(run=run, release=release).outputs["attestation"]
+    registration = deployment_tasks.register_release(
+        run=run, alias=alias, release=release, verdict=verdict, attestation=attestation
+    ).outputs["registration"]
     deployment_tasks.register_weights(run=run, role="base", alias=alias, weights=base)
     deployment_tasks.register_weights(run=run, role="reward", alias=alias, weights=reward_model)
     served = deployment_tasks.deploy(run=run, go=deploy, release=release, registration=registration)

@@ -214,7 +214,7 @@ def _json(store: ArtifactStore, manifest: Manifest, kind: str) -> list[dict[str,
     for shard in manifest.shards if manifest.kind == kind else ():
         if shard.name.endswith(".json") and shard.size <= _LARGEST_JSON:
             try:
-                value = orjson.loads(store.get_blob(shard.blob))
+                value = orjson.loads(store.bytes_of(shard))
             except (UserError, orjson.JSONDecodeError):
                 continue
             if isinstance(value, dict):

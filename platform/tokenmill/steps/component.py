@@ -98,7 +98,7 @@ def write_pointer(store: ArtifactStore, manifest: Manifest, artifact: Any) -> No
     pointer = {"digest": manifest.digest, "store": store.uri, "kind": manifest.kind}
     path = Path(artifact.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(store.get_blob(page.blob) if page else orjson.dumps(pointer))
+    path.write_bytes(store.bytes_of(page) if page else orjson.dumps(pointer))
     artifact.metadata.update(pointer | {f"count.{name}": value for name, value in manifest.counts.items()})
 
 

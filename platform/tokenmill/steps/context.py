@@ -217,7 +217,7 @@ class StepContext:
 
     def read_json(self, manifest: Manifest, name: str) -> Any:
         """A JSON document that an artifact holds."""
-        return orjson.loads(self.store.get_blob(manifest.shard(name).blob))
+        return orjson.loads(self.store.bytes_of(manifest.shard(name)))
 
     # ---- telling -------------------------------------------------------------------------------------------------
 
@@ -243,13 +243,13 @@ def store_file(store: ArtifactStore, path: Path, name: str, records: int = 0) ->
 
 
 def materialise(store: ArtifactStore, manifest: Manifest, folder: Path) -> Path:
-    """Lay an artifact's files into `folder` under their own names, verified as stored."""
+    """Lay an artifact's files into `folder` under their own names, each as the manifest's digest covers it."""
     for shard in manifest.shards:
         target = folder / shard.name
         if not target.resolve().is_relative_to(folder.resolve()):
             raise CorruptError(f"{manifest.kind} {manifest.digest[:12]}: file name {shard.name!r} leaves its folder")
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(store.blob_path(shard.blob), target)
+        shutil.copyfile(store.path_of(shard), target)
     return folder
 
 
@@ -267,6 +267,10 @@ class _Sifted:
     reasons: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
     first_reject: str = ""
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return (*((self.kept,) if self.kept else ()), *self.aside)
 
     def to_json(self) -> bytes:
         shards = {"kept": self.kept and self.kept.model_dump(), "aside": [s.model_dump() for s in self.aside]}
@@ -317,7 +321,9 @@ class _Aside:
 def _sift_shard(job: _ShardJob) -> _Sifted:
     store = open_store(job.store_uri)
     if job.marker and store.backend.exists(job.marker):
-        return _Sifted.from_json(store.backend.get(job.marker))
+        done = _Sifted.from_json(store.backend.get(job.marker))
+        if not store.missing(done.shards):
+            return done
     aside, read = _Aside(), 0
     with scratch() as workdir:
         kept = OpenShard(job.shard.name, workdir / "shards" / job.shard.name)

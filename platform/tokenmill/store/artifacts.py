@@ -15,6 +15,7 @@ import orjson
 
 from tokenmill.errors import ConfigError, CorruptError, StoreError
 from tokenmill.manifest import Manifest, Shard, canonical
+from tokenmill.records import content_digest, is_its_bytes
 from tokenmill.store import layout
 from tokenmill.store.backend import Backend, NotFoundError, open_backend
 from tokenmill.store.guard import wait_until_spared
@@ -40,6 +41,7 @@ class ArtifactStore:
         self.backend = backend
         self.cache = cache
         """Where blobs of a remote store are kept; by default TOKENMILL_CACHE or ~/.cache/tokenmill."""
+        self._contents: dict[tuple[str, str], str] = {}  # blob and name → content, of blobs that were found to be right
         self._verified: dict[str, tuple[int, int]] = {}  # sha → size and time of the file that was found to be right
 
     def __reduce__(self) -> tuple[type, tuple[Backend, Path | None]]:
@@ -105,6 +107,32 @@ class ArtifactStore:
         if not self.backend.exists(layout.blob_key(sha)):
             raise NotFoundError(f"blob {sha} is not in {self.uri}: rerun the step that makes it")
         raise self._corrupt(sha)
+
+    def path_of(self, shard: Shard) -> Path:
+        """A local read-only file with a shard's bytes, held to both of its digests.
+
+        A manifest's digest covers what a shard is (`content`), not how it is stored (`blob`): whoever writes to the store
+        could name another blob. Of tensors and compressed records all bytes are read again for it, once per process.
+
+        Raises:
+            CorruptError: the blob is sound, and not what the manifest's digest covers.
+        """
+        path = self.blob_path(shard.blob)
+        if is_its_bytes(shard.name):
+            content = shard.blob
+        else:
+            content = self._contents.get((shard.blob, shard.name)) or content_digest(path, shard.name)
+            self._contents[shard.blob, shard.name] = content
+        if content != shard.content:
+            raise CorruptError(
+                f"{shard.name}: blob {shard.blob[:12]} is {content[:12]}, but its manifest's digest covers "
+                f"{shard.content[:12]}: somebody changed the manifest; restore it, or rerun its step"
+            )
+        return path
+
+    def bytes_of(self, shard: Shard) -> bytes:
+        """As `path_of`, the bytes themselves."""
+        return self.path_of(shard).read_bytes()
 
     def missing(self, shards: Iterable[Shard]) -> list[Shard]:
         """The shards whose blob is not in the store with its full size."""

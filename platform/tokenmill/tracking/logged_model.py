@@ -35,7 +35,7 @@ def write_model(store: ArtifactStore, manifest: Manifest, folder: Path, model_id
     for source in (manifest, _tokenizer(lineage)):
         for shard in source.shards if source else ():
             if shard.name in {*_CONFIG, *_TOKENIZER}:
-                (folder / shard.name).write_bytes(store.get_blob(shard.blob))
+                (folder / shard.name).write_bytes(store.bytes_of(shard))
     (folder / CARD).write_text("\n".join(_card(store, lineage, form, model_id)) + "\n", "utf-8")
     _write_mlmodel(store, folder, form, model_id)
 

@@ -91,7 +91,7 @@ def identity_of(document_id: str) -> int:
 
 def read_documents(store: ArtifactStore, manifest: Manifest) -> Documents:
     """The documents of a tokens artifact; their ids stay where the store has them, and are read when they are needed."""
-    dtype = orjson.loads(store.get_blob(manifest.shard(META).blob))["dtype"]
+    dtype = orjson.loads(store.bytes_of(manifest.shard(META)))["dtype"]
     names = [shard.name.removesuffix(DOCUMENTS) for shard in manifest.shards if shard.name.endswith(DOCUMENTS)]
     names.sort(key=PurePosixPath)
     shards = [manifest.shard(name + TOKENS) for name in names]

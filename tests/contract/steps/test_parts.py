@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tokenmill.records import read_jsonl
+from tokenmill.records import read_jsonl, write_jsonl
 from tokenmill.steps import Drop, Keep, Reject
-from tokenmill.steps.context import scratch
+from tokenmill.steps.context import _ShardJob, _sift_shard, scratch, store_file
 from tokenmill.steps.partitions import Partitions, PartJob, Tally, sift_part
 from tokenmill.store import open_store
 
@@ -36,6 +36,25 @@ def test_a_finished_part_is_not_done_again_and_a_lost_one_is(store):
     gone = first.kept["type=web/lang=en"][1].blob
     store.backend.delete(f"blobs/{gone[:2]}/{gone}")
     assert sift_part(job(store), scratch) == first and len(CALLS) == 2
+    assert not store.missing(first.shards)
+
+
+def keep_and_drop(record):
+    CALLS.append(str(record["n"]))
+    return Drop("five", record, record["n"], 0) if record["n"] % 5 == 0 else Keep(record)
+
+
+@pytest.mark.parametrize("lost", ["kept", "aside"])
+def test_a_finished_shard_is_not_done_again_and_one_whose_output_is_gone_is(store, tmp_path, lost):
+    """An attempt that was killed left a marker; collection may have taken since what it speaks of."""
+    write_jsonl(tmp_path / "in.jsonl.zst", [{"n": n} for n in range(1, 20)])
+    shard = store_file(store, tmp_path / "in.jsonl.zst", "in.jsonl.zst")
+    todo = _ShardJob(store.uri, shard, keep_and_drop, "work/key/shards/a.json")
+    first = _sift_shard(todo)
+    assert _sift_shard(todo) == first and len(CALLS) == 19
+    gone = first.kept.blob if lost == "kept" else first.aside[0].blob
+    store.backend.delete(f"blobs/{gone[:2]}/{gone}")
+    assert _sift_shard(todo) == first and len(CALLS) == 38
     assert not store.missing(first.shards)
 
 

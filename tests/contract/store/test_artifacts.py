@@ -8,11 +8,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
+from safetensors.numpy import save_file
 
 from tokenmill.errors import CorruptError, InputError, StoreError
 from tokenmill.manifest import Draft, Manifest, Shard, canonical
+from tokenmill.records import write_jsonl
+from tokenmill.steps.context import materialise, store_file
 from tokenmill.store import ArtifactStore, Backend, NotFoundError, open_store
 from tokenmill.store.artifacts import FRESH_S
 from tokenmill.store.local import LocalBackend
@@ -54,6 +58,34 @@ def test_a_missing_blob_and_a_wrong_digest_are_refused(store: ArtifactStore) -> 
             read(sha(b"never stored"))
         with pytest.raises(StoreError, match="64 hexadecimal"):
             read("../../../etc/passwd")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.zst", "a.safetensors"])
+def test_a_sound_blob_that_a_manifest_does_not_cover_is_refused(store: ArtifactStore, tmp_path: Path, name) -> None:
+    """Planted: somebody put another blob's sha256 into a stored manifest, whose digest that leaves as it was."""
+    right, wrong = (made_file(tmp_path / side, name, side) for side in ("right", "wrong"))
+    shard = store_file(store, right, name)
+    manifest = Manifest.issue(Draft(kind="thing", shards=(shard,)), parents={}, step="test.made", version=1, config={})
+    blob, size = store.put_blob(wrong)
+    forged = manifest.model_copy(update={"shards": (shard.model_copy(update={"blob": blob, "size": size}),)})
+    assert Manifest.from_json(forged.to_json()).digest == manifest.digest  # nothing else finds it
+    assert store.path_of(shard).read_bytes() == store.bytes_of(shard) == right.read_bytes()
+    materialise(store, manifest, tmp_path / "whole")
+    for read in (store.path_of, store.bytes_of, lambda s: materialise(store, forged, tmp_path / "forged")):
+        with pytest.raises(CorruptError, match=f"{name}: blob {blob[:12]} is .*somebody changed the manifest"):
+            read(forged.shards[0])
+    assert store.path_of(shard)
+
+
+def made_file(folder: Path, name: str, word: str) -> Path:
+    folder.mkdir()
+    if name.endswith(".zst"):
+        write_jsonl(folder / name, [{"id": word}])
+    elif name.endswith(".safetensors"):
+        save_file({"a": np.array([len(word), ord(word[0])], dtype=np.float32)}, folder / name)
+    else:
+        (folder / name).write_text(word)
+    return folder / name
 
 
 def test_the_path_of_a_blob(store: ArtifactStore, tmp_path: Path) -> None:

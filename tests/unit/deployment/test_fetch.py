@@ -8,12 +8,14 @@ import numpy as np
 import orjson
 import pytest
 from pico import Lab, released
+from release_facts import FACTS
 from safetensors.numpy import save_file
 
 from tokenmill.deployment import fetch as fetching
 from tokenmill.deployment.fetch import fetch, verify_in_place
 from tokenmill.deployment.publish import publish
-from tokenmill.deployment.release import sha256_of, verify
+from tokenmill.deployment.release import sha256_of
+from tokenmill.deployment.verify import verify
 from tokenmill.errors import ConfigError, CorruptError, InputError, StoreError, UserError
 from tokenmill.steps.context import materialise
 from tokenmill.store import NotFoundError, open_store
@@ -164,7 +166,7 @@ def test_damage_in_the_bucket_never_reaches_an_engine(release, node: Path) -> No
 
 def test_another_release_under_the_same_name_is_refused(release, tmp_path: Path) -> None:
     uri, _, _ = release
-    with pytest.raises(CorruptError, match="the values pin " + "0" * 64):
+    with pytest.raises(CorruptError, match="wanted is " + "0" * 64):
         fetch(uri, "0" * 64, tmp_path)
 
 
@@ -219,7 +221,9 @@ def test_what_cannot_be_fetched_is_said_in_one_line(release, node: Path, uri, di
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, node: Path) -> None:
     bucket = tmp_path / "bucket"
     bucket.mkdir()
-    (bucket / "release.json").write_bytes(orjson.dumps({"files": {"../escaped": {"sha256": "0" * 64, "size": 1}}}))
+    (bucket / "release.json").write_bytes(
+        orjson.dumps(FACTS | {"files": {"../escaped": {"sha256": "0" * 64, "size": 1}}, "tensors": {}})
+    )
     with pytest.raises(UserError, match=r"escaped"):
         fetch(bucket.as_uri(), "", node)
 

@@ -1,5 +1,6 @@
 """A release pins what it is made of; whatever differs is refused."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,10 +10,13 @@ import orjson
 import pytest
 import torch
 from pico import Lab, released
+from release_facts import FACTS
 from safetensors.torch import load_file, save_file
 
+from tokenmill.deployment.card import card
 from tokenmill.deployment.config import BundleConfig
-from tokenmill.deployment.release import read, sha256_of, tensor_digests, verify
+from tokenmill.deployment.release import pin, sha256_of, tensor_digests
+from tokenmill.deployment.verify import verify
 from tokenmill.errors import CorruptError, InputError
 from tokenmill.steps.context import materialise
 
@@ -23,10 +27,11 @@ def folder(lab: Lab) -> Path:
 
 
 def test_a_whole_release_is_accepted(folder: Path) -> None:
-    pinned = verify(folder, expected=sha256_of(folder / "release.json"))
-    assert set(pinned["files"]) == {
+    found = verify(folder, expected=sha256_of(folder / "release.json"))
+    assert set(found.release["files"]) == {
         *("config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
-        *("special_tokens.json", "chat_template.jinja", "README.md", "verdict.md"),
+        *("special_tokens.json", "chat_template.jinja", "README.md"),
+        *("verdict.md", "verdict.json", "evaluation.json"),
     }
 
 
@@ -58,19 +63,21 @@ def test_whatever_differs_is_refused_and_named(folder: Path, damage: Callable[[P
 def test_a_release_that_was_pinned_anew_is_not_the_registered_one(folder: Path) -> None:
     registered = sha256_of(folder / "release.json")
     flip_a_byte("model.safetensors")(folder)
-    pinned = read(folder)
+    pinned = orjson.loads((folder / "release.json").read_bytes())
     pinned["files"]["model.safetensors"]["sha256"] = sha256_of(folder / "model.safetensors")
     (folder / "release.json").write_bytes(orjson.dumps(pinned))
     verify(folder)
-    with pytest.raises(CorruptError, match="not the one that was registered"):
+    with pytest.raises(CorruptError, match="wanted is " + registered):
         verify(folder, expected=registered)
 
 
-def test_the_module_verifies_a_folder_from_a_shell(folder: Path) -> None:
-    command = [sys.executable, "-m", "tokenmill.deployment.release", str(folder)]
-    assert "as released" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def test_the_command_line_verifies_a_folder(folder: Path) -> None:
+    command = [sys.executable, "-m", "tokenmill.cli", "release", "verify", str(folder)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert "as released" in told and "neither attested nor signed" in told
     flip_a_byte("config.json")(folder)
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert refused.returncode == 2 and refused.stderr.startswith("tokenmill: ") and "config.json" in refused.stderr
 
 
@@ -95,7 +102,7 @@ def test_a_release_is_a_llama_that_stops_where_a_chat_turn_ends(lab: Lab, folder
     ends = orjson.loads((folder / "generation_config.json").read_bytes())["eos_token_id"]
     special = orjson.loads((folder / "special_tokens.json").read_bytes())
     assert sorted(ends) == sorted([special["</s>"], special["<|im_end|>"]])
-    assert set(load_file(folder / "model.safetensors")) == set(read(folder)["tensors"])
+    assert set(load_file(folder / "model.safetensors")) == set(verify(folder).release["tensors"])
 
 
 def test_a_long_context_release_fixes_its_base(lab: Lab) -> None:
@@ -120,3 +127,26 @@ def test_what_the_gate_refused_is_not_bundled(lab: Lab) -> None:
 def test_evidence_about_something_else_is_refused(lab: Lab, about: str) -> None:
     with pytest.raises(InputError, match="is about another"):
         released(lab, foreign=about)
+
+
+def test_a_release_of_several_weight_files_pins_every_tensor_of_each(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save_file({f"layer.{number}": torch.full((2,), float(number))}, tmp_path / f"model-{number}-of-2.safetensors")
+    pin(tmp_path, FACTS)
+    found = verify(tmp_path).release
+    assert set(found["tensors"]) == {"layer.1", "layer.2"} and len(found["files"]) == 2
+    flip_a_byte("model-2-of-2.safetensors")(tmp_path)
+    with pytest.raises(CorruptError, match="model-2-of-2.safetensors has sha256"):
+        verify(tmp_path)
+
+
+def test_the_card_says_what_is_not_known(lab: Lab) -> None:
+    facts = FACTS | {"evaluation": {"content": "e" * 64, "label": "chat", "suites": {}}, "lineage": None}
+    shape = {"max_position_embeddings": 512, "rope_theta": 10000.0, "torch_dtype": "float32"}
+    page = card(facts, shape, 7)
+    for said in (
+        "Nobody wrote down what it was trained on",
+        "Its safety was not measured",
+        "licences of its data are not known",
+    ):
+        assert said in page
