@@ -46,6 +46,7 @@ def main() -> None:
     from tokenmill.cli import (  # noqa: F401 - registers the commands
         annotating,
         curating,
+        deploying,
         evaluating,
         inspecting,
         modeling,
