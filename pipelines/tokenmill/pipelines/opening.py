@@ -60,7 +60,8 @@ def refuse_execution(overrides: Mapping[str, Any]) -> None:
 
 
 def close_run(job_id: str, state: str, message: str) -> None:
-    """Record the final state; deliver to MLflow. MLflow being away costs the run nothing: `tokenmill track` catches up."""
+    """Record the final state, bring MLflow up to date, notify. Their being away costs the run nothing (`tokenmill track`)."""
+    from tokenmill.pipelines.notify import notify
     from tokenmill.pipelines.refusal import refusal
 
     store = open_store()
@@ -77,6 +78,7 @@ def close_run(job_id: str, state: str, message: str) -> None:
         Log({"run": key}).warning(f"not delivered to MLflow: {away}")
     if os.environ.get(GATEWAY):
         _leave_metrics(store, run, status)
+    notify(store, key)
 
 
 def _leave_metrics(store: ArtifactStore, run: RunRef, status: Status) -> None:
