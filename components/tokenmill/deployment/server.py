@@ -93,7 +93,7 @@ class VLLMServer(EngineClient):
         self._require_checkpoint()
         try:
             # A free port may be taken before the engine binds it, some ten seconds later.
-            while not self._start_on(_free_port()):
+            while not self._start_on(free_port()):
                 self._progress("the port was taken meanwhile, trying another")
         except BaseException:
             self.stop()
@@ -198,7 +198,8 @@ def _tail(path: Path, size: int = 4096) -> str:
         return file.read().decode(errors="replace")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that was free a moment ago."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
