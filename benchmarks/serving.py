@@ -4,7 +4,7 @@ Both are the same engine with the same memory for keys and values; what differs 
 the model's digest, and the drain before a stop. They take turns on one machine, an engine at a time. `drain` ends the engine
 in the middle: the chart's preStop hook, then SIGTERM, while clients stream.
 
-    python benchmarks/serving.py load|drain|all --seconds 120 [--json]
+    python benchmarks/serving.py load|drain|no_drain|all --seconds 120 [--json]
 """
 
 import asyncio
@@ -91,23 +91,34 @@ def load(seconds: int) -> dict[str, Any]:
 @table.row
 def drain(seconds: int) -> dict[str, Any]:
     """A stop in the middle: the pod leaves the Service, the hook waits, then SIGTERM."""
+    return _stopped(min(seconds, 20), hook=True)
+
+
+@table.row
+def no_drain(seconds: int) -> dict[str, Any]:
+    """The same without the hook: what it is there for."""
+    return _stopped(min(seconds, 20), hook=False)
+
+
+def _stopped(seconds: int, hook: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as room:
         folder = reciting_llama(Path(room) / "chat", "Token")
         with engine(folder, ours=True) as (url, process):
             crowd, told = Crowd(url, "chat", CLIENTS, KEY, max_tokens=64), dict[str, Any]()
 
             def stop() -> None:
-                time.sleep(min(seconds, 30) / 2)
+                time.sleep(seconds / 2)
                 crowd.close()
                 began = time.monotonic()
-                hook = [sys.executable, str(FILES / "drain.py"), f"{url}/metrics", "0", "300"]
-                subprocess.run(hook, check=True)
-                told["seconds of the hook"] = round(time.monotonic() - began, 2)
+                if hook:
+                    command = [sys.executable, str(FILES / "drain.py"), f"{url}/metrics", "0", "300"]
+                    subprocess.run(command, check=True)
+                    told["seconds of the hook"] = round(time.monotonic() - began, 2)
                 process.terminate()
 
             stopping = threading.Thread(target=stop)
             stopping.start()
-            seen = asyncio.run(crowd.ask(min(seconds, 30)))
+            seen = asyncio.run(crowd.ask(seconds))
             stopping.join()
             process.wait(60)
     return {key: value for key, value in seen.to_json().items() if key in ("requests", "lost", "why")} | told

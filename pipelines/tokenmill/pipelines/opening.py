@@ -33,7 +33,7 @@ def open_run(
         overrides = {**overrides, **execution()}
         tree = merge(load_preset(preset), nest(overrides))
         LifecycleConfig.at("", tree)
-        tags = {"kfp.run_id": job_id}
+        tags = RunRef.owned({"kfp.run_id": job_id})
         ref = RunRef(key=os.environ.get(RUN_KEY) or job_id, name=name, preset=preset, tags=tags)
         with EventLog(open_store(), ref, "open") as events:
             events.run_opened(config=tree)

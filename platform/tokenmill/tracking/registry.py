@@ -184,9 +184,9 @@ class Registry:
 
 
 def registered_name(role: str, run: RunRef) -> str:
-    """internlm2-chat-nano; of a released size internlm2-chat-7b."""
+    """internlm2-chat-nano; of a released size internlm2-chat-7b; a team's own team-a-internlm2-chat-7b."""
     preset = run.preset.removeprefix("internlm2-")
-    return f"internlm2-{role}-{preset}" if preset else f"internlm2-{role}"
+    return "-".join(part for part in (run.team, "internlm2", role, preset) if part)
 
 
 def registry_ready(store: ArtifactStore, tracking_uri_: str | None = None) -> None:
