@@ -9,6 +9,8 @@ import yaml
 from rendered import CHARTS, ROOT, HelmRefused, render
 
 from tokenmill import images
+from tokenmill.config import load_preset, merge, nest
+from tokenmill.lifecycle_config import LifecycleConfig
 
 
 def data(rendered, kind, name):
@@ -22,6 +24,8 @@ def test_pipelines_find_what_their_profiles_refer_to():
     for path in (ROOT / "pipelines/tokenmill/profiles").glob("*.yaml"):
         wanted = yaml.safe_load(path.read_text())["all"]["kubernetes"]
         for entry in wanted["secretAsEnv"]:
+            if entry.get("optional"):  # made by who wants it: a webhook's address
+                continue
             assert {k["secretKey"] for k in entry["keyToEnv"]} <= data(rendered, "Secret", entry["secretName"]).keys()
         for entry in wanted["configMapAsEnv"]:
             assert {k["configMapKey"] for k in entry["keyToEnv"]} <= data(
@@ -56,6 +60,26 @@ def test_what_exists_already_is_used():
     assert env["AWS_ACCESS_KEY_ID"]["valueFrom"]["secretKeyRef"] == {"name": "minio-keys", "key": "access-key"}
     assert env["MLFLOW_BACKEND_STORE_URI"]["valueFrom"]["secretKeyRef"] == {"name": "mlflow-database", "key": "uri"}
     assert "--artifacts-destination=s3://llm/mlflow" in mlflow["args"]
+
+
+def test_a_pipeline_is_told_where_to_serve_and_may():
+    serving = {"enabled": True, "values": {"gpu": {"count": 2}}}
+    changes = {"serving": serving, "execution": {"sft.train.execution.ranks": 8}}
+    changes["serviceAccounts"] = {"deployment": {"create": True}}
+    chart = render("tokenmill", "production", changes)
+    told = json.loads(chart.one("ConfigMap", "tokenmill")["data"]["execution"])
+    assert nest(told) == {
+        "sft": {"train": {"execution": {"ranks": 8}}},
+        "deployment": {
+            "deploy": {
+                "execution": {"target": "helm", "release": "chat", "namespace": "llm", "values": {"gpu": {"count": 2}}}
+            }
+        },
+    }
+    LifecycleConfig.at("", merge(load_preset("pico"), nest(told)))
+    accounts = [s["name"] for s in chart.one("RoleBinding", "tokenmill-deployment")["subjects"]]
+    assert accounts == ["tokenmill-deployment", "tokenmill-pipeline"]
+    assert render("tokenmill", "production").one("ConfigMap", "tokenmill")["data"]["execution"] == ""
 
 
 def test_teams_are_apart():

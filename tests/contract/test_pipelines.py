@@ -15,7 +15,15 @@ from shape import GOLDEN, described
 from tokenmill.config import step_budgets
 from tokenmill.errors import ConfigError
 from tokenmill.pipelines.handed_on import HANDED_ON
-from tokenmill.pipelines.package import NAMES, build, check_parameters, compile_package, submit_package, upload_package
+from tokenmill.pipelines.package import (
+    NAMES,
+    Where,
+    build,
+    check_parameters,
+    compile_package,
+    submit_package,
+    upload_package,
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +93,16 @@ def test_prometheus_finds_every_pod_and_every_step_is_told_where_to_leave_its_nu
             if entry.get("optional") and entry["configMapName"] == "tokenmill"
         ]
         variables = {one["configMapKey"]: one["envVar"] for one in told["keyToEnv"]}
-        assert variables == {"pushgateway": "TOKENMILL_PUSHGATEWAY", "metrics-port": "TOKENMILL_METRICS_PORT"}
+        assert variables["pushgateway"] == "TOKENMILL_PUSHGATEWAY"
+        assert variables["metrics-port"] == "TOKENMILL_METRICS_PORT"
+
+
+def test_every_task_learns_its_team_and_only_the_cluster_knows_the_channel(package):
+    for executor in package[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        (told,) = [entry for entry in executor["configMapAsEnv"] if entry.get("optional")]
+        assert {"team", "execution"} <= {one["configMapKey"] for one in told["keyToEnv"]}
+        (channel,) = [entry for entry in executor["secretAsEnv"] if entry.get("optional")]
+        assert channel["secretName"] == "tokenmill-notify" and channel["keyToEnv"][0]["envVar"] == "TOKENMILL_NOTIFY"
 
 
 def test_every_step_of_the_lifecycle_has_a_budget_and_every_budget_a_step(package):
@@ -219,9 +236,8 @@ def kubeflow():
 
 
 def submit(server, parameters):
-    return submit_package(
-        "lifecycle", "pico", "gpu", parameters, server.uri, "mill", "first try", "registry.example/mill"
-    )
+    where = Where(server.uri, "mill", "first try", "tokenmill-pipeline")
+    return submit_package("lifecycle", "pico", "gpu", parameters, where, "registry.example/mill")
 
 
 def test_submit_sends_the_package_its_parameters_and_the_experiment(kubeflow, package):
@@ -230,7 +246,7 @@ def test_submit_sends_the_package_its_parameters_and_the_experiment(kubeflow, pa
     posted = {path.rpartition("/")[2]: body for method, path, body in kubeflow.sent if method == "POST"}
     assert posted["experiments"]["display_name"] == "first try"
     run = posted["runs"]
-    assert run["experiment_id"] == "e-1"
+    assert run["experiment_id"] == "e-1" and run["service_account"] == "tokenmill-pipeline"
     assert run["runtime_config"]["parameters"] == {"overrides": {"sft.train.epochs": 2}, "rounds": 1}
     assert run["pipeline_spec"]["platform_spec"]["platforms"] == package[1]["platforms"]
     assert run["pipeline_spec"]["pipeline_spec"] == package[0]

@@ -4,7 +4,9 @@ command on the real vLLM, the test pod's command, and the preStop hook in the mi
 No kubelet and no container: paths in the rendered commands are those of this machine.
 """
 
+import asyncio
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from checkpoints import reciting_llama
 from release_facts import FACTS
 from rendered import needs_helm, render
 
+from tokenmill.deployment.load import Crowd
 from tokenmill.deployment.publish import publish
 from tokenmill.deployment.release import pin
 from tokenmill.deployment.server import serve_python, serving_available
@@ -114,29 +117,27 @@ def test_every_answer_names_the_model_and_only_v1_wants_the_key(pod):
     assert "vllm:num_requests_running" in requests.get(f"{url}/metrics", timeout=10).text
 
 
-def test_the_prestop_hook_lets_running_streams_end_and_then_returns(pod):
-    """vLLM aborts what runs at SIGTERM: the streams below end whole only because the hook waited for them."""
+def test_twenty_clients_lose_nothing_when_the_pod_has_to_go(pod):
+    """vLLM aborts what runs at SIGTERM: streams end whole only because the hook waited for them."""
     url, _, hook, process, _ = pod
-    body = {"model": "chat", "prompt": "hi", "max_tokens": 100, "ignore_eos": True, "stream": True}
-    begun, ended = threading.Semaphore(0), []
+    crowd = Crowd(url, "chat", clients=20, key=KEY, max_tokens=64)
+    ended = {}
 
-    def stream():
-        headers = {"Authorization": f"Bearer {KEY}"}
-        with requests.post(f"{url}/v1/completions", json=body, headers=headers, stream=True, timeout=120) as answer:
-            lines = [line for line in answer.iter_lines() if line and (begun.release() or True)]
-        ended.append((time.monotonic(), lines[-1], len(lines)))
+    def leave():
+        time.sleep(5)
+        crowd.close()  # what taking a pod out of its Service does: nobody new comes
+        running = requests.get(f"{url}/metrics", timeout=10).text
+        ended["running"] = sum(
+            map(float, re.findall(r"^vllm:num_requests_running\{.*?\} (.*)$", running, re.MULTILINE))
+        )
+        ended["hook"] = subprocess.run([*hook[:3], "0", *hook[4:]], check=False, timeout=120).returncode
+        process.terminate()
 
-    asking = [threading.Thread(target=stream) for _ in range(6)]
-    for one in asking:
-        one.start()
-    begun.acquire()  # the first token is there
-    drained = subprocess.run([*hook[:3], "0", *hook[4:]], check=False, timeout=120)  # the wait for proxies left out
-    returned = time.monotonic()
-    process.terminate()
-    for one in asking:
-        one.join(60)
-    assert drained.returncode == 0
-    assert [last for _, last, _ in ended] == [b"data: [DONE]"] * 6
-    assert min(pieces for *_, pieces in ended) > 50
-    assert max(at for at, *_ in ended) - 1 < returned
-    assert process.wait(60) is not None
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    seen = asyncio.run(crowd.ask(10))
+    leaving.join()
+    assert ended["running"] > 5  # it had something to wait for
+    assert ended["hook"] == 0 and process.wait(60) is not None
+    assert seen.lost == {} and seen.whole >= 20
+    assert seen.seconds < 60 and seen.to_json()["ttft_ms_p95"] > 0

@@ -1,6 +1,6 @@
 """Release and serving: from a verdict to an answering endpoint.
 
-bundle → attest → register → deploy → promote. A release pins what it is made of; serving refuses what differs.
+bundle → attest → register (or find) → deploy → promote. A release pins what it is made of; serving refuses what differs.
 """
 
-STEP_MODULES = ("bundle", "attest", "register", "deploy", "promote")
+STEP_MODULES = ("bundle", "attest", "register", "find", "deploy", "promote")

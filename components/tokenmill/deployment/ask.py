@@ -13,16 +13,26 @@ from typing import Annotated, Any
 import requests
 import typer
 
+from tokenmill.deployment.client import sse_events
 from tokenmill.deployment.observe import DIGEST_HEADER, Prober
-from tokenmill.deployment.server import EngineError, sse_events
 from tokenmill.errors import UserError, told_in_one_line
+from tokenmill.serving import EngineError
 
 
 class Refused(UserError):
     """The server did not do what it should."""
 
 
-def ask(url: str, model: str, prompt: str, *, key: str = "", digest: str = "", patience_s: float = 60) -> str:
+def ask(
+    url: str,
+    model: str,
+    prompt: str,
+    *,
+    key: str = "",
+    digest: str = "",
+    patience_s: float = 60,
+    max_tokens: int = 32,
+) -> str:
     """The answer of a server that does all that it should; the first thing that is wrong is raised as `Refused`.
 
     Args:
@@ -32,11 +42,12 @@ def ask(url: str, model: str, prompt: str, *, key: str = "", digest: str = "", p
         key: the Bearer key; empty: the server wants none.
         digest: of the model that must answer; empty: any.
         patience_s: seconds until it must be ready.
+        max_tokens: that the answer may have.
     """
     Prober(model, ()).wait(url, patience_s)
     with requests.Session() as http:
         http.trust_env = False
-        chats, body = f"{url}/v1/chat/completions", _body(model, prompt)
+        chats, body = f"{url}/v1/chat/completions", _body(model, prompt, max_tokens)
         if key:
             wrong = http.post(chats, json=body, headers={"Authorization": "Bearer wrong"}, timeout=60)
             _require(wrong.status_code == 401, f"a wrong key is answered with {wrong.status_code}, not 401")
@@ -53,8 +64,9 @@ def ask(url: str, model: str, prompt: str, *, key: str = "", digest: str = "", p
     return answer
 
 
-def _body(model: str, prompt: str) -> dict[str, object]:
-    return {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 32}
+def _body(model: str, prompt: str, max_tokens: int) -> dict[str, object]:
+    messages = [{"role": "user", "content": prompt}]
+    return {"model": model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
 
 
 def _stream(http: requests.Session, url: str, body: dict[str, object]) -> str:

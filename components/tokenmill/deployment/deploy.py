@@ -1,6 +1,7 @@
-"""Serving a release on this machine: verified, started, asked, stopped again. A cluster serves it with the chart."""
+"""Serving a release: verified, started, asked; here as a process that is stopped again, on a cluster by the chart."""
 
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -13,53 +14,64 @@ from tokenmill.deployment.signing import trusted_keys
 from tokenmill.deployment.verify import verify
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
+from tokenmill.serving import EngineError
 from tokenmill.steps import StepContext, effect
+from tokenmill.steps.context import materialise
 
 DEPLOYMENT = "deployment.json"
+PROCESS_FLAGS = (
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=internlm",
+    # a small model that may write white space between the parts of a call writes nothing else
+    '--structured-outputs-config={"backend": "xgrammar", "disable_any_whitespace": true}',
+)
 
 
-@effect("deployment.deploy", version=1, kinds={"release": "release", "registration": "registration"})
+@effect("deployment.deploy", version=2, kinds={"release": "release", "registration": "registration"})
 def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx: StepContext) -> Draft:
-    """Verify the release, serve it with vLLM on loopback, and test it.
+    """Serve the release with vLLM and test it: as a process on loopback, or behind the chart `inference`.
 
-    What is not the release that was registered is refused. A test that fails is a finding, for promotion to act on; so
-    is an engine that does not start. Without a serving environment nothing is served, and the output says so.
+    What is not the release that was registered is refused, and so is a cluster that cannot take it. A candidate that is
+    judged worse, an engine that does not start and a test that fails are findings, for promotion to act on; on a cluster
+    users then have what they had. Without a serving environment no process is started, and the output says so.
     """
-    from tokenmill.serving import serving_available
-
     registered = ctx.read_json(registration, REGISTRATION)
     if registered["model"] != release.digest:
         raise InputError(
             f"{registered['name']} version {registered['version']} is {registered['model'][:12]}, not the release "
             f"{release.digest[:12]}: deploy what is registered"
         )
-    folder = ctx.files(release)
-    verify(folder, expected=release.shard(RELEASE).content)
     vouched_for(ctx.store, release, trusted_keys())
-    began = time.monotonic()
-    available, reason = serving_available()
-    found: dict[str, Any] = {"served": False, "ok": False, "reason": reason}
-    if available:
-        found = _serve(config, folder, str(registered["name"]), ctx)
-    else:
-        ctx.log.warning("not served", reason=reason)
+    began, name, version = time.monotonic(), str(registered["name"]), str(registered["version"])
+    place = _behind_the_chart if config.execution.target == "helm" else _as_a_process
+    found = place(config, release, name, version, ctx)
     value = {
         "release": release.digest,
-        "name": registered["name"],
-        "version": registered["version"],
+        "name": name,
+        "version": version,
+        "target": config.execution.target,
         "question": config.question,
         "seconds": round(time.monotonic() - began, 1),
     }
+    ctx.log.info("deployed", served=found["served"], ok=found["ok"], reason=found["reason"])
     counts = {"served": int(found["served"]), "ok": int(found["ok"])}
     return ctx.write_json("deployment", DEPLOYMENT, value | found, counts=counts)
 
 
-def _serve(config: DeployConfig, folder: Path, name: str, ctx: StepContext) -> dict[str, Any]:
+def _as_a_process(config: DeployConfig, release: Manifest, name: str, version: str, ctx: StepContext) -> dict[str, Any]:
+    """vLLM on loopback, behind a key of its own, for as long as its test takes."""
+    from tokenmill.serving import serving_available
+
+    folder = ctx.files(release)
+    verify(folder, expected=release.shard(RELEASE).content)
+    available, reason = serving_available()
+    if not available:
+        ctx.log.warning("not served", reason=reason)
+        return {"served": False, "ok": False, "reason": reason}
     import torch
 
     from tokenmill.deployment.server import VLLMServer
     from tokenmill.deployment.smoke import smoke_test
-    from tokenmill.serving import EngineError
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     began = time.monotonic()
@@ -67,6 +79,8 @@ def _serve(config: DeployConfig, folder: Path, name: str, ctx: StepContext) -> d
         folder,
         log=ctx.workdir / "vllm.log",
         name=name,
+        key=secrets.token_urlsafe(24),
+        flags=PROCESS_FLAGS,
         start_timeout_s=config.start_timeout_s,
         progress=lambda line: ctx.log.info(line),
     )
@@ -76,5 +90,57 @@ def _serve(config: DeployConfig, folder: Path, name: str, ctx: StepContext) -> d
             smoke = smoke_test(server, folder, config)
     except EngineError as failed:
         return {"served": True, "ok": False, "reason": str(failed)}
-    ctx.log.info("smoke test", ok=smoke.ok, answer=smoke.answer, reason=smoke.to_json()["reason"])
     return {"served": True, "healthy_after_s": healthy} | smoke.to_json()
+
+
+def _behind_the_chart(
+    config: DeployConfig, release: Manifest, name: str, version: str, ctx: StepContext
+) -> dict[str, Any]:
+    """Helm's upgrade, canary and all; then the test of what users now get, and back if it fails."""
+    from tokenmill.deployment.on_cluster import Release, Wanted
+
+    behind = Release(config.execution, ctx.log)
+    wanted = Wanted(name, version, release.digest)
+    done = behind.serve(wanted, description=f"{name}/{version} {release.digest[:12]}, run {ctx.run.key}")
+    told: dict[str, Any] = {
+        "served": True,
+        "helm": {"release": behind.name, "namespace": behind.helm.namespace, "revision": done.revision},
+        "before": done.before,
+        "canary": done.canary,
+        "preflight": [finding.what for finding in done.findings],
+    }
+    if not done.ok:
+        return told | {"ok": False, "reason": done.reason}
+    assert done.revision is not None
+    smoke = _ask_the_service(behind, done.revision, config, release, ctx)
+    if not smoke["ok"] and config.execution.back_to is None:
+        ctx.log.warning("undone", reason=smoke["reason"])
+        told["helm"]["revision"] = behind.undo(done.before)
+    return told | smoke
+
+
+def _ask_the_service(
+    behind: Any, revision: int, config: DeployConfig, release: Manifest, ctx: StepContext
+) -> dict[str, Any]:
+    """The chart's own test from within, and ours where the Service can be reached."""
+    from tokenmill.deployment.smoke import smoke_test
+
+    client = behind.client(revision)
+    if client is None:
+        failed = behind.test()
+        return {"ok": not failed, "reason": failed, "asked": "helm test"}
+    gib = sum(shard.size for shard in release.shards if shard.name.endswith(".safetensors")) / 2**30
+    small = gib <= config.most_parity_gib
+    folder = ctx.files(release) if small else _without_weights(release, ctx)
+    try:
+        return smoke_test(client, folder, config, digest=release.digest, weights=small).to_json() | {
+            "asked": client.url
+        }
+    except EngineError as failed:
+        return {"ok": False, "reason": str(failed), "asked": client.url}
+
+
+def _without_weights(release: Manifest, ctx: StepContext) -> Path:
+    """Tokenizer, template and card of a release whose weights only the cluster fetches."""
+    kept = tuple(shard for shard in release.shards if not shard.name.endswith(".safetensors"))
+    return materialise(ctx.store, release.model_copy(update={"shards": kept}), ctx.workdir / "words")

@@ -112,7 +112,21 @@ priorityClassName: {{ . }}
 {{- end }}
 
 {{- define "tokenmill.storeUri" -}}
-{{- printf "s3://%s/%s" .Values.store.bucket .Values.store.prefix | trimSuffix "/" }}
+{{- printf "s3://%s/%s" .Values.store.bucket (.Values.store.prefix | default .Values.team) | trimSuffix "/" }}
+{{- end }}
+
+{{/* How steps are computed here, as TOKENMILL_EXECUTION takes it; `serving` is short for what `deploy` needs. */}}
+{{- define "tokenmill.execution" -}}
+{{- $execution := deepCopy .Values.execution }}
+{{- with .Values.serving }}
+{{- if .enabled }}
+{{- $deploy := dict "target" "helm" "release" .release "namespace" $.Release.Namespace "values" .values }}
+{{- range $option, $value := $deploy }}
+{{- $_ := set $execution (printf "deployment.deploy.execution.%s" $option) $value }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if $execution }}{{ $execution | toJson }}{{ end }}
 {{- end }}
 
 {{/* The keys of the store, as variables of a container. */}}
@@ -137,6 +151,9 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- if and $v.mlflow.enabled (eq $v.mlflow.database.kind "postgresql") (not $v.mlflow.database.existingSecret) }}
 {{- fail "mlflow.database.existingSecret: name the Secret that holds PostgreSQL's URI" }}
+{{- end }}
+{{- if and $v.serving.enabled (not $v.serviceAccounts.deployment.create) }}
+{{- fail "serving.enabled: steps then need the rights of serviceAccounts.deployment: set serviceAccounts.deployment.create=true" }}
 {{- end }}
 {{- if and $v.pushgateway.enabled $v.pushgateway.url }}
 {{- fail "pushgateway.url: an existing Pushgateway is named, so set pushgateway.enabled=false" }}

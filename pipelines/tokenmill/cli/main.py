@@ -31,8 +31,23 @@ StoreUri = Annotated[
 ]
 
 
+Team = Annotated[
+    str | None,
+    typer.Option("--team", envvar="TOKENMILL_TEAM", help="whose: of experiments, registered models, the store here"),
+]
+
+
+def use_team(name: str | None) -> None:
+    """Settle the team for this process and its children."""
+    from tokenmill.tracking.events import TEAM, team
+
+    os.environ[TEAM] = name or ""
+    team()
+
+
 def default_store() -> str:
-    return f"file://{Path.cwd() / '.tokenmill' / 'store'}"
+    """A folder below this one; a team's own."""
+    return f"file://{Path.cwd() / '.tokenmill' / os.environ.get('TOKENMILL_TEAM', '') / 'store'}"
 
 
 def use_store(uri: str | None) -> str:
@@ -46,6 +61,7 @@ def main() -> None:
     from tokenmill.cli import (  # noqa: F401 - registers the commands
         annotating,
         curating,
+        deploying,
         evaluating,
         inspecting,
         modeling,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from tokenmill.cli.main import AsJson, Assignments, Preset, StoreUri, app, use_store
+from tokenmill.cli.main import AsJson, Assignments, Preset, StoreUri, Team, app, use_store, use_team
 from tokenmill.config import load_preset, merge, nest, parse_assignments
 from tokenmill.errors import ConfigError
 
@@ -45,11 +45,13 @@ def run(
     store: StoreUri = None,
     inputs: Given = None,
     arguments: Arguments = None,
+    team: Team = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline here: the same components as on a cluster, under kfp.local."""
     from tokenmill.cli.local import run_locally
 
+    use_team(team)
     overrides = checked(preset, assignments)
     uri = use_store(store)
     parameters = parse_assignments(arguments or [], "--arg") | dict(references(inputs))
@@ -130,17 +132,25 @@ def submit(
     preset: Preset = "nano",
     profile: Annotated[str, typer.Option(help="cpu or gpu")] = "gpu",
     host: Annotated[str | None, typer.Option(envvar="KFP_ENDPOINT", help="Kubeflow Pipelines' API endpoint")] = None,
-    namespace: Annotated[str, typer.Option(envvar="KFP_NAMESPACE")] = "kubeflow",
-    experiment: Annotated[str, typer.Option()] = "tokenmill",
+    namespace: Annotated[str | None, typer.Option(envvar="KFP_NAMESPACE", help="[the team's, or kubeflow]")] = None,
+    experiment: Annotated[str | None, typer.Option(help="[tokenmill, or tokenmill-TEAM]")] = None,
+    account: Annotated[
+        str | None, typer.Option("--service-account", envvar="KFP_SERVICE_ACCOUNT", help="of the steps [KFP's own]")
+    ] = None,
+    team: Team = None,
     assignments: Assignments = None,
     inputs: Given = None,
     arguments: Arguments = None,
     registry: Annotated[str | None, typer.Option()] = None,
 ) -> None:
     """Compile, upload and start a pipeline through kfp's own client."""
-    from tokenmill.pipelines.package import submit_package
+    from tokenmill.pipelines.package import Where, submit_package
 
+    use_team(team)
     overrides = checked(preset, assignments)
     parameters = parse_assignments(arguments or [], "--arg") | dict(references(inputs))
     parameters |= {"overrides": overrides} if overrides else {}
-    typer.echo(submit_package(pipeline, preset, profile, parameters, host, namespace, experiment, registry))
+    where = Where(
+        host, namespace or team or "kubeflow", experiment or "-".join(filter(None, ("tokenmill", team))), account
+    )
+    typer.echo(submit_package(pipeline, preset, profile, parameters, where, registry))

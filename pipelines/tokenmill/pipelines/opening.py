@@ -19,7 +19,7 @@ from tokenmill.tracking.event_data import Status
 RUN_KEY = "TOKENMILL_RUN_KEY"
 """Environment: the run's key where the caller chose it (the CLI); on a cluster it is KFP's job id."""
 EXECUTION = "TOKENMILL_EXECUTION"
-"""Environment: dotted execution fields → value, as JSON: how a run on this machine is computed (`tokenmill run --set`)."""
+"""Environment: dotted execution fields → value, as JSON: how runs are computed here (`tokenmill run --set`, a ConfigMap)."""
 
 
 def open_run(
@@ -30,14 +30,24 @@ def open_run(
         refuse_execution(overrides)
         if not 0 <= rounds <= most_rounds:
             raise ConfigError(f"rounds={rounds}: this pipeline has {most_rounds} rounds; give 0 to {most_rounds}")
-        overrides = {**overrides, **orjson.loads(os.environ.get(EXECUTION) or "{}")}
+        overrides = {**overrides, **execution()}
         tree = merge(load_preset(preset), nest(overrides))
         LifecycleConfig.at("", tree)
-        tags = {"kfp.run_id": job_id}
+        tags = RunRef.owned({"kfp.run_id": job_id})
         ref = RunRef(key=os.environ.get(RUN_KEY) or job_id, name=name, preset=preset, tags=tags)
         with EventLog(open_store(), ref, "open") as events:
             events.run_opened(config=tree)
     return RunContext(run=ref, overrides=dict(overrides)).model_dump_json()
+
+
+def execution() -> dict[str, Any]:
+    """What this place says about how runs are computed in it: `tokenmill run --set`, or a cluster's ConfigMap."""
+    told = orjson.loads(os.environ.get(EXECUTION) or "{}")
+    if found := [path for path, _ in flatten(told) if not is_execution(path)]:
+        raise ConfigError(
+            f"{EXECUTION} takes execution fields only, not {found[0]!r}: it may not decide what comes out"
+        )
+    return dict(told)
 
 
 def refuse_execution(overrides: Mapping[str, Any]) -> None:
@@ -50,7 +60,8 @@ def refuse_execution(overrides: Mapping[str, Any]) -> None:
 
 
 def close_run(job_id: str, state: str, message: str) -> None:
-    """Record the final state; deliver to MLflow. MLflow being away costs the run nothing: `tokenmill track` catches up."""
+    """Record the final state, bring MLflow up to date, notify. Their being away costs the run nothing (`tokenmill track`)."""
+    from tokenmill.pipelines.notify import notify
     from tokenmill.pipelines.refusal import refusal
 
     store = open_store()
@@ -67,6 +78,7 @@ def close_run(job_id: str, state: str, message: str) -> None:
         Log({"run": key}).warning(f"not delivered to MLflow: {away}")
     if os.environ.get(GATEWAY):
         _leave_metrics(store, run, status)
+    notify(store, key)
 
 
 def _leave_metrics(store: ArtifactStore, run: RunRef, status: Status) -> None:

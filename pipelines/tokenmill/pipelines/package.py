@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -109,22 +109,24 @@ def _added(settings: Any, more: Any) -> Any:
     return [*settings, *more] if isinstance(settings, list) else more
 
 
+class Where(NamedTuple):
+    """Where a run goes. A team has a namespace, an experiment and an account for its steps of its own."""
+
+    host: str | None
+    namespace: str
+    experiment: str
+    account: str | None = None
+
+
 def submit_package(
-    name: str,
-    preset: str,
-    profile: str,
-    parameters: dict[str, Any],
-    host: str | None,
-    namespace: str,
-    experiment: str,
-    registry: str | None,
+    name: str, preset: str, profile: str, parameters: dict[str, Any], where: Where, registry: str | None
 ) -> str:
     """Compile, upload and start; returns the run's address in the Kubeflow UI."""
     import tempfile
 
     from kfp import Client
 
-    if not host:
+    if not where.host:
         raise ConfigError("where is Kubeflow Pipelines? Set KFP_ENDPOINT or --host, e.g. http://localhost:8080")
     check_parameters(name, build(name, preset), parameters)
     refuse_execution(parameters.get("overrides", {}))
@@ -132,19 +134,20 @@ def submit_package(
         package = Path(folder) / f"{name}-{preset}-{profile}.yaml"
         compile_package(name, preset, profile, package, registry)
         try:
-            client = Client(host=host, namespace=namespace)
+            client = Client(host=where.host, namespace=where.namespace)
             started = client.create_run_from_pipeline_package(
                 str(package),
                 arguments=parameters,
-                experiment_name=experiment,
-                namespace=namespace,
+                experiment_name=where.experiment,
+                namespace=where.namespace,
+                service_account=where.account,
                 enable_caching=False,
             )
         except Exception as refused:  # kfp raises whatever urllib3 or the server gives it
             raise ConfigError(
-                f"Kubeflow Pipelines at {host} did not take it: {str(refused).splitlines()[0]}"
+                f"Kubeflow Pipelines at {where.host} did not take it: {str(refused).splitlines()[0]}"
             ) from refused
-    return f"{host.rstrip('/')}/#/runs/details/{started.run_id}"
+    return f"{where.host.rstrip('/')}/#/runs/details/{started.run_id}"
 
 
 def upload_package(name: str, preset: str, profile: str, host: str, registry: str | None) -> tuple[str, bool]:

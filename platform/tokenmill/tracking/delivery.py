@@ -88,7 +88,8 @@ class Delivery:
 
     @property
     def experiment(self) -> str:
-        return f"tokenmill/{self.run.tags.get('project') or self.run.preset or 'default'}"
+        project = self.run.tags.get("project") or self.run.preset or "default"
+        return "/".join(part for part in ("tokenmill", self.run.team, project) if part)
 
     def deliver(self, *, task: str | None = None, again: bool = False) -> Delivered:
         with one_line_errors(self.uri):

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from tokenmill.errors import EXIT_BAD_INPUT, InputError, UserError, exit_code
+from tokenmill.errors import EXIT_BAD_INPUT, ConfigError, InputError, UserError, exit_code
 from tokenmill.logs import Log
 from tokenmill.manifest import Manifest, canonical, sha256
 from tokenmill.store import ArtifactStore
@@ -45,6 +45,23 @@ _FIRST_FLUSH_S, _LAST_FLUSH_S = 2.0, 30.0  # a run of weeks must not leave a fil
 _MAX_PENDING = 50_000  # events held while the store is away; beyond it the oldest metrics go
 
 
+TEAM = "TOKENMILL_TEAM"
+"""Environment: whose runs these are. Experiments and registered models carry its name; a store's prefix is its own."""
+_TEAM = r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$"
+
+
+def team() -> str:
+    """The team of this process; empty where there are none.
+
+    Raises:
+        ConfigError: its name could not be a namespace's.
+    """
+    name = os.environ.get(TEAM, "")
+    if name and not re.match(_TEAM, name):
+        raise ConfigError(f"{TEAM}={name!r}: a team is named like a namespace, in small letters, digits and hyphens")
+    return name
+
+
 class RunRef(BaseModel):
     """Which run this is: handed from task to task as JSON."""
 
@@ -59,7 +76,17 @@ class RunRef(BaseModel):
     def new(cls, name: str, preset: str = "", tags: Mapping[str, str] | None = None) -> Self:
         """A run with a generated key that sorts by time."""
         key = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-        return cls(key=key, name=name, preset=preset, tags=dict(tags or {}))
+        return cls(key=key, name=name, preset=preset, tags=cls.owned(tags or {}))
+
+    @staticmethod
+    def owned(tags: Mapping[str, str]) -> dict[str, str]:
+        """`tags`, and whose run it is."""
+        return dict(tags) | ({"team": name} if (name := team()) else {})
+
+    @property
+    def team(self) -> str:
+        """Whose run it is; empty where there are no teams."""
+        return self.tags.get("team", "")
 
 
 class Event(NamedTuple):

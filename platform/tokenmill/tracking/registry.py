@@ -136,14 +136,20 @@ class Registry:
                     return None
                 raise
 
-    def resolve_model(self, uri: str) -> str:
-        """`models:/name@alias` or `models:/name/3` → the digest of its manifest."""
+    def model_version(self, uri: str) -> tuple[str, str]:
+        """`models:/name@alias` or `models:/name/3` → name and version. An alias may move; a version stays what it is."""
         match = _MODEL_URI.match(uri)
         if not match:
             raise InputError(f"{uri!r} is no model: expected models:/name@alias or models:/name/3")
         name, version = match["name"], match["version"] or self.alias_version(match["name"], match["alias"])
         if version is None:
             raise InputError(self._unknown(name, f"alias {match['alias']!r}"))
+        self.version_tags(name, version)  # it exists, or this says so
+        return name, version
+
+    def resolve_model(self, uri: str) -> str:
+        """`models:/name@alias` or `models:/name/3` → the digest of its manifest."""
+        name, version = self.model_version(uri)
         tags = self.version_tags(name, version)
         if MANIFEST_TAG not in tags:
             raise InputError(f"models:/{name}/{version} was not registered by TokenMill: it points at no manifest")
@@ -178,9 +184,9 @@ class Registry:
 
 
 def registered_name(role: str, run: RunRef) -> str:
-    """internlm2-chat-nano; of a released size internlm2-chat-7b."""
+    """internlm2-chat-nano; of a released size internlm2-chat-7b; a team's own team-a-internlm2-chat-7b."""
     preset = run.preset.removeprefix("internlm2-")
-    return f"internlm2-{role}-{preset}" if preset else f"internlm2-{role}"
+    return "-".join(part for part in (run.team, "internlm2", role, preset) if part)
 
 
 def registry_ready(store: ArtifactStore, tracking_uri_: str | None = None) -> None:

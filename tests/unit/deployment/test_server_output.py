@@ -2,7 +2,8 @@
 
 import pytest
 
-from tokenmill.deployment.server import last_step, sse_events
+from tokenmill.deployment.client import sse_events
+from tokenmill.deployment.server import last_step
 from tokenmill.serving import EngineError, decisive_line
 
 ERROR = "(EngineCore pid=7) ERROR 11-24 04:00:50 [core.py:1510] "
