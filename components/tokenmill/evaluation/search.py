@@ -9,7 +9,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tokenmill.evaluation.config import ContaminationConfig
 from tokenmill.overlap import OverlapIndex, answer_text, question_text
 from tokenmill.overlap.index import Hit
-from tokenmill.overlap.near import NearIndex
+from tokenmill.overlap.near import NGRAM, NearIndex
+from tokenmill.overlap.sketch import Probes
 from tokenmill.overlap.units import Units, is_chinese, units
 from tokenmill.records import Record
 
@@ -24,6 +25,7 @@ class Search:
         self.label_words = config.label_words
         self._verbatim = OverlapIndex(config)
         self._near = NearIndex(config.near, config.max_sharing)
+        self._texts: dict[str, str] = {}
         self._answers: dict[str, tuple[Units, int]] = {}
         """Name → units of its answer, and how many of them the text that is looked for ends with."""
 
@@ -31,12 +33,24 @@ class Search:
         name, text, answer = f"{suite}#{record['id']}", question_text(record), answer_text(record)
         self._verbatim.add(name, text)
         self._near.add(name, text)
+        self._texts[name] = text
         if len(found := units(answer, is_chinese(text))):
             self._answers[name] = found, len(found) if "choices" in record else 0
 
     def build(self) -> None:
         self._verbatim.build()
         self._near.build()
+        self.probes = Probes.of(self._probes())
+
+    def _probes(self) -> Iterator[tuple[Units, int, Units, int]]:
+        """What a sketch is asked for each question: a superset of what `find` finds."""
+        from tokenmill.overlap.kernels import grams
+
+        nothing, own = numpy.empty(0, numpy.uint64), self._near.own()
+        for name, text in self._texts.items():
+            chinese, run = self._verbatim.run_of(text)
+            ngram = NGRAM[chinese]
+            yield grams(units(text, chinese), ngram), max(0, run - ngram + 1), *own.get(name, (nothing, 0))
 
     @property
     def too_short(self) -> set[str]:

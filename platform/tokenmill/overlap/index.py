@@ -116,6 +116,12 @@ class OverlapIndex:
         length = numpy.full(len(whole), n, numpy.int64)
         self._runs[chinese].append(Runs(grams(found, anchor)[: len(whole)], length, whole, own))
 
+    def run_of(self, text: str) -> tuple[bool, int]:
+        """Whether a text is compared by characters, and how many units in a row are a copy of it; 0 if it is too short."""
+        chinese = is_chinese(text)
+        n = min(self.config.ngram_characters if chinese else self.config.ngram_words, len(units(text, chinese)))
+        return chinese, n if n >= self._anchor(chinese) else 0
+
     def _anchor(self, chinese: bool) -> int:
         return 2 * self.config.min_words if chinese else self.config.min_words
 
