@@ -154,6 +154,7 @@ GATE = GateConfig(
     limits={"format/chat": Limits(min=0.9)},
     references={"sft": ReferenceLimits(max_perplexity_ratio={"perplexity/*": 1.1})},
     max_delta1=None,  # five held-out problems are too few; the deltas have tests of their own above
+    current=None,
 )
 
 
@@ -183,6 +184,7 @@ def judge(room: Classroom, weights: Manifest, sft: Manifest, questions: Manifest
     sets = lab.step("evaluation.collect_training_sets", CollectConfig(), weights=weights)["output"]
     overlap = lab.step("evaluation.contamination", ContaminationConfig(), training_sets=sets, questions=questions)
     inputs = {"candidate": candidate, "references": [reference], "decontamination": overlap["output"]}
+    inputs |= {"training_sets": sets, "tokenizer": lab.tokenizer}
     made = lab.step("evaluation.gate", config, **inputs)["output"]
     return orjson.loads(lab.store.get_blob(made.shard("verdict.json").blob))
 
