@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from tokenmill.evaluation.config import ContaminationConfig
+from tokenmill.evaluation.deltas import deltas as deltas  # the agreed place
 from tokenmill.evaluation.questions import suite_of as mode_and_suite
 from tokenmill.evaluation.search import LABELS, Search
 from tokenmill.evaluation.training_sets import TRAINING_SETS

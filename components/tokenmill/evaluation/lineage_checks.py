@@ -1,7 +1,8 @@
 """What the gate asks of a model's lineage: is it clean of the questions, may its data be used, what did it cost?"""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import CostCeiling, GateConfig, LicencePolicy
 from tokenmill.evaluation.contamination import DECONTAMINATION
-from tokenmill.evaluation.evaluate import summary
 from tokenmill.evaluation.measured import Measured
 from tokenmill.evaluation.patterns import strictest
 from tokenmill.evaluation.search import LABELS
@@ -19,6 +19,8 @@ from tokenmill.manifest import Manifest
 from tokenmill.steps import StepContext
 from tokenmill.training.flops import accelerator
 
+OF_ALL = ("BLEU", "chrF")
+"""Metrics of all answers together: no part of the answers has a score by itself."""
 _NAMED = 3
 """Sets and questions that a sentence names; the artifact has all."""
 
@@ -89,19 +91,29 @@ def _where(facts: dict[str, Any], suite: str, labels: tuple[str, ...], verb: str
 def clean_scores(measured: Measured, found: Contamination, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
     """Suite → its numbers on the questions that the training data do not give away, and `all`: on all of them.
 
-    Only of suites that have both kinds of questions; `value` is None where no question is left.
+    Of suites in which something was found; `value` is None where no question is left.
     """
     told = {}
     for suite, ids in sorted(found.unclean.items()):
-        if suite not in measured.suites:
+        if suite not in measured.suites or measured.suites[suite]["metric"] in OF_ALL:
             continue
         predictions = measured.predictions.get(suite, {})
         clean = [row for one, row in sorted(predictions.items()) if one not in ids]
-        nothing = {"value": None, "ci_low": None, "ci_high": None, "n": 0}
-        told[suite] = (summary(suite.partition("/")[0], clean, bootstrap) if clean else nothing) | {
-            "all": {name: measured.suites[suite][name] for name in nothing}
-        }
+        numbers = _measured_on(clean, bootstrap) if clean else dict.fromkeys(("value", "ci_low", "ci_high"))
+        whole = {name: measured.suites[suite][name] for name in (*numbers, "n")}
+        told[suite] = numbers | {"n": len(clean), "all": whole}
     return told
+
+
+def _measured_on(rows: Sequence[dict[str, Any]], bootstrap: Bootstrap) -> dict[str, Any]:
+    """The mean score of some predictions; of losses the perplexity."""
+    if "tokens" in rows[0]:
+        found = bootstrap.mean([row["loss"] / row["tokens"] for row in rows], [row["tokens"] for row in rows])
+        found = found.map(math.exp)
+    else:
+        found = bootstrap.mean([row["score"] for row in rows])
+    numbers = {"value": found.value, "ci_low": found.low, "ci_high": found.high}
+    return {name: float(f"{number:.7g}") for name, number in numbers.items()}
 
 
 def licensed(policy: LicencePolicy | None, measured: Measured, lineage: dict[str, Any] | None) -> Iterator[Check]:
