@@ -95,7 +95,8 @@ def leaking_sources(folder: Path) -> Path:
 def leaked(life, first) -> Lived:
     sources = leaking_sources(life.folder)
     gate = "evaluation.gate.max_contaminated={'generate/*': 0.0}"
-    return life.run("lifecycle", "--set", f"curation.register_sources.sources={sources}", "--set", gate)
+    short = ("--arg", "rounds=0")  # what is refused here, pretraining has read
+    return life.run("lifecycle", *short, "--set", f"curation.register_sources.sources={sources}", "--set", gate)
 
 
 def test_a_model_that_was_trained_on_the_questions_is_refused_and_the_corpus_is_named(leaked):

@@ -113,7 +113,8 @@ def judged(lived: Lived, weights: Manifest) -> dict[str, Any]:
     sets = step("evaluation.collect_training_sets", {"weights": [weights]})
     overlap = step("evaluation.contamination", {"training_sets": [sets], "questions": [questions]})
     references = [lived.manifest(f"evaluation.evaluate.{name}") for name in ("base", "sft")]
+    evidence = {"decontamination": [overlap], "training_sets": [sets], "tokenizer": [tokenizer]}
     verdict = step(
-        "evaluation.gate", {"candidate": [candidate], "references": references, "decontamination": [overlap]}
+        "evaluation.gate", {"candidate": [candidate], "references": references, "current": [candidate]} | evidence
     )
     return orjson.loads(store.get_blob(verdict.shard("verdict.json").blob))

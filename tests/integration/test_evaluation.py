@@ -10,11 +10,14 @@ import orjson
 import pytest
 import torch
 from damage import reinitialise_layer
-from pico import WORDS, Lab, chat, documents
+from pico import WORDS, Lab, chat, documents, released
 
+from tokenmill.deployment.config import RegisterConfig
+from tokenmill.errors import InputError
 from tokenmill.evaluation.config import (
     CollectConfig,
     ContaminationConfig,
+    CurrentConfig,
     EvaluateConfig,
     GateConfig,
     Limits,
@@ -29,6 +32,7 @@ from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import JSONL
 from tokenmill.steps.context import materialise
+from tokenmill.tracking import Registry
 from tokenmill.training.packing import Pack
 
 pytestmark = pytest.mark.integration
@@ -154,6 +158,7 @@ GATE = GateConfig(
     limits={"format/chat": Limits(min=0.9)},
     references={"sft": ReferenceLimits(max_perplexity_ratio={"perplexity/*": 1.1})},
     max_delta1=None,  # five held-out problems are too few; the deltas have tests of their own above
+    current=None,
 )
 
 
@@ -177,14 +182,21 @@ def students(room: Classroom) -> tuple[Manifest, Manifest]:
     return sft, further
 
 
-def judge(room: Classroom, weights: Manifest, sft: Manifest, questions: Manifest, config: GateConfig = GATE) -> Any:
+def judged(
+    room: Classroom, weights: Manifest, sft: Manifest, questions: Manifest, config: GateConfig = GATE
+) -> Manifest:
     lab = room.lab
     candidate, reference = evaluate(room, weights, questions)[0], evaluate(room, sft, questions, label="sft")[0]
     sets = lab.step("evaluation.collect_training_sets", CollectConfig(), weights=weights)["output"]
     overlap = lab.step("evaluation.contamination", ContaminationConfig(), training_sets=sets, questions=questions)
     inputs = {"candidate": candidate, "references": [reference], "decontamination": overlap["output"]}
-    made = lab.step("evaluation.gate", config, **inputs)["output"]
-    return orjson.loads(lab.store.get_blob(made.shard("verdict.json").blob))
+    inputs |= {"training_sets": sets, "tokenizer": lab.tokenizer}
+    return lab.step("evaluation.gate", config, **inputs)["output"]
+
+
+def judge(room: Classroom, weights: Manifest, sft: Manifest, questions: Manifest, config: GateConfig = GATE) -> Any:
+    verdict = judged(room, weights, sft, questions, config)
+    return orjson.loads(room.lab.store.get_blob(verdict.shard("verdict.json").blob))
 
 
 def failed(verdict: Any) -> list[str]:
@@ -228,4 +240,33 @@ def test_the_gate_rejects_a_model_that_was_trained_on_the_questions(
     folder = materialise(lab.store, students[1], lab.folder / "leaked")
     leaked = lab.issue_folder("weights", folder, step="test.train", base=students[1], corpus=leak)
     assert leaked.content == students[1].content
-    assert failed(judge(room, leaked, students[0], questions)) == ["generate/maths in training data"]
+    verdict = judged(room, leaked, students[0], questions)
+    told = orjson.loads(lab.store.get_blob(verdict.shard("verdict.json").blob))
+    assert failed(told) == ["generate/maths in training data"]
+    (check,) = [check for check in told["checks"] if not check["passed"]]
+    assert check["evidence"] == [leak.digest] and leak.digest[:12] in check["why"]
+
+    registry, name = Registry(lab.store), "internlm2-chat-pico"
+    config = RegisterConfig(role="chat", alias="rejected")
+    lab.step("deployment.register", config, model=leaked, verdict=verdict)
+    tags = registry.client.get_model_version(name, registry.alias_version(name, "rejected") or "").tags
+    assert (tags["gate.status"], tags["gate.verdict"]) == ("refused", verdict.digest)
+    assert tags["gate.failed"] == "generate/maths in training data"
+    assert registry.alias_version(name, "candidate") is None
+    with pytest.raises(InputError, match="about another model"):
+        lab.step("deployment.register", config, model=lab.weights(7), verdict=verdict)
+
+
+def test_the_model_in_use_is_the_release_at_its_alias_or_else_the_candidate_itself(room: Classroom) -> None:
+    lab = room.lab
+    candidate = {"weights": lab.weights(3), "tokenizer": lab.tokenizer}
+    assert lab.step("evaluation.current", CurrentConfig(), **candidate) == candidate
+    used = released(lab, seed=4)
+    registry, name = Registry(lab.store), "internlm2-chat-pico"
+    version = registry.register_model(name, used.release, run=lab.run)
+    registry.set_alias(name, "production", version)
+    found = lab.step("evaluation.current", CurrentConfig(), **candidate)
+    assert found == {"weights": used.weights, "tokenizer": lab.tokenizer}
+    registry.set_alias(name, "production", registry.register_model(name, candidate["weights"], run=lab.run))
+    with pytest.raises(InputError, match="is no release"):
+        lab.step("evaluation.current", CurrentConfig(), **candidate)

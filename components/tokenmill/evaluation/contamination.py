@@ -10,18 +10,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from tokenmill.evaluation.config import ContaminationConfig
+from tokenmill.evaluation.deltas import deltas as deltas  # the agreed place
 from tokenmill.evaluation.questions import suite_of as mode_and_suite
 from tokenmill.evaluation.search import LABELS, Search
 from tokenmill.evaluation.training_sets import TRAINING_SETS
 from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.overlap import is_test
 from tokenmill.overlap.index import suite_of
+from tokenmill.overlap.sketch import Sketch
 from tokenmill.records import JSONL, Record, read_jsonl, write_jsonl
 from tokenmill.steps import StepContext, step
 from tokenmill.store import ArtifactStore, open_store
@@ -92,8 +95,10 @@ class _Job:
 
     def run(self) -> dict[str, tuple[str, str]]:
         """Question → its label, and the first document that gives it that."""
-        search, hits = _loaded(self.index), dict[str, tuple[str, str]]()
-        for number, record in enumerate(_rows(open_store(self.store), self.shard)):
+        search, hits, store = _loaded(self.index), dict[str, tuple[str, str]](), open_store(self.store)
+        texts = (training_text(record) for record in _rows(store, self.shard))
+        suspects = list(Sketch.remembered(store, self.shard, texts).suspects(search.probes))
+        for number, record in _among(_rows(store, self.shard), suspects):
             if record.get("id") not in self.heldout:
                 for name, label in search.find(training_text(record)).items():
                     if name not in hits or LABELS.index(label) > LABELS.index(hits[name][0]):
@@ -122,6 +127,15 @@ def _jobs(store: ArtifactStore, lineage: dict[str, Any], index: Path) -> Iterato
                 shards.setdefault((shard.blob, heldout), (shard, []))[1].append(number)
     for (_, heldout), (shard, sets) in shards.items():
         yield _Job(store.uri, index, shard, heldout, tuple(sets))
+
+
+def _among(records: Iterable[Record], wanted: Sequence[range]) -> Iterator[tuple[int, Record]]:
+    """The records of some stretches, with their numbers; nothing is read where there are none, or behind the last."""
+    for stretch in wanted[-1:]:
+        numbers = frozenset(number for one in wanted for number in one)
+        for number, record in enumerate(islice(records, stretch.stop)):
+            if number in numbers:
+                yield number, record
 
 
 def _rows(store: ArtifactStore, shard: Shard) -> Iterator[Record]:

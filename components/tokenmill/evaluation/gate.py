@@ -11,6 +11,7 @@ import orjson
 
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import GateConfig, ReferenceLimits
+from tokenmill.evaluation.deltas import is_outlier, smallest
 from tokenmill.evaluation.evaluate import DELTAS
 from tokenmill.evaluation.lineage_checks import Contamination, clean_scores, contaminated, costed, licensed
 from tokenmill.evaluation.measured import Measured
@@ -218,10 +219,10 @@ def _deltas(config: GateConfig, measured: Measured) -> Iterator[Check]:
                 yield Check(f"{sign} {suite}", delta["value"], f"|Δ| ≤ {limit:g}", False, told)
                 continue
             value, error = delta["value"], delta["se"]
-            outlier = abs(value) > limit and abs(value) > config.delta_sigmas * error
-            yield Check(
-                f"{sign} {suite}", value, f"|Δ| ≤ {limit:g}", not outlier, f"{value:+.4g} ± {error:.2g} nats a token"
-            )
+            outlier = is_outlier(value, error, limit, config.delta_sigmas)
+            least = smallest(error, limit, config.delta_sigmas)
+            told = f"{value:+.4g} ± {error:.2g} nats a token; these samples show none below {least:.2g}"
+            yield Check(f"{sign} {suite}", value, f"|Δ| ≤ {limit:g}", not outlier, told)
 
 
 def _short(value: float) -> float:

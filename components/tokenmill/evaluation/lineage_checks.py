@@ -89,7 +89,7 @@ def _where(facts: dict[str, Any], suite: str, labels: tuple[str, ...], verb: str
 def clean_scores(measured: Measured, found: Contamination, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
     """Suite → its numbers on the questions that the training data do not give away, and `all`: on all of them.
 
-    Only of suites that have both kinds of questions; `value` is None where no question is left.
+    Of suites in which something was found; `value` is None where no question is left.
     """
     told = {}
     for suite, ids in sorted(found.unclean.items()):

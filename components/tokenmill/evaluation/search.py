@@ -7,9 +7,10 @@ import numpy
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tokenmill.evaluation.config import ContaminationConfig
-from tokenmill.overlap import OverlapIndex, answer_text, question_text
+from tokenmill.overlap import OverlapIndex, answer_texts, question_text
 from tokenmill.overlap.index import Hit
-from tokenmill.overlap.near import NearIndex
+from tokenmill.overlap.near import NGRAM, NearIndex
+from tokenmill.overlap.sketch import Probes
 from tokenmill.overlap.units import Units, is_chinese, units
 from tokenmill.records import Record
 
@@ -24,19 +25,32 @@ class Search:
         self.label_words = config.label_words
         self._verbatim = OverlapIndex(config)
         self._near = NearIndex(config.near, config.max_sharing)
-        self._answers: dict[str, tuple[Units, int]] = {}
-        """Name → units of its answer, and how many of them the text that is looked for ends with."""
+        self._texts: dict[str, str] = {}
+        self._answers: dict[str, list[tuple[Units, int]]] = {}
+        """Name → units of its right answers, and how many of them the text that is looked for ends with."""
 
     def add(self, suite: str, record: Record) -> None:
-        name, text, answer = f"{suite}#{record['id']}", question_text(record), answer_text(record)
+        name, text = f"{suite}#{record['id']}", question_text(record)
         self._verbatim.add(name, text)
         self._near.add(name, text)
-        if len(found := units(answer, is_chinese(text))):
-            self._answers[name] = found, len(found) if "choices" in record else 0
+        self._texts[name] = text
+        found = [units(answer, is_chinese(text)) for answer in answer_texts(record)]
+        self._answers[name] = [(one, len(one) if "choices" in record else 0) for one in found if len(one)]
 
     def build(self) -> None:
         self._verbatim.build()
         self._near.build()
+        self.probes = Probes.of(self._probes())
+
+    def _probes(self) -> Iterator[tuple[Units, int, Units, int]]:
+        """What a sketch is asked for each question: a superset of what `find` finds."""
+        from tokenmill.overlap.kernels import grams
+
+        nothing, own = numpy.empty(0, numpy.uint64), self._near.own()
+        for name, text in self._texts.items():
+            chinese, run = self._verbatim.run_of(text)
+            ngram = NGRAM[chinese]
+            yield grams(units(text, chinese), ngram), max(0, run - ngram + 1), *own.get(name, (nothing, 0))
 
     @property
     def too_short(self) -> set[str]:
@@ -57,20 +71,22 @@ class Search:
         return found
 
     def _gives_answer(self, name: str, hits: Iterable[Hit], text: str) -> bool:
-        """Whether the answer follows a copy of the question within `label_words` units."""
-        if name not in self._answers:
-            return False
-        answer, inside = self._answers[name]
+        """Whether an answer follows a copy of the question within `label_words` units."""
         read: dict[bool, Units] = {}
         for chinese, end in _ends(hits):
             if chinese not in read:
                 read[chinese] = units(text, chinese)
-            passage = read[chinese][max(0, end - inside) : end + self.label_words + len(answer)]
-            if len(passage) >= len(answer):
-                windows = sliding_window_view(passage, len(answer))
-                if bool(numpy.any(numpy.all(windows == answer, axis=1))):
+            for answer, inside in self._answers[name]:
+                passage = read[chinese][max(0, end - inside) : end + self.label_words + len(answer)]
+                if _holds(passage, answer):
                     return True
         return False
+
+
+def _holds(passage: Units, answer: Units) -> bool:
+    if len(passage) < len(answer):
+        return False
+    return bool(numpy.any(numpy.all(sliding_window_view(passage, len(answer)) == answer, axis=1)))
 
 
 def _ends(hits: Iterable[Hit]) -> Iterator[tuple[bool, int]]:

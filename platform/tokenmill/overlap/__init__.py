@@ -5,7 +5,7 @@ question shares with a text, `near` for passages that say most of a question in 
 shard of text holds at all, so that it is read again only for questions that it may hold.
 """
 
-from tokenmill.overlap.asked import Asked, answer_text, count_by_suite, is_test, question_text
+from tokenmill.overlap.asked import Asked, answer_texts, count_by_suite, is_test, question_text
 from tokenmill.overlap.index import OverlapIndex
 from tokenmill.overlap.rule import OverlapConfig, OverlapRule
 
@@ -14,7 +14,7 @@ __all__ = [
     "OverlapConfig",
     "OverlapIndex",
     "OverlapRule",
-    "answer_text",
+    "answer_texts",
     "count_by_suite",
     "is_test",
     "question_text",

@@ -20,11 +20,12 @@ def question_text(record: Record) -> str:
     return str(record["question"])
 
 
-def answer_text(record: Record) -> str:
-    """What a training document must hold after the question to give its answer away; empty where there is none."""
+def answer_texts(record: Record) -> list[str]:
+    """What a training document must hold, one of them, after the question to give its answer away."""
     if "choices" in record:
-        return str(record["choices"][record["answer"]]).removeprefix(str(record["question"])).strip()
-    return str(record.get("answer", "")) if "question" in record else ""
+        return [str(record["choices"][record["answer"]]).removeprefix(str(record["question"])).strip()]
+    answer = record.get("answer", []) if "question" in record else []
+    return [str(one) for one in answer] if isinstance(answer, list) else [str(answer)]
 
 
 def is_test(record: Record) -> bool:

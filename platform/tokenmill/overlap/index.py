@@ -5,6 +5,7 @@ Chinese), or all of its words if it has fewer. Wording that several questions sh
 them a copy.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -96,38 +97,49 @@ class OverlapIndex:
     names: list[str] = field(default_factory=list)
     too_short: set[str] = field(default_factory=set)
     """Questions with fewer than `min_words` words (twice as many characters): not looked for."""
-    _runs: dict[bool, list[Runs]] = field(default_factory=lambda: {False: [], True: []})
-    _tables: dict[bool, Table] = field(default_factory=dict)
+    _runs: dict[tuple[bool, int], list[Runs]] = field(default_factory=lambda: defaultdict(list))
+    _tables: dict[tuple[bool, int], Table] = field(default_factory=dict)
+    """By whether units are characters, and how many of them a run is looked up by."""
 
     def add(self, name: str, text: str) -> None:
         """Look for a text under the name `suite#id`; several texts may have one name."""
         from tokenmill.overlap.kernels import grams
 
         chinese = is_chinese(text)
-        found, anchor = units(text, chinese), self._anchor(chinese)
-        n = min(self.config.ngram_characters if chinese else self.config.ngram_words, len(found))
-        if n < anchor:
+        found, most, least = units(text, chinese), self._most(chinese), self._least(chinese)
+        n = min(most, len(found))
+        if n < least:
             self.too_short.add(name)
             return
+        anchor = most if n == most else least  # common beginnings of long runs would be looked at one by one
         if not self.names or self.names[-1] != name:
             self.names.append(name)
         whole = grams(found, n)
         own = numpy.full(len(whole), len(self.names) - 1, numpy.int64)
         length = numpy.full(len(whole), n, numpy.int64)
-        self._runs[chinese].append(Runs(grams(found, anchor)[: len(whole)], length, whole, own))
+        self._runs[chinese, anchor].append(Runs(grams(found, anchor)[: len(whole)], length, whole, own))
 
-    def _anchor(self, chinese: bool) -> int:
+    def run_of(self, text: str) -> tuple[bool, int]:
+        """Whether a text is compared by characters, and how many units in a row are a copy of it; 0 if it is too short."""
+        chinese = is_chinese(text)
+        n = min(self._most(chinese), len(units(text, chinese)))
+        return chinese, n if n >= self._least(chinese) else 0
+
+    def _most(self, chinese: bool) -> int:
+        return self.config.ngram_characters if chinese else self.config.ngram_words
+
+    def _least(self, chinese: bool) -> int:
         return 2 * self.config.min_words if chinese else self.config.min_words
 
     def build(self) -> None:
         """Leave out the templates; call it once, when every question is in."""
         numbers: dict[str, int] = {}
         suites = numpy.array([numbers.setdefault(suite_of(name), len(numbers)) for name in self.names], numpy.uint64)
-        for chinese, parts in self._runs.items():
+        for (chinese, anchor), parts in self._runs.items():
             runs = Runs.joined(parts).without_templates(suites, self.config.max_sharing)
             if len(runs.owners):
-                self._tables[chinese] = Table(self._anchor(chinese), runs)
-        self._runs = {False: [], True: []}
+                self._tables[chinese, anchor] = Table(anchor, runs)
+        self._runs.clear()
 
     @property
     def size(self) -> int:
@@ -140,7 +152,10 @@ class OverlapIndex:
 
     def hits(self, text: str) -> Iterator[Hit]:
         """Every run of a question that this text holds, by where it stands."""
-        for chinese, table in self._tables.items():
+        read: dict[bool, Units] = {}
+        for (chinese, _), table in self._tables.items():
             if not chinese or (not text.isascii() and HAN.search(text)):
-                for owner, at, length in table.find(units(text, chinese)).tolist():
+                if chinese not in read:
+                    read[chinese] = units(text, chinese)
+                for owner, at, length in table.find(read[chinese]).tolist():
                     yield Hit(self.names[owner], at, length, chinese)

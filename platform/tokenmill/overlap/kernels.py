@@ -190,3 +190,64 @@ def gatherings(
                 made += 1
             entry += 1
     return out[:made].copy()
+
+
+_PROBES = (
+    numpy.uint64(0x9E3779B97F4A7C15),
+    numpy.uint64(0xC2B2AE3D27D4EB4F),
+    numpy.uint64(0xD6E8FEB86659FD93),
+)
+"""Odd factors; a key has a bit at the highest bits of its product with each (Bloom 1970, three of at least eight bits)."""
+
+
+@compiled(HASHES, HASHES, types.int64)
+def bloom(keys: Hashes, words: Hashes, bits: int) -> None:
+    """Set the bits of every key in a filter of 2^`bits` bits."""
+    shift = numpy.uint64(64 - bits)
+    for key in keys:
+        for factor in _PROBES:
+            place = (key * factor) >> shift
+            words[place >> _SIX] |= _ONE << (place & _LOW)
+
+
+@numba.njit
+def _blooms(key: Any, words: Any, shift: Any) -> bool:
+    for factor in _PROBES:
+        place = (key * factor) >> shift
+        if (words[place >> _SIX] >> (place & _LOW)) & _ONE == 0:
+            return False
+    return True
+
+
+@compiled(KEYS, types.int64, KEYS, COUNTS, COUNTS, KEYS, COUNTS, COUNTS)
+def may_hold(
+    words: Any, bits: int, runs_: Any, run_bounds: Any, run_wanted: Any, own: Any, own_bounds: Any, own_wanted: Any
+) -> bool:
+    """Whether the text behind a filter may hold a question: `run_wanted` of its n-grams in a row, or `own_wanted` of its own.
+
+    Question i has `runs_[run_bounds[i]:run_bounds[i + 1]]`, in order, and likewise `own`; what is wanted of it is 0 where
+    that is not looked for. True is maybe, False is certain.
+    """
+    shift = numpy.uint64(64 - bits)
+    for question in range(len(run_wanted)):
+        at, end, run = run_bounds[question], run_bounds[question + 1], run_wanted[question]
+        while run and at + run <= end:
+            back = at + run - 1
+            while back >= at and _blooms(runs_[back], words, shift):
+                back -= 1
+            if back < at:
+                return True
+            at = back + 1
+        left, lacking = own_wanted[question], own_bounds[question + 1] - own_bounds[question] - own_wanted[question]
+        if left == 0:
+            continue
+        for place in range(own_bounds[question], own_bounds[question + 1]):
+            if _blooms(own[place], words, shift):
+                left -= 1
+                if left == 0:
+                    return True
+            else:
+                lacking -= 1
+                if lacking < 0:
+                    break
+    return False

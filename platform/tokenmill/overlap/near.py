@@ -16,7 +16,7 @@ from tokenmill.config import Section
 from tokenmill.overlap.index import Runs, suite_of
 from tokenmill.overlap.units import HAN, Units, is_chinese, units
 
-_NGRAM = {False: 3, True: 5}
+NGRAM = {False: 3, True: 5}
 _NUMBER = {False: re.compile(r"(?<!\w)\d+(?!\w)"), True: re.compile(r"\d")}
 
 
@@ -38,7 +38,7 @@ class _Language:
     """The questions of one way to count units."""
 
     def __init__(self, rule: NearRule, chinese: bool) -> None:
-        self.rule, self.n = rule, _NGRAM[chinese]
+        self.rule, self.n = rule, NGRAM[chinese]
         self.names: list[str] = []
         self.lengths: list[int] = []
         self.numbers: list[Units] = []
@@ -119,6 +119,14 @@ class NearIndex:
                 [numbers.setdefault(suite_of(name), len(numbers)) for name in language.names], numpy.uint64
             )
             language.build(suites, self._max_sharing)
+
+    def own(self) -> dict[str, tuple[Units, int]]:
+        """Question → its own n-grams, and how many of them a paraphrase holds."""
+        return {
+            language.names[owner]: (numpy.array(sorted(grams), numpy.uint64), int(language.wanted[owner]))
+            for language in self._languages.values()
+            for owner, grams in language.own.items()
+        }
 
     @property
     def looked_for(self) -> set[str]:

@@ -163,6 +163,13 @@ def test_a_question_is_labelled_by_what_the_data_give_away(lab: Lab, text: str, 
     assert row["label"] == label
 
 
+def test_any_of_several_right_answers_gives_a_question_away(lab: Lab) -> None:
+    asked = questions(lab, generate__maths=[{"id": "q", "question": SECRET, "answer": ["forty two", "42 feet"]}])
+    for name, text, label in (("one", f"{SECRET}. 42 feet", "input+label"), ("none", f"{SECRET}. 43 feet", "input")):
+        _, rows = searched(lab, lab.weights(data=corpus(lab, name, text)), asked)
+        assert rows["generate/maths#q"]["label"] == label
+
+
 def test_a_choice_is_given_away_where_the_right_option_follows(lab: Lab) -> None:
     choices = [f"{SECRET} {end}" for end in ("and her sister", "who never came", "of the north")]
     asked = questions(lab, choice__tales=[{"id": "q", "question": SECRET, "choices": choices, "answer": 1}])

@@ -1,0 +1,81 @@
+"""A shard's sketch may say maybe too often, and no only where it is so."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from pico import Lab
+
+from tokenmill.evaluation.config import ContaminationConfig
+from tokenmill.evaluation.search import Search
+from tokenmill.overlap import sketch
+from tokenmill.overlap.sketch import Sketch
+from tokenmill.records import JSONL
+
+WORDS = [f"{a}{b}" for a in ("ba", "ko", "li", "mu", "ten", "za") for b in ("dor", "fin", "gas", "hem", "jol")]
+
+
+def sentence(draw: random.Random, length: int) -> str:
+    return " ".join(draw.choices(WORDS, k=length))
+
+
+def search(*questions: str) -> Search:
+    made = Search(ContaminationConfig())
+    for number, question in enumerate(questions):
+        made.add("generate/maths", {"id": str(number), "question": question, "answer": "7"})
+    made.build()
+    return made
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketch, "STRETCH", 600)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("length", [5, 9, 13, 40])
+def test_every_document_in_which_something_is_found_is_suspect(length: int) -> None:
+    """Oracle: the search itself, over all documents; copies, paraphrases and neither, of short questions and long ones."""
+    draw = random.Random(length)
+    questions = [sentence(draw, length) for _ in range(20)]
+    documents = [sentence(draw, 60) for _ in range(80)]
+    for place, question in enumerate(questions[:10]):
+        words = question.split()
+        if place % 2 and length > 20:
+            words[12] = words[25] = "reworded"
+        documents[8 * place] = f"{sentence(draw, 20)} {' '.join(words)} {sentence(draw, 20)}"
+    asked = search(*questions)
+    found = {number for number, document in enumerate(documents) if asked.find(document)}
+    suspects = {number for stretch in Sketch.made(documents).suspects(asked.probes) for number in stretch}
+    assert {8 * place for place in range(10)} <= found <= suspects
+    assert len(suspects) < 0.6 * len(documents)
+
+
+@pytest.mark.usefixtures("small")
+def test_stretches_hold_every_document_once_and_chinese_is_found_too() -> None:
+    question = "小明早上去市场买了7个苹果和3个梨子，回家以后他把一半的苹果分给了妹妹，还剩下几个水果？"
+    draw = random.Random(3)
+    documents = [sentence(draw, draw.randrange(0, 150)) for _ in range(50)]
+    documents[31] = f"题目：{question}答案"
+    made = Sketch.made(documents)
+    assert [number for records, _, _ in made.stretches() for number in records] == list(range(50))
+    (stretch,) = made.suspects(search(question).probes)
+    assert 31 in stretch
+    assert list(Sketch.made([]).suspects(search(question).probes)) == []
+
+
+def test_a_sketch_is_made_once_for_a_shard_and_again_where_its_file_is_gone(lab: Lab) -> None:
+    shard = lab.issue("corpus", {f"part-00000{JSONL}": [{"id": "a", "text": "text"}]}).shards[0]
+    read = []
+
+    def texts() -> Iterator[str]:
+        read.append(1)
+        yield sentence(random.Random(1), 100)
+
+    first = Sketch.remembered(lab.store, shard, texts())
+    again = Sketch.remembered(lab.store, shard, texts())
+    assert len(read) == 1 and again.words.tolist() == first.words.tolist()
+    for entry in list(lab.store.backend.list("blobs/")):
+        lab.store.backend.delete(entry.key)
+    assert Sketch.remembered(lab.store, shard, texts()).words.tolist() == first.words.tolist()
+    assert len(read) == 2
