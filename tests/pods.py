@@ -5,6 +5,7 @@ tokens of service accounts.
 """
 
 import base64
+import copy
 import os
 import time
 from dataclasses import dataclass, field
@@ -82,10 +83,13 @@ class Pod:
 
     def url(self, port):
         """Where this machine reaches a container's port, by number or name."""
-        number = next(p["containerPort"] for p in self.main.get("ports", []) if port in (p["name"], p["containerPort"]))
+        number = self._number(port)
         self.container.reload()
-        address = self.container.attrs["NetworkSettings"]["Networks"][self.namespace.network.name]["IPAddress"]
-        return f"http://{address}:{number}"
+        (bound,) = self.container.attrs["NetworkSettings"]["Ports"][f"{number}/tcp"]
+        return f"http://127.0.0.1:{bound['HostPort']}"
+
+    def _number(self, port):
+        return next(p["containerPort"] for p in self.main.get("ports", []) if port in (p["name"], p["containerPort"]))
 
     def wait_ready(self, timeout_s=200):
         """Ask the startup probe, then the readiness probe, until both are content."""
@@ -141,6 +145,7 @@ class Pod:
             mem_limit=size(limits["memory"]) if "memory" in limits else None,
             nano_cpus=int(processors(limits["cpu"]) * 1e9) if "cpu" in limits else None,
             mounts=[self._mount(one) for one in rendered.get("volumeMounts", [])],
+            ports={f"{port['containerPort']}/tcp": ("127.0.0.1", None) for port in rendered.get("ports", [])},
             network=self.namespace.network.name,
         )
         self.containers.append(container)
@@ -195,6 +200,24 @@ class Pod:
                 target, None, type="tmpfs", tmpfs_size=size(volume["emptyDir"]["sizeLimit"]), tmpfs_mode=0o1777
             )
         return Mount(target, str(source), type="bind", read_only=mount.get("readOnly", False))
+
+
+def at_its_own_port(owner, service, pod):
+    """The pod with an argument that names a Service's port replaced: nothing here maps one port to another."""
+    changed = copy.deepcopy(owner)
+    (container,) = changed["spec"]["containers"]
+    container["args"] = [pod if argument == service else argument for argument in container["args"]]
+    assert changed != owner
+    return changed
+
+
+def open_to_all(folder):
+    """A folder of pytest's that other users, such as containers', may enter and write to."""
+    for above in folder.parents:
+        if above.stat().st_uid == os.getuid() and "pytest" in str(above):
+            above.chmod(0o711)
+    folder.chmod(0o777)
+    return folder
 
 
 def own(path, mode, group):

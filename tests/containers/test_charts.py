@@ -12,7 +12,7 @@ import pytest
 import requests
 from checkpoints import reciting_llama
 from release_facts import FACTS
-from rendered import needs_helm, render
+from rendered import needs_helm
 
 from tokenmill.deployment.publish import publish
 from tokenmill.deployment.release import pin
@@ -21,40 +21,13 @@ pytestmark = [pytest.mark.containers, needs_helm, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def namespace(client, tmp_path_factory):
-    """Both charts' objects, as `helm install` of the trial makes them."""
-    objects = render("tokenmill", "cpu").objects + render("inference", "cpu").objects
-    network = client.networks.create("tokenmill-charts")
-    room = tmp_path_factory.mktemp("volumes")
-    for folder in (room, *room.parents):
-        if "pytest" in str(folder):
-            folder.chmod(0o711)
-    space = pods.Namespace(client, objects, room, network)
-    yield space
-    space.close()
-    network.remove()
-
-
-@pytest.fixture(scope="module")
-def platform(namespace):
-    """The services of the chart `tokenmill`, after its Job."""
-    store = namespace.start(namespace.one("StatefulSet", "rel-tokenmill-object-store")).wait_ready()
-    mlflow = namespace.start(namespace.one("Deployment", "rel-tokenmill-mlflow")).wait_ready()
-    prepared = namespace.completed(namespace.one("Job", "rel-tokenmill-prepare"))
-    return store, mlflow, prepared
-
-
-@pytest.fixture(scope="module")
-def engine_pod(namespace, platform, tmp_path_factory):
+def engine_pod(namespace, reach, tmp_path_factory):
     """The chart `inference`, serving a release that was put into the bucket; and the release's digest."""
-    store, *_ = platform
     checkpoint = reciting_llama(tmp_path_factory.mktemp("release") / "reciter", "Token")
     pin(checkpoint, FACTS)
-    keys = namespace.secret("tokenmill-store")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOKENMILL_S3_ENDPOINT", store.url("s3"))
-        patch.setenv("AWS_ACCESS_KEY_ID", keys["access-key"].decode())
-        patch.setenv("AWS_SECRET_ACCESS_KEY", keys["secret-key"].decode())
+        for name, value in reach.items():
+            patch.setenv(name, value)
         digest = publish(checkpoint, "s3://tokenmill/releases/chat")
     return namespace.start(namespace.one("Deployment", "rel-inference")).wait_ready(), digest
 
@@ -68,34 +41,20 @@ def test_the_job_makes_the_bucket_and_helms_test_is_content(namespace, platform)
 
 def test_the_tracking_server_keeps_runs_and_artifacts(platform):
     _, server, _ = platform
-    url = server.url("http")
-    made = requests.post(
-        f"{url}/api/2.0/mlflow/experiments/create",
-        json={"name": "trial"},
-        headers={"Host": "localhost:5000"},
-        timeout=60,
-    )
+    api = f"{server.url('http')}/api/2.0"
+    made = requests.post(f"{api}/mlflow/experiments/create", json={"name": "trial"}, timeout=60)
     assert made.ok, made.text
-    put = requests.put(
-        f"{url}/api/2.0/mlflow-artifacts/artifacts/trial/note.txt", data=b"kept in the bucket",
-        headers={"Host": "localhost:5000"}, timeout=60,
-    )  # fmt: skip
+    note = f"{api}/mlflow-artifacts/artifacts/trial/note.txt"
+    put = requests.put(note, data=b"kept in the bucket", timeout=60)
     assert put.ok, put.text + server.said()[-2000:]
-    got = requests.get(
-        f"{url}/api/2.0/mlflow-artifacts/artifacts/trial/note.txt", headers={"Host": "localhost:5000"}, timeout=60
-    )
-    assert got.content == b"kept in the bucket"
+    assert requests.get(note, timeout=60).content == b"kept in the bucket"
+    assert requests.get(note, headers={"Host": "evil.example.com"}, timeout=60).status_code == 403
 
 
 def test_the_model_of_the_bucket_answers_a_chat_and_helms_test_is_content(namespace, engine_pod):
     pod, digest = engine_pod
     test = namespace.one("Pod", "rel-inference-test")
-    (container,) = test["spec"]["containers"]
-    url = "http://rel-inference:80"
-    assert container["args"][0] == url
-    container["args"][0] = "http://rel-inference:8000"  # Docker has no Service that maps ports
-    said = namespace.completed(test)
-    container["args"][0] = url
+    said = namespace.completed(pods.at_its_own_port(test, "http://rel-inference:80", "http://rel-inference:8000"))
     assert "answered  Token" in said
     assert requests.get(f"{pod.url('http')}/health", timeout=10).headers["x-model-digest"] == digest
 
