@@ -34,8 +34,7 @@ run() { # run COMMAND…: said, and done unless dry
     printf '+ %s\n' "$*"
     [ "$dry" = yes ] || "$@"
 }
-k() { run kubectl --context "kind-$cluster" --namespace "$namespace" "$@"; }
-ask() { kubectl --context "kind-$cluster" --namespace "$namespace" "$@"; } # for what a later command needs
+ask() { kubectl --context "kind-$cluster" --namespace "$namespace" "$@"; }
 chart() { # chart VERB RELEASE CHART ARGUMENT…: helm install or upgrade; dry, helm renders with the very same values
     local verb=$1 release=$2 folder=$3
     shift 3
@@ -59,7 +58,7 @@ chart() { # chart VERB RELEASE CHART ARGUMENT…: helm install or upgrade; dry, 
     [ "$verb" = install ] || values=(-f "$root/$folder/ci/cpu-values.yaml" "${values[@]}")
     helm template "$release" "$root/$folder" --namespace "$namespace" "${values[@]}" >/dev/null
 }
-helm_test() { run helm test "$1" --kube-context "kind-$cluster" --namespace "$namespace" --timeout 10m --logs; }
+helm_test() { run helm test "$1" --kube-context "kind-$cluster" --namespace "$namespace" --timeout 10m; }
 
 cleanup() {
     local pid
@@ -171,10 +170,14 @@ chat_from "$(digest chat)"
 
 say "Nothing left"
 for name in chat tokenmill; do run helm uninstall "$name" --kube-context "kind-$cluster" --namespace "$namespace" --wait --timeout 5m; done
-k get all,configmap,secret,serviceaccount,role,rolebinding,networkpolicy,poddisruptionbudget,persistentvolumeclaim -o name
+kinds=all,configmap,secret,serviceaccount,role,rolebinding,networkpolicy,poddisruptionbudget,persistentvolumeclaim
+printf '+ kubectl get %s: only what Kubernetes itself puts into a namespace\n' "$kinds"
 if [ "$dry" = no ]; then
-    left=$(ask get all,configmap,secret,serviceaccount,role,rolebinding,networkpolicy,poddisruptionbudget,persistentvolumeclaim -o name |
-        grep -vxE 'configmap/kube-root-ca.crt|serviceaccount/default' || true)
+    for _ in $(seq 30); do # pods take their grace
+        left=$(ask get "$kinds" -o name | grep -vxE 'configmap/kube-root-ca.crt|serviceaccount/default' || true)
+        [ -n "$left" ] || break
+        sleep 2
+    done
     [ -z "$left" ] || fail "left behind: $left"
 fi
 if [ "$dry" = yes ]; then echo "e2e-kind: dry run, nothing was installed"; else echo "e2e-kind: all passed"; fi
