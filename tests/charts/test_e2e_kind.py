@@ -6,7 +6,9 @@ import shutil
 import subprocess
 
 import pytest
-from rendered import HELM_FOLDER, ROOT, every_helm, needs_helm
+from rendered import HELM_FOLDER, ROOT, every_helm, needs_helm, render
+
+from tokenmill.images import TAG
 
 SCRIPT = ROOT / "scripts/e2e_kind.sh"
 STAGES = [
@@ -52,6 +54,21 @@ def test_a_dry_run_fails_on_a_value_that_the_chart_does_not_have(tmp_path):
     done = dry_run(tmp_path, "helm-4", wrong)
     assert done.returncode != 0
     assert "maxNumSequences" in done.stderr
+
+
+@needs_helm
+def test_the_images_that_are_brought_onto_the_node_are_those_that_its_pods_name():
+    canary = {"canary": {"enabled": True, "model": {"uri": "s3://tokenmill/releases/next", "digest": "5" * 64}}}
+    pods = [spec for chart, changes in (("tokenmill", {}), ("inference", canary)) for spec in specs(chart, changes)]
+    asked = {one["image"] for spec in pods for one in (*spec.get("initContainers", []), *spec["containers"])}
+    (loaded,) = re.findall(r"for name in (.*); do run kind load", SCRIPT.read_text())
+    assert asked == {f"tokenmill/{name}:{TAG}" for name in loaded.split()}
+    (saved,) = re.findall(r"docker save tokenmill/\{(.*)\}:", (ROOT / "docs/operations/trial.md").read_text())
+    assert saved.split(",") == loaded.split()
+
+
+def specs(chart, changes):
+    return [template["spec"] for _, template in render(chart, "cpu", changes).pods()]
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck: apt-get install shellcheck")
