@@ -90,6 +90,18 @@ def test_every_module_that_runs_in_an_image_imports_there(name, wanted, run):
     assert run(names(name), "python3", "-W", "ignore", "-c", code).endswith("imported\n")
 
 
+def test_the_deployer_has_helm_and_the_chart_that_it_installs(run):
+    code = (
+        "import pathlib, subprocess, tokenmill.deployment as phase\n"
+        "chart = pathlib.Path(phase.__file__).parents[1] / 'charts/inference'\n"
+        "values = ['-f', chart / 'ci/cpu-values.yaml']\n"
+        "text = subprocess.run(['helm', 'template', 'chat', chart, *values], capture_output=True, text=True, check=True).stdout\n"
+        "print('kind: Deployment' in text)\n"
+    )
+    restricted = {"read_only": True, "tmpfs": {"/tmp": ""}, "user": "123456:0", "environment": {"HOME": "/tmp"}}
+    assert run(names("deployer"), "python3", "-c", code, **restricted) == "True\n"
+
+
 def test_programs_that_a_model_wrote_run_in_the_sandbox_of_a_restricted_pod(run):
     """Without namespaces, which a container may not make: the first wall holds all by itself."""
     code = (
