@@ -16,6 +16,17 @@ prefix=${REGISTRY:+${REGISTRY%/}/}tokenmill
 docker=/usr/bin/docker # Debian's own: another client earlier on PATH may not fit its engine
 [ -x "$docker" ] || docker=docker
 
+known=()
+for dockerfile in "$root"/images/*/Dockerfile; do known+=("$(basename "$(dirname "$dockerfile")")"); done
+names=("$@")
+[ ${#names[@]} -gt 0 ] || names=("${known[@]}")
+for name in "${names[@]}"; do
+    if [[ " ${known[*]} " != *" $name "* ]]; then
+        echo "build: no image '$name'; there are ${known[*]}" >&2
+        exit 2
+    fi
+done
+
 arguments=(--build-arg "VERSION=$tag" --build-arg "ACCELERATOR=${ACCELERATOR:-cpu}")
 arguments+=(--build-arg "REVISION=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)")
 [ -z "${BASE:-}" ] || arguments+=(--build-arg "BASE=$BASE")
@@ -31,10 +42,6 @@ declare -A built=()
 build() { # build NAME: what it stands on, then itself, once
     local name=$1 dockerfile=$root/images/$1/Dockerfile argument other own=()
     [ -z "${built[$name]:-}" ] || return 0
-    if [ ! -f "$dockerfile" ]; then
-        echo "build: no image '$name': $(cd "$root/images" && echo */Dockerfile) are there" >&2
-        exit 2
-    fi
     while read -r argument other; do
         build "$other"
         own+=(--build-arg "$argument=$prefix/$other:$tag")
@@ -45,8 +52,4 @@ build() { # build NAME: what it stands on, then itself, once
     built[$name]=yes
 }
 
-names=("$@")
-if [ ${#names[@]} -eq 0 ]; then
-    for dockerfile in "$root"/images/*/Dockerfile; do names+=("$(basename "$(dirname "$dockerfile")")"); done
-fi
 for name in "${names[@]}"; do build "$name"; done

@@ -96,6 +96,12 @@ def test_an_image_says_what_it_is(dockerfile):
     assert (labels["version"], labels["revision"]) == ("${VERSION}", "${REVISION}")
 
 
+def test_an_image_that_is_not_there_is_refused_with_the_names_of_those_that_are():
+    done = subprocess.run([ROOT / "images/build.sh", "triner"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "'triner'" in done.stderr and {*done.stderr.split()} >= BUILT
+
+
 def test_the_serving_environment_is_pinned_without_local_versions():
     lines = [line for line in (ROOT / "constraints-serve.txt").read_text().splitlines() if line and line[0] != "#"]
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][a-z0-9.]*", line)] == []
