@@ -7,7 +7,7 @@
 #   REGISTRY     registry and path before the names
 #   TAG          instead of the package's version
 #   TOKENMILL_BUILD_CA, TOKENMILL_BUILD_PIP_CONF   a CA bundle (the host's by default) and a pip configuration, as build secrets
-#   TOKENMILL_BUILD_WHEELS   a folder of wheels that go before any index (where PIP_FIND_LINKS is a folder, that one)
+#   TOKENMILL_BUILD_WHEELS   a folder of wheels that go before any index (where the host's pip has find-links to a folder, that one)
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -33,7 +33,7 @@ arguments+=(--build-arg "REVISION=$(git -C "$root" rev-parse HEAD 2>/dev/null ||
 ca=${TOKENMILL_BUILD_CA:-/etc/ssl/certs/ca-certificates.crt}
 [ ! -r "$ca" ] || arguments+=(--secret "id=ca,src=$ca")
 [ -z "${TOKENMILL_BUILD_PIP_CONF:-}" ] || arguments+=(--secret "id=pip_conf,src=$TOKENMILL_BUILD_PIP_CONF")
-wheels=${TOKENMILL_BUILD_WHEELS:-${PIP_FIND_LINKS:-}}
+wheels=${TOKENMILL_BUILD_WHEELS:-${PIP_FIND_LINKS:-$(python3 -m pip config get global.find-links 2>/dev/null || true)}}
 if compgen -G "$wheels/*.whl" >/dev/null; then
     cp --update --preserve=timestamps "$wheels"/*.whl "$root/images/wheels/"
 fi
