@@ -179,13 +179,11 @@ class Pod:
             own(folder, 0o2777, group)
             return folder
         if "secret" in volume:
-            files, mode = (
-                self.namespace.secret(volume["secret"]["secretName"]),
-                volume["secret"].get("defaultMode", 0o644),
-            )
+            files = self.namespace.secret(volume["secret"]["secretName"])
         else:
             data = self.namespace.one("ConfigMap", volume["configMap"]["name"])["data"]
-            files, mode = {k: v.encode() for k, v in data.items()}, volume["configMap"].get("defaultMode", 0o644)
+            files = {name: text.encode() for name, text in data.items()}
+        mode = volume.get("secret", volume.get("configMap")).get("defaultMode", 0o644)
         for name, content in files.items():
             (folder / name).write_bytes(content)
             own(folder / name, mode | 0o440, group)
@@ -193,13 +191,13 @@ class Pod:
         return folder
 
     def _mount(self, mount):
-        source, target = self.volumes[mount["name"]], mount["mountPath"]
+        assert set(mount) <= {"name", "mountPath", "readOnly"}, mount
+        target = mount["mountPath"]
         (volume,) = [v for v in self.spec["volumes"] if v["name"] == mount["name"]]
-        if volume.get("emptyDir", {}).get("medium") == "Memory":
-            return Mount(
-                target, None, type="tmpfs", tmpfs_size=size(volume["emptyDir"]["sizeLimit"]), tmpfs_mode=0o1777
-            )
-        return Mount(target, str(source), type="bind", read_only=mount.get("readOnly", False))
+        in_memory = volume.get("emptyDir", {})
+        if in_memory.get("medium") == "Memory":
+            return Mount(target, None, type="tmpfs", tmpfs_size=size(in_memory["sizeLimit"]), tmpfs_mode=0o1777)
+        return Mount(target, str(self.volumes[mount["name"]]), type="bind", read_only=mount.get("readOnly", False))
 
 
 def at_its_own_port(owner, service, pod):
