@@ -10,7 +10,7 @@ PRESET ?= nano
 TEST_WORKERS ?= 2
 IN_PARALLEL := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install serve helm run smoke test test-unit test-contract test-integration test-e2e test-containers soak benchmark-curation benchmark-training benchmark-alignment charts lint format hooks compile golden clean
+.PHONY: help install serve helm run smoke test test-unit test-contract test-integration test-e2e images test-containers e2e-kind soak benchmark-curation benchmark-training benchmark-alignment charts lint format hooks compile golden clean
 
 help: ## what each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,8 +52,14 @@ test-integration: install serve ## real servers, torchrun, kills
 test-e2e: install serve ## the nano lifecycle, once
 	$(BIN)/python -m pytest tests/e2e
 
-test-containers: install ## images and kfp.local's DockerRunner; needs Docker's engine
+images: ## every image that pipelines and charts name, for CPUs; needs Docker's engine (images/README.md)
+	@engine=$$(images/engine.sh) && eval "$$engine" && images/base.sh && images/build.sh
+
+test-containers: install helm ## the images, a pico life in them by kfp.local's DockerRunner, the charts' pods; needs Docker's engine
 	$(BIN)/python -m pytest -m containers tests/containers
+
+e2e-kind: install serve images ## both charts on a kind cluster: install, chat, upgrade, canary, rollback, uninstall
+	TOKENMILL=$(abspath $(BIN))/tokenmill PYTHON=$(abspath $(BIN))/python scripts/e2e_kind.sh
 
 soak: install ## twenty random kills of one training, which ends with the digests of an undisturbed one
 	$(BIN)/python -m pytest -s -m soak tests

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# The base image, for a place that can reach Debian's packages but no image registry: Debian bookworm with its Python 3.11,
-# imported under the name that the Dockerfiles take by default, so that they build unchanged. Where that image can be pulled,
-# nobody needs this.
+# The base image. Where it cannot be pulled but Debian's packages can be reached: Debian bookworm with its Python 3.11, imported
+# under the name that the Dockerfiles take by default, so that they build unchanged.
 #
 #   images/base.sh [NAME]        NAME is python:3.11-slim-bookworm, the Dockerfiles' default ARG BASE
 set -euo pipefail
@@ -14,8 +13,12 @@ if "$docker" image inspect "$name" >/dev/null 2>&1; then
     echo "base: $name is there"
     exit 0
 fi
+if "$docker" pull --quiet "$name" >/dev/null 2>&1; then
+    echo "base: pulled $name"
+    exit 0
+fi
 if ! command -v mmdebstrap >/dev/null; then
-    echo "base: mmdebstrap is missing (apt-get install mmdebstrap)" >&2
+    echo "base: $name can be neither pulled nor made: mmdebstrap is missing (apt-get install mmdebstrap)" >&2
     exit 1
 fi
 work=$(mktemp -d)

