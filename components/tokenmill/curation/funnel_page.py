@@ -16,6 +16,7 @@ Told = Mapping[str, Any]
 STATES = {
     "curation.ingest": "Format",
     "curation.filter": "Clean",
+    "curation.strip_boilerplate": "Boilerplate",
     "curation.deduplicate": "Dedup",
     "curation.score": "Scored",
     "curation.screen": "Safe",
@@ -166,7 +167,7 @@ def score(name: str, one: Told, stages: Sequence[Told]) -> dict[str, Any]:
     return {
         **one,
         "title": shape.title,
-        "drawn": histogram(shape, one | {"median_before": None, "median_after": None}, None),
+        "drawn": histogram(shape, {**one, "median_before": None, "median_after": None}, None),
         "documents": sum(one["before"]),
         "dropped": dropped,
         "by": f"scorer {', '.join(d[:12] for d in one['scorers'])}" if one["scorers"] else one["step"],
