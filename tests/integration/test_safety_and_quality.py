@@ -7,43 +7,14 @@ import numpy as np
 import orjson
 import pytest
 import yaml
+from curation_steps import Steps
 
 from tokenmill.curation.labels import built_in
 from tokenmill.curation.load_scorer import load_scorer
 from tokenmill.errors import InputError
-from tokenmill.records import read_jsonl
-from tokenmill.steps import find, run_step
-from tokenmill.store import open_store
-from tokenmill.tracking import RunRef
 
 INSULT = "You are a stupid idiot and a worthless piece of trash. Shut your mouth and get lost, you moron."
 PROSE = "The harbour froze in January, and the boats stayed at the quay until the ice broke three weeks later."
-
-
-class Steps:
-    """Runs curation's steps in one store."""
-
-    def __init__(self, folder) -> None:
-        self.store = open_store(folder.as_uri())
-
-    def __call__(self, step: str, config: dict | None = None, **inputs):
-        name = f"curation.{step}"
-        settings = find(name).config.at(name, {"execution": {"workers": 1}} | (config or {}))
-        return run_step(name, settings, inputs, store=self.store, run=RunRef(key="test", name="test"))["output"]
-
-    def sources(self, path, **more):
-        spec = {"name": "mine", "uri": str(path), "type": "web", "licence": "CC0-1.0", "origin": "me"} | more
-        return self("register_sources", {"sources": [spec]})
-
-    def corpus(self, folder, rows: list[dict], **more):
-        (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        return self("ingest", sources=self.sources(folder / "corpus.jsonl", **more))
-
-    def records(self, manifest) -> list[dict]:
-        return [r for s in manifest.shards for r in read_jsonl(self.store.blob_path(s.blob))]
-
-    def file(self, manifest, name: str) -> bytes:
-        return self.store.get_blob(manifest.shard(name).blob)
 
 
 @pytest.fixture
@@ -160,6 +131,33 @@ def test_an_annotation_round_from_samples_to_thresholds(steps, tmp_path):
     assert {row["text"] for row in again["conflicts"]} == {*wrong, doubted["text"]}
     with pytest.raises(InputError, match=f"{len(wrong) + 1} of .* labels of 'not_ad' come out wrong"):
         steps("validate_scorer", {"max_conflicts": 0.0}, scorer=scorer, labels=later)
+
+
+def test_the_wanted_precision_decides_between_two_thresholds_and_what_each_drops(steps, tmp_path):
+    scorer = steps("train_scorer", {"score": "toxic"})
+    texts = sorted({label.text for label in built_in("toxic") if label.lang == "en"})
+    corpus = steps.corpus(tmp_path, [{"text": text, "lang": "en"} for text in texts])
+    scored = steps("score", corpus=corpus, scorers=[scorer])
+    ranked = sorted(((r["scores"]["toxic"], r["text"]) for r in steps.records(scored)), reverse=True)
+    gap = lambda n: ranked[n - 1][0] - ranked[n][0]  # noqa: E731
+    few, many = max(range(8, 14), key=gap), max(range(24, 30), key=gap)
+    # right down to the first cut, then four wrong ones, then right again down to the second, and nothing right below it
+    wrong = {text for _, text in (*ranked[few : few + 4], *ranked[many:])}
+    answers = [{"text": text, "score": "toxic", "lang": "en", "label": text not in wrong} for _, text in ranked]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    labels = steps("import_labels", files=steps.sources(tmp_path / "answers.jsonl"))
+
+    share = (many - 4) / many
+    found = {}
+    for precision, cut in ((1.0, few), (share, many)):
+        chosen = steps("choose_thresholds", {"precision": precision}, labels=labels, scorers=[scorer])
+        found[cut] = yaml.safe_load(steps.file(chosen, "thresholds.yaml"))["en_web"]["toxic"]
+        safe = steps("screen", {"max_toxic": 1.0}, corpus=scored, thresholds=chosen)
+        assert {r["text"] for r in steps.records(safe)} == {text for _, text in ranked[cut:]}
+        assert safe.dropped == {"toxic": cut}
+    assert found[few] > found[many]
+    above = steps("choose_thresholds", {"precision": share + 0.001}, labels=labels, scorers=[scorer])
+    assert yaml.safe_load(steps.file(above, "thresholds.yaml"))["en_web"]["toxic"] > found[many]
 
 
 def test_pico_code_keeps_every_file_and_gets_tiers(steps):

@@ -6,6 +6,17 @@ why, and asserts that nothing went missing: in = kept + Σ dropped(reason) + rej
 
 STEP_MODULES = (
     *("sources", "plan", "ingest", "filter", "boilerplate", "deduplicate", "gather"),
-    *("block_list", "labels", "train_scorer", "bert_scorer", "scorers", "score", "annotate", "screen", "grade"),
+    *(
+        "block_list",
+        "labels",
+        "train_scorer",
+        "bert_scorer",
+        "fine_tune_scorer",
+        "scorers",
+        "score",
+        "annotate",
+        "screen",
+        "grade",
+    ),
     *("tier_code", "order_code", "merge", "funnel", "select_long", "retrieve"),
 )

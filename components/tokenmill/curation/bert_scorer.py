@@ -1,6 +1,6 @@
 """A fine-tuned BERT as scorer: any `transformers` sequence classifier in a folder of safetensors, read in batches on a GPU.
 
-The report fine-tunes BERTs for toxicity, pornography, advertisement and fluency; fine-tuning is not part of curation, any
+The report fine-tunes BERTs for toxicity, pornography, advertisement and fluency. `fine_tune_scorer` does so here, and any
 such checkpoint serves. Only safetensors are read, nothing is fetched, and no code of a checkpoint runs.
 """
 
@@ -28,6 +28,19 @@ FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_toke
 def import_scorer(config: ImportScorerConfig, checkpoint: Manifest, ctx: StepContext) -> Draft:
     """A registered folder of a `transformers` sequence classifier → a scorer."""
     folder = ctx.workdir / "scorer"
+    lay_checkpoint(checkpoint, folder, ctx)
+    card = {"kind": "bert", "score": config.score, "label": config.label, "max_tokens": config.max_tokens}
+    (folder / CARD).write_bytes(canonical(card))
+    facts = {"score": config.score, "higher_is": orientation(config.score)}
+    return ctx.write_files("scorer", folder, facts=facts)
+
+
+def lay_checkpoint(checkpoint: Manifest, folder: Path, ctx: StepContext) -> None:
+    """What a scorer needs of a registered checkpoint, into one folder.
+
+    Raises:
+        InputError: two of its files have one name, or config or safetensors are missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     taken = set()
     for shard in filter(is_file, checkpoint.shards):
@@ -42,10 +55,6 @@ def import_scorer(config: ImportScorerConfig, checkpoint: Manifest, ctx: StepCon
             "the checkpoint needs config.json and *.safetensors (pickled weights are not read); save it with "
             "save_pretrained(safe_serialization=True)"
         )
-    card = {"kind": "bert", "score": config.score, "label": config.label, "max_tokens": config.max_tokens}
-    (folder / CARD).write_bytes(canonical(card))
-    facts = {"score": config.score, "higher_is": orientation(config.score)}
-    return ctx.write_files("scorer", folder, facts=facts)
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,10 @@ class BertScorer:
     @classmethod
     def load(cls, folder: Path, device: str = "cpu", batch: int = 32) -> "BertScorer":
         card = orjson.loads((folder / CARD).read_bytes())
-        return cls(card["score"], folder, card["label"], card["max_tokens"], folder_digest(folder), device, batch)
+        languages = frozenset(card.get("languages", ()))
+        return cls(
+            card["score"], folder, card["label"], card["max_tokens"], folder_digest(folder), device, batch, languages
+        )
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
         # no window has more characters than the model reads tokens, so that none is cut
@@ -72,18 +84,7 @@ class BertScorer:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        try:
-            from transformers import AutoModelForSequenceClassification, AutoTokenizer
-        except ImportError:
-            raise ConfigError("a BERT scorer needs torch and transformers: pip install 'tokenmill[train]'") from None
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                self.folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as broken:
-            first = str(broken).splitlines()[0]
-            raise InputError(f"scorer {self.name!r}: not a checkpoint that transformers reads ({first})") from None
+        tokenizer, model = load_classifier(self.folder, f"scorer {self.name!r}")
         if self.label >= model.config.num_labels:
             raise InputError(
                 f"scorer {self.name!r}: label {self.label} of a model with {model.config.num_labels} outputs; "
@@ -113,3 +114,25 @@ class BertScorer:
             chance = logits.sigmoid() if several else logits.softmax(-1)
             scores[chosen, 0] = chance[:, self.label].cpu()
         return scores
+
+
+def load_classifier(folder: Path, name: str, **settings: Any) -> tuple[Any, Any]:
+    """Tokenizer and sequence classifier of a folder; `settings` change the model's config.
+
+    Raises:
+        ConfigError: torch or transformers is not installed.
+        InputError: it holds no such checkpoint.
+    """
+    try:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    except ImportError:
+        raise ConfigError("a BERT scorer needs torch and transformers: pip install 'tokenmill[train]'") from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **settings
+        )
+    except (OSError, ValueError, KeyError) as broken:
+        first = str(broken).splitlines()[0]
+        raise InputError(f"{name}: not a checkpoint that transformers reads ({first})") from None
+    return tokenizer, model

@@ -27,7 +27,7 @@ LINE = np.dtype([("line", "<u8"), ("documents", "<u8"), ("times", "<u8")])
 MERGED_AT_ONCE = 8_000_000
 
 
-@step("curation.strip_boilerplate", version=1, kinds={"corpus": "corpus"})
+@step("curation.strip_boilerplate", version=2, kinds={"corpus": "corpus"})
 def strip_boilerplate(config: BoilerplateConfig, corpus: Manifest, ctx: StepContext) -> Draft:
     """Take out lines that stand in more than `max_documents` documents of one site; 0 = take out nothing.
 
@@ -35,7 +35,7 @@ def strip_boilerplate(config: BoilerplateConfig, corpus: Manifest, ctx: StepCont
     """
     if not config.max_documents:
         counts = {"in": corpus.counts["records"], "records": corpus.counts["records"], "dropped": 0, "rejected": 0}
-        return Draft(kind="corpus", shards=corpus.shards, counts=counts)
+        return Draft(kind="corpus", shards=corpus.shards, counts=counts, facts={"off": True})
     jobs = [
         _CountJob(ctx.store.uri, shard, config, ctx.workdir / f"lines-{n:08d}") for n, shard in enumerate(corpus.shards)
     ]

@@ -77,6 +77,14 @@ def filter_corpus(run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[ds
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def strip_boilerplate(run: str, corpus: dsl.Input[dsl.Dataset], stripped: dsl.Output[dsl.Dataset]) -> None:
+    """Take out lines that a site puts on many of its pages. Off unless `max_documents` is set."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.strip_boilerplate", run, inputs={"corpus": corpus}, outputs={"output": stripped})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
 def fingerprint_group(run: str, group: str, fingerprints: dsl.Output[dsl.Dataset], suffix: str = "") -> None:
     """What is compared of the documents of one group."""
     from tokenmill.steps import run_component
@@ -187,6 +195,20 @@ def train_scorer_on_labels(run: str, labels: dsl.Input[dsl.Dataset], scorer: dsl
     from tokenmill.steps import run_component
 
     run_component("curation.train_scorer", run, inputs={"labels": labels}, outputs={"output": scorer})
+
+
+@dsl.component(base_image=images.TRAINER, install_kfp_package=False)
+def fine_tune_scorer(
+    run: str,
+    checkpoint: dsl.Input[dsl.Dataset],
+    labels: dsl.Input[dsl.Dataset],
+    scorer: dsl.Output[dsl.Model],
+) -> None:
+    """Fine-tune a registered folder of a BERT to labels → a BERT scorer."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"checkpoint": checkpoint, "labels": labels}, {"output": scorer}
+    run_component("curation.fine_tune_scorer", run, inputs=inputs, outputs=outputs)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -318,6 +340,7 @@ def funnel(
     run: str,
     raw: dsl.Input[list[dsl.Dataset]],
     clean: dsl.Input[list[dsl.Dataset]],
+    stripped: dsl.Input[dsl.Dataset],
     unique: dsl.Input[list[dsl.Dataset]],
     scored: dsl.Input[list[dsl.Dataset]],
     safe: dsl.Input[list[dsl.Dataset]],
@@ -329,5 +352,5 @@ def funnel(
     """What each stage kept, and what it dropped for which reason; stops where the numbers do not add up."""
     from tokenmill.steps import run_component
 
-    stages = [raw, clean, unique, scored, safe, graded, tiered, ordered]
+    stages = [raw, clean, stripped, unique, scored, safe, graded, tiered, ordered]
     run_component("curation.funnel", run, inputs={"stages": stages}, outputs={"output": page})

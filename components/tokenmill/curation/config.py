@@ -188,10 +188,15 @@ class ImportLabelsConfig(StepConfig):
     pass
 
 
-class TrainScorerConfig(StepConfig):
+class LearnedScoreConfig(StepConfig):
+    """What is learned from which labels, whatever learns it."""
+
     score: ScoreName = Field("toxic", description="the score that is learned")
     built_in_labels: bool = Field(True, description="use labels/<score>.yaml beside the labels that are given")
     heldout_share: float = Field(0.2, gt=0, lt=1, description="share of the labels that measures and never trains")
+
+
+class TrainScorerConfig(LearnedScoreConfig):
     features: int = Field(
         18, ge=10, le=24, description="binary logarithm of the number of hashed features (ours; 18 = 1 MiB of weights)"
     )
@@ -203,6 +208,27 @@ class ImportScorerConfig(StepConfig):
     score: ScoreName = Field("toxic", description="the score that the checkpoint's model gives")
     label: int = Field(1, ge=0, description="index of the output class whose probability is the score")
     max_tokens: int = Field(512, ge=8, description="tokens a window at most; BERT reads 512")
+
+
+class FineTuneExecution(Execution):
+    device: str = Field("cpu", description="torch device, as cuda:0")
+    micro_batch: int = Field(16, ge=1, description="labels in memory at once, at most a batch")
+
+
+class FineTuneScorerConfig(LearnedScoreConfig):
+    """Defaults are BERT's own for fine-tuning (Devlin et al. 2019, A.3); the report's are not published."""
+
+    max_tokens: int = Field(512, ge=8, description="tokens of a text at most; BERT reads 512")
+    epochs: int = Field(3, ge=1, description="times that every label is learned from (BERT: 2 to 4)")
+    batch: int = Field(16, ge=1, description="labels an optimizer step (BERT: 16 or 32)")
+    learning_rate: float = Field(2e-5, gt=0, description="of AdamW at its highest (BERT: 2e-5 to 5e-5)")
+    warmup_share: float = Field(
+        0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's (BERT)")
+    max_gradient: float = Field(1.0, gt=0, description="length that a gradient is cut to (BERT)")
+    seed: int = Field(1, ge=0, description="of the new output layer, dropout and the order of labels")
+    execution: FineTuneExecution = FineTuneExecution()
 
 
 class ScoreExecution(Execution):
@@ -370,6 +396,7 @@ class CurationConfig(Section):
     build_block_list: BuildBlockListConfig = BuildBlockListConfig()
     import_labels: ImportLabelsConfig = ImportLabelsConfig()
     train_scorer: TrainScorerConfig = TrainScorerConfig()
+    fine_tune_scorer: FineTuneScorerConfig = FineTuneScorerConfig()
     import_scorer: ImportScorerConfig = ImportScorerConfig()
     collect_scorers: CollectScorersConfig = CollectScorersConfig()
     score: ScoreConfig = ScoreConfig()

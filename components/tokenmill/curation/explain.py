@@ -16,7 +16,7 @@ import orjson
 from rich.markup import escape
 from rich.tree import Tree
 
-from tokenmill.curation.merge import MOVERS
+from tokenmill.curation.merge import only_moves
 from tokenmill.errors import InputError
 from tokenmill.lineage import DocumentTrace, find_document, parents_first, resolve, upstream
 from tokenmill.manifest import Manifest, Shard
@@ -288,9 +288,9 @@ def _distinct(fates: Iterable[Fate], manifests: Mapping[str, Manifest]) -> list[
     """A stage that several runs made alike is told once, as the last of them; what only moved shards is none."""
     told: dict[tuple[str, str, str], Fate] = {}
     for fate in fates:
-        if fate.step in MOVERS:
-            continue
-        told[fate.step, manifests[fate.digest].content, fate.fate + fate.reason] = fate
+        manifest = manifests[fate.digest]
+        if not only_moves(manifest):
+            told[fate.step, manifest.content, fate.fate + fate.reason] = fate
     return list(told.values())
 
 

@@ -17,7 +17,7 @@ import orjson
 from tokenmill.curation.config import FunnelConfig
 from tokenmill.curation.distributions import distributions
 from tokenmill.curation.funnel_page import page
-from tokenmill.curation.merge import MOVERS
+from tokenmill.curation.merge import only_moves
 from tokenmill.curation.scorer import orientation
 from tokenmill.curation.survey import (
     SCORE_BINS,
@@ -65,7 +65,7 @@ def grouped(manifests: Iterable[Manifest]) -> dict[str, list[Manifest]]:
     """Step → its corpora, in the order in which steps come first."""
     groups: dict[str, list[Manifest]] = {}
     for manifest in manifests:
-        if manifest.step not in MOVERS:
+        if not only_moves(manifest):
             groups.setdefault(manifest.step, []).append(manifest)
     if not groups:
         raise InputError("curation.funnel: a merged corpus alone is no stage; give the corpora that it was merged of")

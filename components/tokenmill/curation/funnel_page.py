@@ -17,6 +17,7 @@ Told = Mapping[str, Any]
 STATES = {
     "curation.ingest": "Format",
     "curation.filter": "Clean",
+    "curation.strip_boilerplate": "Boilerplate",
     "curation.deduplicate": "Dedup",
     "curation.score": "Scored",
     "curation.screen": "Safe",

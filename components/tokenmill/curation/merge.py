@@ -13,6 +13,11 @@ MOVERS = ("curation.merge", "curation.plan")
 """Steps that move shards and touch no document: no stage of a funnel, no part of a document's history."""
 
 
+def only_moves(manifest: Manifest) -> bool:
+    """Whether a step did nothing to any document: it never does, or is switched off."""
+    return manifest.step in MOVERS or bool(manifest.facts.get("off"))
+
+
 @step("curation.merge", version=1, kinds={"corpora": "corpus"})
 def merge(config: MergeConfig, corpora: list[Manifest], ctx: StepContext) -> Draft:
     """One corpus of all shards, renumbered; no record is read, and the order of the inputs does not matter.

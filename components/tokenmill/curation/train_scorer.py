@@ -2,14 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tokenmill.curation.config import TrainScorerConfig
+from tokenmill.curation.config import LearnedScoreConfig, TrainScorerConfig
 from tokenmill.curation.labels import Label, built_in, labels_of, merge
 from tokenmill.curation.linear_scorer import LinearScorer, features
-from tokenmill.curation.scorer import orientation
+from tokenmill.curation.scorer import Scorer, orientation
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, sha256
 from tokenmill.steps import StepContext, step
@@ -18,27 +19,46 @@ from tokenmill.steps import StepContext, step
 @step("curation.train_scorer", version=2, libraries=("numpy", "numba"), kinds={"labels": "labels"})
 def train_scorer(config: TrainScorerConfig, labels: Manifest | None, ctx: StepContext) -> Draft:
     """Fit a linear scorer; its facts hold accuracy and AUC on the held-out labels, all and by language."""
+    trained, heldout = known_labels(config, labels, ctx)
+    scorer = fit(config, trained)
+    folder = ctx.workdir / "scorer"
+    scorer.save(folder)
+    return write_scorer(folder, scorer, trained, heldout, ctx)
+
+
+def known_labels(
+    config: LearnedScoreConfig, labels: Manifest | None, ctx: StepContext
+) -> tuple[list[Label], list[Label]]:
+    """The labels to train on, and those to measure with.
+
+    Raises:
+        InputError: one of the two is not of both kinds.
+    """
     own = [label for label in labels_of(ctx, labels) if label.score == config.score] if labels else []
     known, _ = merge(built_in(config.score) if config.built_in_labels else [], own)
     trained, heldout = split(known, config.heldout_share)
     for part, name in ((trained, "training"), (heldout, "held-out")):
         if len({label.positive for label in part}) < 2:
             raise InputError(
-                f"curation.train_scorer: the {len(part)} {name} labels of {config.score!r} are not of both kinds; "
+                f"{ctx.name}: the {len(part)} {name} labels of {config.score!r} are not of both kinds; "
                 "import more with curation.import_labels"
             )
-    scorer = fit(config, trained)
-    folder = ctx.workdir / "scorer"
-    scorer.save(folder)
+    return trained, heldout
+
+
+def write_scorer(
+    folder: Path, scorer: Scorer, trained: Sequence[Label], heldout: Sequence[Label], ctx: StepContext
+) -> Draft:
+    """The scorer in the folder as an artifact, with what it is worth."""
     measured = evaluate(scorer, heldout)
     facts = {
-        "score": config.score,
-        "higher_is": orientation(config.score),
+        "score": scorer.name,
+        "higher_is": orientation(scorer.name),
         "trained_on": len(trained),
         "heldout": measured,
     }
     ctx.metrics({name: measured["all"][name] for name in ("accuracy", "auc")})
-    return ctx.write_files("scorer", folder, counts={"labels": len(known)}, facts=facts)
+    return ctx.write_files("scorer", folder, counts={"labels": len(trained) + len(heldout)}, facts=facts)
 
 
 def split(labels: Sequence[Label], heldout_share: float) -> tuple[list[Label], list[Label]]:
@@ -60,8 +80,7 @@ def fit(config: TrainScorerConfig, labels: Sequence[Label]) -> LinearScorer:
     columns = 1 << config.features
     rows = list(features([label.text for label in labels], columns))
     value = np.array([label.value for label in labels])
-    positive = value >= 0.5
-    weight = np.where(positive, 0.5 / max(positive.sum(), 1), 0.5 / max((~positive).sum(), 1))
+    weight = balance(value >= 0.5)
     weights, bias = logistic_regression(rows, value, weight, columns, config.weight_decay, config.max_iterations)
     languages = frozenset(label.lang for label in labels)
     return LinearScorer(config.score, languages, weights.astype(np.float32), round(float(bias), 9))
@@ -112,7 +131,12 @@ def logistic_regression(
     return weights, b
 
 
-def evaluate(scorer: LinearScorer, labels: Sequence[Label]) -> dict[str, Any]:
+def balance(positive: np.ndarray) -> np.ndarray:
+    """(n,) weights that sum to 1, half of it to each kind of label."""
+    return np.where(positive, 0.5 / max(positive.sum(), 1), 0.5 / max((~positive).sum(), 1))
+
+
+def evaluate(scorer: Scorer, labels: Sequence[Label]) -> dict[str, Any]:
     """Accuracy at 0.5 and AUC, of all labels and of each language."""
     scores = scorer.score([label.text for label in labels])
     positive = np.array([label.positive for label in labels])

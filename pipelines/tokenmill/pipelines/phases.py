@@ -37,7 +37,8 @@ def curation(run: str, sources: list, scorers: list) -> Curated:
     with dsl.ParallelFor(curation_tasks.plan_sources(run=run, sources=registered).output, name="read") as group:
         raw = curation_tasks.ingest_group(run=run, group=group.digest, suffix=group.suffix).outputs["corpus"]
         clean = curation_tasks.filter_corpus(run=run, corpus=raw, suffix=group.suffix).outputs["clean"]
-    read = curation_tasks.merge(run=run, corpora=dsl.Collected(clean), task="curation.merge.clean").outputs["corpus"]
+    whole = curation_tasks.merge(run=run, corpora=dsl.Collected(clean), task="curation.merge.clean").outputs["corpus"]
+    read = curation_tasks.strip_boilerplate(run=run, corpus=whole).outputs["stripped"]
 
     groups = curation_tasks.plan_corpus(run=run, corpus=read).output
     with dsl.ParallelFor(groups, name="fingerprint") as group:
@@ -62,6 +63,7 @@ def curation(run: str, sources: list, scorers: list) -> Curated:
         run=run,
         raw=dsl.Collected(raw),
         clean=dsl.Collected(clean),
+        stripped=read,
         unique=dsl.Collected(unique),
         scored=dsl.Collected(scored),
         safe=dsl.Collected(safe),
