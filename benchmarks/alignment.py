@@ -192,6 +192,7 @@ def _ours() -> list[float]:
     """Seconds of every iteration but the first, by the whole loop: engine, metrics, log."""
     words = _words()
     config = PPOConfig(
+        evaluations=0,
         precision="fp32",
         iterations=ITERATIONS,
         critic_warmup=0,

@@ -50,6 +50,7 @@ REWARD_MODEL = RewardModelConfig(
 )
 PPO = PPOConfig(
     iterations=60,
+    evaluations=0,
     critic_warmup=5,
     answers=32,
     block=16,
