@@ -271,6 +271,23 @@ def test_ppo_is_on_policy_and_reports_every_iteration(ppo, sft, records):
     )  # of 3 iterations early is the 1st
 
 
+def test_ppo_learns_the_same_with_its_optimizer_on_the_cpu_and_gradients_sharded(lab, ppo_inputs, ppo, records):
+    offloaded = PPO.execution.model_copy(update={"zero_stage": 2, "offload_optimizer": True})
+    inputs = ppo_inputs | {
+        "queries": copy_of(lab, ppo_inputs["queries"], records)
+    }  # other bytes: execution is no identity
+    made = lab.step("rlhf.ppo", PPO.model_copy(update={"execution": offloaded}), **inputs)
+    assert made["weights"].observed["time"] != ppo["weights"].observed["time"]
+    for one, other in zip(records(made["training_log"]), records(ppo["training_log"]), strict=True):
+        for name in ("reward", "kl", "value_loss", "policy_loss", "pretrain_loss", "grad_norm"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), (one["step"], name)
+
+
+def copy_of(lab, manifest, records):
+    """The same records in another shard."""
+    return lab.issue(manifest.kind, {"part-00000.jsonl.zst": [r | {"copied": True} for r in records(manifest)]})
+
+
 def test_the_policy_that_leaves_is_the_one_worth_most_on_queries_that_are_never_asked(lab, ppo_inputs, sft, records):
     """At a rate that ruins the actor the best policy is SFT's, which it starts as; nothing else is as it is without."""
     ruinous = OptimConfig(lr=0.03, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0)
