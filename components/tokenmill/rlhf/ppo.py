@@ -25,7 +25,7 @@ KINDS = {
 }
 
 
-@training_step("rlhf.ppo", version=6, kinds=KINDS)
+@training_step("rlhf.ppo", version=7, kinds=KINDS)
 def build(
     config: PPOConfig,
     queries: Manifest,
