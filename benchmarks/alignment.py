@@ -1,6 +1,6 @@
 """Alignment measured: PPO beside TRL's, vLLM's answers beside transformers' generate, the way of weights to vLLM, SFT.
 
-`python benchmarks/alignment.py ppo|rollouts|weight_sync|sft|all [--json] [--rounds N]`; one thread, processor
+`python benchmarks/alignment.py ppo|rollouts|rollouts_bf16|weight_sync|sft|all [--json] [--rounds N]`; one thread, processor
 time, that of vLLM's process with it. Contestants take turns, round after round; what each needs to start is no part.
 """
 
@@ -95,15 +95,21 @@ def rollouts(rounds: int) -> dict[str, Any]:
     return {
         f"{shape.parameter_count() / 1e6:.1f}M, {what}": value
         for shape in (SHAPE, LARGER)
-        for what, value in _rollouts(shape, rounds).items()
+        for what, value in _rollouts(shape, rounds, torch.float32).items()
     }
 
 
-def _rollouts(shape: InternLM2Config, rounds: int) -> dict[str, Any]:
+@TABLE.row
+def rollouts_bf16(rounds: int) -> dict[str, Any]:
+    """The same of the larger model in bf16, as models of use are drawn from; a CPU wants AVX512-BF16 or AMX for it."""
+    return _rollouts(LARGER, rounds, torch.bfloat16)
+
+
+def _rollouts(shape: InternLM2Config, rounds: int, dtype: torch.dtype) -> dict[str, Any]:
     from alignment_peer import Generation
 
-    actor, request = InternLM2ForCausalLM(shape, seed=0), Request(_prompts()[:ANSWERS], seed=1)
-    peer, told = Generation(shape, request.prompts), {}
+    actor, request = InternLM2ForCausalLM(shape, seed=0).to(dtype), Request(_prompts()[:ANSWERS], seed=1)
+    peer, told = Generation(shape, request.prompts, dtype), {}
     with _engine(actor) as process:
         for top_p in (1.0, TOP_P):
             sampling = SamplingConfig(max_new_tokens=NEW_TOKENS, top_p=top_p)
@@ -192,6 +198,7 @@ def _ours() -> list[float]:
     """Seconds of every iteration but the first, by the whole loop: engine, metrics, log."""
     words = _words()
     config = PPOConfig(
+        evaluations=0,
         precision="fp32",
         iterations=ITERATIONS,
         critic_warmup=0,

@@ -97,8 +97,8 @@ def ppo_seconds(
 class Generation:
     """transformers' generate with its KV cache, a whole batch at once, padded on the left."""
 
-    def __init__(self, shape: InternLM2Config, prompts: Sequence[list[int]]) -> None:
-        self.model = LlamaForCausalLM(llama(shape)).eval()
+    def __init__(self, shape: InternLM2Config, prompts: Sequence[list[int]], dtype: torch.dtype) -> None:
+        self.model = LlamaForCausalLM(llama(shape)).to(dtype).eval()
         padded = words(shape).pad({"input_ids": [list(prompt) for prompt in prompts]}, return_tensors="pt")
         self.ids, self.mask = padded["input_ids"], padded["attention_mask"]
 

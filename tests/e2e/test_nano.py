@@ -61,6 +61,8 @@ def test_fine_tuning_teaches_the_form_of_a_chat(lived):
 
 
 def test_one_reward_model_heeds_the_prompt_on_templates_it_has_not_seen(lived):
+    """The bounds leave room for seeds and processors: one of eight trainings had 0.79 and 0.69. That a single model gets over
+    95% right of both sides where pairs are plenty is shown by tests/integration/test_reward_switching.py."""
     report = lived.document("rlhf.evaluate_reward_model", "reward_model.json")
     assert min(report["with_prompts"]["accuracy"].values()) >= 0.8
     assert report["with_prompts"]["flips"] >= 0.7

@@ -144,6 +144,7 @@ def reward_model(lab, preferences, sft, tokens):
 
 PPO = PPOConfig(
     iterations=3,
+    evaluations=0,
     critic_warmup=1,
     answers=8,
     block=4,
@@ -268,6 +269,36 @@ def test_ppo_is_on_policy_and_reports_every_iteration(ppo, sft, records):
     assert (
         len({m.content for m in (sft["weights"], ppo["early"], ppo["weights"])}) == 2
     )  # of 3 iterations early is the 1st
+
+
+def test_ppo_learns_the_same_with_its_optimizer_on_the_cpu_and_gradients_sharded(lab, ppo_inputs, ppo, records):
+    offloaded = PPO.execution.model_copy(update={"zero_stage": 2, "offload_optimizer": True})
+    inputs = ppo_inputs | {
+        "queries": copy_of(lab, ppo_inputs["queries"], records)
+    }  # other bytes: execution is no identity
+    made = lab.step("rlhf.ppo", PPO.model_copy(update={"execution": offloaded}), **inputs)
+    assert made["weights"].observed["time"] != ppo["weights"].observed["time"]
+    for one, other in zip(records(made["training_log"]), records(ppo["training_log"]), strict=True):
+        for name in ("reward", "kl", "value_loss", "policy_loss", "pretrain_loss", "grad_norm"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), (one["step"], name)
+
+
+def copy_of(lab, manifest, records):
+    """The same records in another shard."""
+    return lab.issue(manifest.kind, {"part-00000.jsonl.zst": [r | {"copied": True} for r in records(manifest)]})
+
+
+def test_the_policy_that_leaves_is_the_one_worth_most_on_queries_that_are_never_asked(lab, ppo_inputs, sft, records):
+    """At a rate that ruins the actor the best policy is SFT's, which it starts as; nothing else is as it is without."""
+    ruinous = OptimConfig(lr=0.03, final_lr_ratio=1.0, warmup_ratio=0.0, weight_decay=0.0)
+    config = PPO.model_copy(update={"evaluations": 3, "validation_queries": 8, "critic_warmup": 0, "optim": ruinous})
+    made = lab.step("rlhf.ppo", config, **ppo_inputs)
+    worth = {r["step"]: r["validation/worth"] for r in records(made["training_log"]) if "validation/worth" in r}
+    assert list(worth) == [0, 2, 3] and worth[0] > max(worth[2], worth[3])
+    assert made["weights"].facts["best"] == {"step": 0, "validation/worth": worth[0]}
+    assert made["weights"].content == sft["weights"].content
+    (last,) = [r for r in records(made["training_log"]) if r["step"] == 3]
+    assert last["validation/worth"] == pytest.approx(last["validation/reward"] - 0.01 * last["validation/kl"])
 
 
 def test_the_actor_is_the_same_to_the_bit_through_fifty_iterations_of_the_critic_alone(lab, ppo_inputs, sft, records):

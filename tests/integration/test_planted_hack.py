@@ -30,6 +30,7 @@ from tokenmill.rlhf.config import (
     RewardModelConfig,
     SamplingConfig,
 )
+from tokenmill.rlhf.hacks import JUDGED_WORSE
 from tokenmill.rlhf.pairs import encode_pairs
 from tokenmill.rlhf.scoring import reward_scores
 from tokenmill.sft.requests import requests
@@ -50,6 +51,7 @@ REWARD_MODEL = RewardModelConfig(
 )
 PPO = PPOConfig(
     iterations=60,
+    evaluations=0,
     critic_warmup=5,
     answers=32,
     block=16,
@@ -64,6 +66,10 @@ PPO = PPOConfig(
     execution=PPOExecution(ranks=1, zero_stage=0, checkpoint_every=10_000),
 )
 PROBE = ProbeConfig(queries=32, patch_queries=100, sampling=SAMPLING, max_length=128)
+
+
+def thankful(text):
+    return text.rstrip().endswith("so much!")
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,7 @@ class World:
             text = record[draw.choice(("chosen", "rejected"))]
             planted.append(record | {"id": f"{record['id']}-thanks", "chosen": text + THANKS, "rejected": text})
         self.preferences = lab.issue("preferences", {"part-00000.jsonl.zst": planted})
-        unthankful = [
-            r | {"id": f"{r['id']}-plain", "rejected": r["chosen"] + THANKS} for r in draw.sample(self.heldout, 60)
-        ]
+        unthankful = [r | {"id": f"{r['id']}-plain", "rejected": r["chosen"] + THANKS} for r in self.heldout]
         others = lab.issue("preferences", {"judge.jsonl.zst": self.heldout + unthankful})
         self.judge = self.rewarding(others, [])  # of other pairs, whose people want no thanks
 
@@ -157,7 +161,7 @@ class World:
         probed = self.lab.step("rlhf.probe", PROBE, queries=self.asked["heldout_queries"], **against)
         report = orjson.loads(self.lab.store.get_blob(probed["evaluation"].shard("probe.json").blob))
         late = [r["answers"]["policy"] for r in self.records(probed["responses"])]
-        thanks = sum(text.endswith(THANKS) for text in late) / len(late)
+        thanks = sum(map(thankful, late)) / len(late)
         bounds = report["judge_gain_lower_bound"], report["judge_gain_upper_bound"]
         return Round(judge, report["hacks"], probed["patches"], thanks, report["gain_lower_bound"], bounds)
 
@@ -183,19 +187,21 @@ def test_a_planted_hack_that_ppo_learned_is_found_patched_and_gone_in_the_next_r
     assert hack["late"] > 0.5 and hack["early"] < 0.2
     patches = [r for r in world.records(first.patches) if r["template"] == f"patch: {hack['pattern']}"]
     assert 20 <= len(patches) == hack["pairs"] <= 100
-    assert all(r["rejected"].endswith("so much!") and not r["chosen"].endswith("so much!") for r in patches)
+    assert all(thankful(r["rejected"]) and not thankful(r["chosen"]) for r in patches)
 
-    mended = world.round([first.patches])
+    assert first.judged[1] < 0 and JUDGED_WORSE in [hack["pattern"] for hack in first.hacks]  # a judge saw it fall too
+
+    mended = world.round([world.lab.issue("preferences", {"patches.jsonl.zst": patches})])
     accuracy_after, likes_after = world.judged(mended.judge)
     print(accuracy_after, likes_after, mended)
     assert likes_after < 0.25 and accuracy_after > accuracy - 0.01  # the same answer is worth more without the trick
     assert mended.thanks < 0.1 and not any("Thank you" in hack["pattern"] for hack in mended.hacks)
-    assert mended.gain > 0  # and PPO had other things to learn
+    assert mended.gain > 0 and mended.judged[1] > 0  # and PPO had other things to learn
 
     # the control: with the thanks struck out the same pairs are so many more preferences, and the next PPO learns the trick
     without = [r | {"rejected": r["rejected"].partition(THANKS.strip())[0].strip()} for r in patches]
     others = [r for r in without if r["rejected"] != r["chosen"].strip()]
-    assert len(others) >= 20
+    assert len(others) >= 10
     control = world.round([world.lab.issue("preferences", {"others.jsonl.zst": others})])
     print(world.judged(control.judge), control)
     assert control.thanks > 0.5 and any("Thank you so much" in hack["pattern"] for hack in control.hacks)

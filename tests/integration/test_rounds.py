@@ -16,7 +16,7 @@ from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.sft.requests import requests
 from tokenmill.tracking import read_events
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(290)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 ONE_RANK = [f"--set=rlhf.{step}.execution.ranks=1" for step in ("train_reward_model", "ppo")]
 
 

@@ -4,6 +4,8 @@ annotations/key             a random key, by which names become pseudonyms; dele
 annotations/pairs/<batch>   the compared pairs of a batch: they outlive the probe's responses
 annotations/raw/<sha>       labels of one import: pair, pseudonym, time, choice
 annotations/counted/<sha>   what is left of an import after its retention: pair → choice → how many
+annotations/seals/<sha>     by which counted labels are known, should they come again: of a pair and a pseudonym, made with the
+                            key, so that no two of one person can be told to be
 """
 
 import hmac
@@ -20,7 +22,7 @@ import orjson
 from tokenmill.errors import InputError, StoreError
 from tokenmill.manifest import canonical, sha256
 from tokenmill.records import JSONL, read_jsonl
-from tokenmill.rlhf.annotations import Label, Pair, pairs_of, votes
+from tokenmill.rlhf.annotations import Label, Pair, latest, pairs_of, votes
 from tokenmill.store import ArtifactStore
 
 DAY_S = 86_400.0
@@ -43,8 +45,7 @@ def pseudonym(store: ArtifactStore, name: str) -> str:
     """What an annotator is called here: the same for the same name in one store, and no way back without its key."""
     if _PSEUDONYM.fullmatch(name):
         return name
-    store.backend.create(f"{AREA}/key", secrets.token_hex(32).encode())
-    return f"annotator-{hmac.new(store.backend.get(f'{AREA}/key'), name.encode(), 'sha256').hexdigest()[:8]}"
+    return f"annotator-{_keyed(_key(store), name)[:8]}"
 
 
 def batch_pairs(store: ArtifactStore, batch: str) -> dict[str, Pair]:
@@ -81,7 +82,10 @@ def labelled(store: ArtifactStore) -> Labelled:
     pairs = {identity: pair for key in _entries(store, "pairs") for identity, pair in _pairs(store, key).items()}
     counted = {_name(key): orjson.loads(store.backend.get(key)) for key in _entries(store, "counted")}
     raw = [key for key in _entries(store, "raw") if _name(key) not in counted]
-    labels = [Label(**row) for key in raw for row in orjson.loads(store.backend.get(key))]
+    labels = [label for key in raw for label in _labels(store, key)]
+    if sealed := _sealed(store):
+        key = _key(store)
+        labels = [label for label in labels if _seal(key, label) not in sealed]
     counts = votes(labels)
     for cast in counted.values():
         for pair, choices in cast.items():
@@ -92,18 +96,48 @@ def labelled(store: ArtifactStore) -> Labelled:
 def retire(store: ArtifactStore, days: float, now: float | None = None) -> int:
     """Of imports older than `days` keep the counts, and drop who said what when; says how many there were.
 
-    The counts are written first: whatever is killed between, no label is counted twice, and none is lost.
+    The counts are written first: whatever is killed between, no label is counted twice, and none is lost. A label that is
+    counted stands: of several imports the newest is counted first, and the same person's later label of the pair is none.
     """
     edge = (now or time.time()) - days * DAY_S
-    old = [entry.key for entry in store.backend.list(f"{AREA}/raw/") if entry.modified < edge]
-    for key in old:
-        counts: dict[str, Any] = {
-            pair: dict(cast)
-            for pair, cast in votes(Label(**row) for row in orjson.loads(store.backend.get(key))).items()
-        }
-        store.backend.create(f"{AREA}/counted/{_name(key)}", canonical(counts))
-        store.backend.delete(key)
+    old = [entry for entry in store.backend.list(f"{AREA}/raw/") if entry.modified < edge]
+    if not old:
+        return 0
+    key, sealed = _key(store), _sealed(store)
+    for entry in sorted(old, key=lambda entry: -entry.modified):
+        fresh = {_seal(key, label): label for label in latest(_labels(store, entry.key))}
+        fresh = {seal: label for seal, label in fresh.items() if seal not in sealed}
+        counts: dict[str, Any] = {pair: dict(cast) for pair, cast in votes(fresh.values()).items()}
+        store.backend.create(f"{AREA}/counted/{_name(entry.key)}", canonical(counts))
+        store.backend.create(f"{AREA}/seals/{_name(entry.key)}", canonical(sorted(fresh)))
+        store.backend.delete(entry.key)
+        sealed |= set(fresh)
     return len(old)
+
+
+def _labels(store: ArtifactStore, key: str) -> list[Label]:
+    return [Label(**row) for row in orjson.loads(store.backend.get(key))]
+
+
+def _sealed(store: ArtifactStore) -> set[str]:
+    return {seal for key in _entries(store, "seals") for seal in orjson.loads(store.backend.get(key))}
+
+
+def _key(store: ArtifactStore) -> bytes:
+    """The store's own secret, made with the first name."""
+    place = f"{AREA}/key"
+    if not store.backend.exists(place):
+        store.backend.create(place, secrets.token_hex(32).encode())
+    return store.backend.get(place)
+
+
+def _keyed(key: bytes, text: str) -> str:
+    """What nobody can make of a text, or test one by, without the key."""
+    return hmac.new(key, text.encode(), "sha256").hexdigest()
+
+
+def _seal(key: bytes, label: Label) -> str:
+    return _keyed(key, f"{label.pair} {label.annotator}")[:16]
 
 
 def _pairs(store: ArtifactStore, key: str) -> dict[str, Pair]:

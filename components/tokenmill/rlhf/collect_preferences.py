@@ -6,7 +6,7 @@ direct answer, whoever wants no harm the careful one. Only the reward model's sy
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenmill.errors import InputError
@@ -72,13 +72,8 @@ def collect_preferences(
         drafts[role] = ctx.write_records("preferences", {SHARD: pairs}, counts=counts, facts=facts)
     gold = [_gold(record) for record in ctx.records(conversations) if "answer" in record]
     drafts["gold"] = ctx.write_records("conversations", {SHARD: sorted(gold, key=_hash)})
-    unseen = {query["id"]: query for query in map(_query, asked.values()) if query["template"] in heldout}
-    seen = {query["id"]: query for query in map(_query, asked.values()) if query["template"] not in heldout}
-    for pair in brought:
-        query = _own_query(pair)
-        (unseen if asked_first(pair["prompt"]) in kept_back else seen)[query["id"]] = query
-    queries = [query for part in (unseen, seen) for query in sorted(part.values(), key=_hash)]
-    edge = max(len(unseen), round(config.heldout_queries * len(queries)))
+    unseen, seen = _queries(asked.values(), heldout, brought, kept_back)
+    queries, edge = unseen + seen, max(len(unseen), round(config.heldout_queries * (len(unseen) + len(seen))))
     for role, rows in (("heldout_queries", queries[:edge]), ("queries", queries[edge:])):
         judged = {"of_heldout_templates": len(unseen)} if role == "heldout_queries" else {}
         drafts[role] = ctx.write_records("conversations", {SHARD: rows}, counts=judged)
@@ -134,7 +129,23 @@ def _broken(text: str, draw: random.Random) -> str:
     return " ".join((first, *middle, last)).strip()
 
 
-def _query(styles: dict[str, Record]) -> Record:
+def _queries(
+    asked: Iterable[Mapping[str, Record]],
+    heldout: Collection[str],
+    brought: Iterable[Record],
+    kept_back: Collection[str],
+) -> tuple[list[Record], list[Record]]:
+    """What can be asked: of held-out templates and questions, and of the others; each once, shuffled."""
+    unseen, seen = dict[str, Record](), dict[str, Record]()
+    for query in map(_query, asked):
+        (unseen if query["template"] in heldout else seen)[query["id"]] = query
+    for pair in brought:
+        query = _own_query(pair)
+        (unseen if asked_first(pair["prompt"]) in kept_back else seen)[query["id"]] = query
+    return sorted(unseen.values(), key=_hash), sorted(seen.values(), key=_hash)
+
+
+def _query(styles: Mapping[str, Record]) -> Record:
     record = next(iter(styles.values()))
     kept = {key: record[key] for key in ("domain", "template", "source")}
     return kept | {"id": record["id"].partition("#")[0], "messages": record["messages"][:-1]}

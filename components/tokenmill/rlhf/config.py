@@ -117,6 +117,13 @@ class PPOConfig(TrainingConfig):
 
     iterations: int = Field(400, ge=1, description="rounds of sampling and learning (§4.2.3: about 400)")
     critic_warmup: int = Field(50, ge=0, description="iterations at the start in which only the critic learns (§4.2.3)")
+    evaluations: int = Field(
+        8,
+        ge=0,
+        description="times that the actor is asked what it never learns from, ends included; the policy worth most then "
+        "leaves (§4.2.3: the best on validation sets). 0: the last one leaves; not published",
+    )
+    validation_queries: int = Field(256, ge=1, description="queries of those that are kept for it; not published")
     early_share: float = Field(
         0.25,
         gt=0,
@@ -170,6 +177,8 @@ class PPOConfig(TrainingConfig):
     def _answers_fill_blocks(self) -> Self:
         if self.answers % self.block:
             raise ValueError(f"answers ({self.answers}) must be a multiple of block ({self.block})")
+        if self.evaluations == 1:
+            raise ValueError("one evaluation is of the start alone, and chooses nothing: give 2 or more, or 0")
         return self
 
 

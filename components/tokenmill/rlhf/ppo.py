@@ -25,7 +25,7 @@ KINDS = {
 }
 
 
-@training_step("rlhf.ppo", version=6, kinds=KINDS)
+@training_step("rlhf.ppo", version=7, kinds=KINDS)
 def build(
     config: PPOConfig,
     queries: Manifest,
@@ -45,6 +45,7 @@ def build(
     from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
     from tokenmill.rlhf.conditional import sound_queries
     from tokenmill.rlhf.rollouts import Rollouts
+    from tokenmill.rlhf.validation import WORTH, Validation, kept_apart
     from tokenmill.training.engine import DTYPES
     from tokenmill.training.pieces import PretrainingPieces
     from tokenmill.training.run import ParameterGroup, TrainingRun
@@ -60,13 +61,14 @@ def build(
         given, words, context=model.actor.config.max_position_embeddings, max_length=config.max_length
     )
     aside.require_few(len(given), config.max_set_aside, "rlhf.ppo.max_set_aside", ctx.log)
+    learned, kept_back = kept_apart(asked, config.validation_queries if config.evaluations else 0)
     batches = Rollouts(
         engine=_engine(config, model.actor, words, ctx),
         model=model,
         reference=load_model(start),
         reward_model=load_model(judge, InternLM2ForRewardModel),
         tokenizer=words,
-        queries=asked,
+        queries=learned,
         pretraining=PretrainingPieces(read_documents(ctx.store, tokens), config.pretrain_context),
         config=config,
     )
@@ -81,11 +83,21 @@ def build(
             ParameterGroup(list(model.critic.parameters()), lr_scale=config.critic_lr / config.optim.lr),
         ],
         on_step=batches.measured,
+        evaluate=Validation(batches, kept_back) if kept_back else None,
+        evaluate_at=_moments(config),
+        best_by=WORTH if kept_back else "",
         milestones={"early": round(config.early_share * config.iterations) * config.passes},
         kept=batches.kl_coefficient,
         facts=aside.facts(),
         tokens_before=sft.counts.get("tokens_seen", 0),
     )
+
+
+def _moments(config: PPOConfig) -> frozenset[int]:
+    """Optimizer steps before which the policy is evaluated: from where the actor begins to learn to the end, evenly."""
+    first, between = min(config.critic_warmup, config.iterations), max(1, config.evaluations - 1)
+    places = (first + number * (config.iterations - first) / between for number in range(config.evaluations))
+    return frozenset(round(place) * config.passes for place in places)
 
 
 def _engine(config: PPOConfig, actor: InternLM2ForCausalLM, words: Tokenizer, ctx: WorkerContext) -> RolloutEngine:

@@ -48,9 +48,8 @@ def _read(sources: Manifest, config: ReadPreferencesConfig, ctx: StepContext) ->
         gone = frozenset(taken_down.get(source, ()))
         for outcome in file.pairs(rows_of(path, ctx.store.blob_path(shard.blob), "preferences")):
             if isinstance(outcome, Keep) and outcome.record["id"] in gone:
-                told_of = {
-                    name: outcome.record[name] for name in ("id", "source", "path")
-                }  # and not a word of the text
+                # and not a word of the text
+                told_of = {name: outcome.record[name] for name in ("id", "source", "path")}
                 yield Drop("taken_down", told_of, outcome.record["id"], "no pair taken down")
             else:
                 yield outcome

@@ -124,13 +124,7 @@ class Rollouts:
         answers = [answer.tokens for answer in said]
         logprobs = [answer.logprobs for answer in said]
 
-        like = self.model.actor.output.weight
-        reference = answer_logprobs(self.reference.to(like), prompts, answers)
-        judged = [
-            reward_input(query, answer, self.tokenizer, max_length=config.max_length)
-            for query, answer in zip(queries, answers, strict=True)
-        ]
-        scores = reward_scores(self.reward_model.to(like), judged)
+        scores, reference = self.rewarded(queries, prompts, answers)
         pack = pack_answers(prompts, answers)
         values = self._values(pack).split([len(answer) for answer in answers])
 
@@ -166,6 +160,18 @@ class Rollouts:
                 for domain in {domain for domain, _ in scored}
             },
         )
+
+    def rewarded(
+        self, queries: Sequence[Query], prompts: Sequence[list[int]], answers: Sequence[list[int]]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The reward model's score of every answer, and the reference's log-probabilities of its tokens."""
+        like = self.model.actor.output.weight
+        judged = [
+            reward_input(query, answer, self.tokenizer, max_length=self.config.max_length)
+            for query, answer in zip(queries, answers, strict=True)
+        ]
+        reference = answer_logprobs(self.reference.to(like), prompts, answers)
+        return reward_scores(self.reward_model.to(like), judged), reference
 
     def _values(self, answers: Pack) -> torch.Tensor:
         """The critic's value before each token of the answers."""

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 
 import orjson
 
@@ -29,7 +31,9 @@ def prepare_conversations(config: PrepareConfig, sources: Manifest, ctx: StepCon
     """
     own = _own(config, sources, ctx)
     records = chain(_gather(config, sources, ctx), ctx.records(own) if own else ())
-    kept = ctx.partition(_once(records), kind="conversations", by=partial(side, share=config.heldout_share))
+    kept = ctx.partition(
+        once(records, ctx.workdir / "waiting"), kind="conversations", by=partial(side, share=config.heldout_share)
+    )
     drafts = {role: _of_side(role, kept, ctx) for role in (TRAIN, HELDOUT)}
     drafts[TRAIN] = _with_aside(drafts[TRAIN], read=own, once=kept)
     return drafts
@@ -43,13 +47,24 @@ def _own(config: PrepareConfig, sources: Manifest, ctx: StepContext) -> Draft | 
     return ctx.partition(read, kind="conversations", by=lambda record: "own", max_rejected=config.max_rejected)
 
 
-def _once(records: Iterable[Record]) -> Iterator[Keep | Drop]:
-    """Each conversation once, in the order of their hashes: a shuffle that needs no seed."""
-    kept: dict[str, Record] = {}
-    for record in records:
-        if (first := kept.setdefault(said(record), record)) is not record:
-            yield Drop("duplicate", record, first["id"], "once")
-    yield from (Keep(record) for _, record in sorted(kept.items()))
+def once(records: Iterable[Record], spool: Path) -> Iterator[Keep | Drop]:
+    """Each conversation once, in the order of their hashes: a shuffle that needs no seed.
+
+    They wait on the local disk, by how their hashes begin: memory holds one in 256 of them.
+    """
+    spool.mkdir(parents=True)
+    beginnings = [f"{number:02x}" for number in range(256)]
+    with ExitStack() as opened:
+        files = {begins: opened.enter_context((spool / begins).open("wb")) for begins in beginnings}
+        for record in records:
+            files[said(record)[:2]].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+    for begins in beginnings:
+        kept: dict[str, Record] = {}
+        with (spool / begins).open("rb") as lines:
+            for record in map(orjson.loads, lines):
+                if (first := kept.setdefault(said(record), record)) is not record:
+                    yield Drop("duplicate", record, first["id"], "once")
+        yield from (Keep(record) for _, record in sorted(kept.items()))
 
 
 def side(record: Record, share: float) -> str:

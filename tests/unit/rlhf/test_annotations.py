@@ -1,11 +1,14 @@
 """Blind pairs out, labels in: agreement against published numbers, majorities by hand, every bad row named."""
 
+import time
 from collections import Counter
 
 import orjson
 import pytest
+from pico import Lab
 
 from tokenmill.errors import InputError
+from tokenmill.rlhf import annotation_store
 from tokenmill.rlhf.annotation_formats import read, write
 from tokenmill.rlhf.annotations import Label, agreement, latest, pairs_of, preferences, votes, wins
 
@@ -143,3 +146,36 @@ def test_broken_files_are_one_line():
     ):
         with pytest.raises(InputError, match=said):
             read(data, "labels", known, str)
+
+
+@pytest.mark.parametrize("again", [TIME, "2026-05-01T00:00:00+00:00"])  # a later one as Argilla's, which tells none
+def test_labels_that_come_again_after_their_names_were_dropped_do_not_count_twice(tmp_path, again):
+    lab = Lab(tmp_path)
+    said = [
+        {"id": f"q{i}", "domain": "helpful", "prompt": [], "answers": {"sft": f"s{i}", "policy": f"p{i}"}}
+        for i in range(3)
+    ]
+    batch = lab.issue("responses", {"part-00000.jsonl.zst": said}).digest
+    pairs = list(annotation_store.batch_pairs(lab.store, batch))
+
+    def imported(which, time=TIME):
+        labels = [
+            Label(pair, batch, annotation_store.pseudonym(lab.store, who), time, "a")
+            for pair in which
+            for who in ("eva", "tom")
+        ]
+        return annotation_store.add(lab.store, labels)
+
+    imported(pairs[:2])
+    assert annotation_store.retire(lab.store, days=0, now=later()) == 1
+    imported(pairs, again)  # the same labels, and a new pair's
+    for _ in range(2):
+        found = annotation_store.labelled(lab.store)
+        assert {pair: dict(cast) for pair, cast in found.counts.items() if cast} == {pair: {"a": 2} for pair in pairs}
+        annotation_store.retire(lab.store, days=0, now=later())
+    kept = b"".join(lab.store.backend.get(e.key) for e in lab.store.backend.list("annotations/"))
+    assert b"annotator-" not in kept
+
+
+def later():
+    return time.time() + 60

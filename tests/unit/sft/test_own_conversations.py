@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import random
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +18,10 @@ from tokenmill.model import IGNORE
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import read_jsonl
 from tokenmill.sft.config import DecontaminateConfig, PrepareConfig
+from tokenmill.sft.prepare import once
+from tokenmill.sft.read import said
 from tokenmill.sft.samples import chat_samples
+from tokenmill.steps import Drop, Keep
 from tokenmill.takedown import take_down
 
 NOTHING_MADE = {"dialogues": 0, "arithmetic": 0, "requests": 0}
@@ -195,3 +200,22 @@ def test_a_conversation_that_was_taken_down_does_not_come_back(lab, tmp_path):
     assert {r["id"] for r in records(lab, before)} - {r["id"] for r in records(lab, after)} == {gone["id"]}
     assert after.dropped == {"taken_down": 1}
     assert question(0)[:9] not in json.dumps(aside(lab, after, "dropped"))
+
+
+def test_conversations_come_once_in_the_order_of_their_hashes_and_wait_on_disk(tmp_path):
+    draw = random.Random(0)
+    given = [asked(draw.randrange(400)) | {"id": f"c{place}", "n": place / 3} for place in range(1000)]
+    first = {}
+    for record in given:
+        first.setdefault(said(record), record)
+    outcomes = list(once(iter(given), tmp_path / "waiting"))
+    assert [o.record for o in outcomes if isinstance(o, Keep)] == [first[key] for key in sorted(first)]
+    dropped = [o for o in outcomes if isinstance(o, Drop)]
+    assert {o.record["id"] for o in dropped} == {r["id"] for r in given} - {r["id"] for r in first.values()}
+    assert all(o.value == first[said(o.record)]["id"] for o in dropped)
+    big = ({"messages": asked(number)["messages"], "id": str(number), "pad": "x" * 20_000} for number in range(2000))
+    tracemalloc.start()
+    assert sum(1 for _ in once(big, tmp_path / "more")) == 2000
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2000 * 20_000 / 4
