@@ -4,4 +4,4 @@ Every checkpoint is measured by the same code, without a server. What cannot be 
 evidence is missing does not pass.
 """
 
-STEP_MODULES = ("prepare", "evaluate", "contamination", "compare", "gate", "board")
+STEP_MODULES = ("prepare", "evaluate", "contamination", "compare", "gate", "board", "lm_eval_step")
