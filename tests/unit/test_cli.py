@@ -237,3 +237,39 @@ def test_fertility_of_two_tokenizers_side_by_side(
     assert (
         "give a corpus, or a text file" in tokenmill("tokenizer", "fertility", words.digest[:12], words.digest[:12]).err
     )
+
+
+def test_models_are_compared_and_put_on_a_board(
+    store: ArtifactStore, tmp_path: Path, tokenmill: Callable[..., Said]
+) -> None:
+    """Of two models of random weights: every pair of evaluations of the same questions, and one row a model."""
+    from pico import Lab
+
+    lab = Lab(tmp_path)
+    folder = tmp_path / "which"
+    folder.mkdir()
+    rows = (f'{{"q": "the king saw {i}", "options": [" ships", " hills"], "answer": {i % 2}}}\n' for i in range(12))
+    (folder / "test.jsonl").write_text("".join(rows))
+    (folder / "dataset.yaml").write_text(
+        "{name: which, description: d, language: en, licence: MIT, group: qa, inferencer: ppl, choices: options, "
+        "template: '{q}', option: '{choice}'}"
+    )
+    tokenmill("eval", "add", str(folder))
+    models = [lab.weights(seed).digest for seed in (0, 1)]
+    alone = tokenmill("eval", "compare", *models)
+    assert alone.code == 2 and "were not evaluated on the same questions" in alone.err
+    for number, digest in enumerate(models):
+        named = f"evaluation.evaluate.label=model-{number}"
+        assert (
+            tokenmill("eval", "run", "which", "--weights", digest, "--set", named).code == 0
+        )  # its tokenizer is known
+    (found,) = orjson.loads(tokenmill("eval", "compare", *models, "--json").out)
+    assert found["before"]["label"] == "model-0" and found["suites"][0]["name"] == "choice/which"
+    assert "12 questions" in tokenmill("eval", "compare", *models, "--flips").out
+    page = tmp_path / "board.html"
+    shown = tokenmill("eval", "board", "--html", str(page)).out
+    assert shown.splitlines()[0] == "| suite | metric | model-0 (chat) | model-1 (chat) |"
+    assert "model-1" in page.read_text() and "choice/which" in page.read_text()
+    references = tokenmill("eval", "board", "chat").out
+    assert "InternLM2-20B-SFT (report)" in references and "model-0" not in references
+    assert tokenmill("eval", "run", "base", "--weights", models[0]).err.startswith("suite base: not in the store")

@@ -14,4 +14,5 @@ STEP_MODULES = (
     "gate",
     "follow",
     "board",
+    "lm_eval_step",
 )

@@ -51,9 +51,10 @@ def board(config: BoardConfig, evaluations: list[Manifest], ctx: StepContext) ->
     """Put evaluations on one board: as JSON, table and page, and into the run's MLflow artifacts."""
     documents = [ctx.read_json(manifest, EVALUATION) for manifest in evaluations]
     references, columns = (reference_rows(config.suite), suite_columns(config.suite)) if config.suite else ([], [])
-    rows = [*references, *model_rows(documents)]
-    columns = columns or sorted({name for row in rows for name in row.cells})
-    if not any(name in row.cells for row in rows for name in columns):
+    models = model_rows(documents)
+    columns = columns or sorted({name for row in models for name in row.cells})
+    rows = [*references, *(row for row in models if row.cells.keys() & set(columns))]
+    if not rows:
         raise InputError(
             "nothing to show on the board: no evaluation of its datasets was found; see `tokenmill eval run`"
         )

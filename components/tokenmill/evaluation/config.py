@@ -80,6 +80,22 @@ class FollowConfig(StepConfig):
     execution: EvaluateExecution = EvaluateExecution()
 
 
+class LmEvalExecution(EndpointExecution):
+    """As of an endpoint; without a URL the model runs in this process."""
+
+    include_path: str = Field("", description="folder with tasks of your own, beside those that lm-eval brings")
+
+
+class LmEvalConfig(EndpointConfig):
+    """Tasks of lm-eval, asked plainly as they stand."""
+
+    form: Literal["chat", "plain"] = Field("plain", description="lm-eval's own templates are used, so always plain")
+    tasks: tuple[str, ...] = Field((), description="lm-eval's names of tasks")
+    num_fewshot: int | None = Field(None, ge=0, description="examples before a question; null: what the task says")
+    limit: int | None = Field(None, ge=1, description="of each task only the first so many questions; null: all")
+    execution: LmEvalExecution = LmEvalExecution()
+
+
 class CollectConfig(StepConfig):
     pass
 

@@ -34,13 +34,18 @@ def evaluate(
     config: EvaluateConfig, weights: Manifest, tokenizer: Manifest, questions: Manifest, ctx: StepContext
 ) -> Draft:
     """Answer every question; greedy, so that the same inputs give the same numbers."""
+    backend = in_process(config, weights, ctx)
+    return _examined(config, backend, tokenizer, questions, ctx, {"model": weights.content})
+
+
+def in_process(config: EvaluateConfig, weights: Manifest, ctx: StepContext) -> "Backend":
+    """The model in this process, on as many threads as it is given."""
     import torch
 
     from tokenmill.evaluation.in_process import InProcess
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    backend = InProcess.load(ctx.files(weights), config.execution)
-    return _examined(config, backend, tokenizer, questions, ctx, {"model": weights.content})
+    return InProcess.load(ctx.files(weights), config.execution)
 
 
 @effect(
@@ -91,6 +96,26 @@ def _examined(
             elif found:
                 suites[f"{mode}/{suite}"] = summary(graded_as(mode, records), found, bootstrap)
             bar.advance()
+    told = {**told, "questions": questions.content}
+    return write_evaluation(ctx, config, tokenizer, told, suites, predictions, contamination)
+
+
+def write_evaluation(
+    ctx: StepContext,
+    config: EvaluateConfig,
+    tokenizer: Manifest,
+    told: dict[str, str],
+    suites: dict[str, Any],
+    predictions: Sequence[Record],
+    contamination: dict[str, Any] | None = None,
+) -> Draft:
+    """Suites' numbers and every prediction as an artifact, the numbers as metrics of the run.
+
+    Args:
+        told: which model it is, and a digest of its `questions`.
+        suites: name → what `summary` found.
+    """
+    contamination = contamination or {}
     values = {f"evaluation/{name}": suite["value"] for name, suite in suites.items()}
     ctx.metrics({name: value for name, value in values.items() if value is not None})
     ctx.metrics(
@@ -101,19 +126,15 @@ def _examined(
             if d in split
         }
     )
-    evaluation = ctx.write_json(
-        "evaluation",
-        EVALUATION,
-        {
-            "label": config.label,
-            "form": config.form,
-            **told,
-            "tokenizer": tokenizer.content,
-            "questions": questions.content,
-            "suites": suites,
-            "contamination": contamination,
-        },
-    )
+    document = {
+        "label": config.label,
+        "form": config.form,
+        **told,
+        "tokenizer": tokenizer.content,
+        "suites": suites,
+        "contamination": contamination,
+    }
+    evaluation = ctx.write_json("evaluation", EVALUATION, document)
     rows = ctx.write_records("evaluation", {PREDICTIONS: predictions})
     return Draft(
         kind="evaluation", shards=(*evaluation.shards, *rows.shards), counts={"suites": len(suites)} | rows.counts

@@ -148,6 +148,45 @@ def run(
         raise InputError(f"{len(failed)} of {len(rows)} datasets failed: {', '.join(failed)}")
 
 
+@eval_app.command("lm-eval")
+def lm_eval(
+    tasks: Annotated[list[str], typer.Argument(help="lm-eval's names of tasks")],
+    weights: Annotated[str | None, typer.Option(help="of the model: digest or prefix, URI, models:/name@alias")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="that it was trained with [the one in its lineage]")] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="ask the model served there (vLLM)")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="its name at the endpoint")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="folder with tasks of your own")] = None,
+    num_fewshot: Annotated[int | None, typer.Option(help="[what the task says]")] = None,
+    limit: Annotated[int | None, typer.Option(help="of each task only the first so many questions")] = None,
+    preset: Preset = "nano",
+    assignments: Assignments = None,
+    store: StoreUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run tasks of EleutherAI's lm-eval on a model, with its prompts and metrics (extra `lm-eval`)."""
+    from tokenmill.cli.running import checked
+    from tokenmill.steps import configured, find
+    from tokenmill.store import open_store
+
+    opened = open_store(use_store(store))
+    given = _model(opened, weights, tokenizer)
+    own: dict[str, Any] = {
+        "tasks": tasks,
+        "num_fewshot": num_fewshot,
+        "limit": limit,
+        "model": model or "",
+        "form": "plain",
+    }
+    own["execution"] = {"url": endpoint or "", "include_path": str(include_path or "")}
+    config = configured(find("evaluation.lm_eval"), preset, checked(preset, assignments), own)
+    rows = [{"dataset": suite} | found for suite, found in _suites(opened, "evaluation.lm_eval", preset, config, given)]
+    if as_json:
+        show_json(rows)
+        return
+    for row in rows:
+        typer.echo(_line(row))
+
+
 def _model(store: "ArtifactStore", weights: str | None, tokenizer: str | None) -> "dict[str, Manifest]":
     """Weights where they are given, and the tokenizer; by default the one that the weights were made with."""
     from tokenmill.lineage import resolve
@@ -192,6 +231,14 @@ def _evaluated(
     store: "ArtifactStore", step: str, preset: str, config: Any, inputs: "dict[str, Manifest]"
 ) -> dict[str, Any]:
     """The one suite of an evaluation, and where it is."""
+    (suite, numbers), *_ = _suites(store, step, preset, config, inputs)
+    return {"suite": suite} | numbers
+
+
+def _suites(
+    store: "ArtifactStore", step: str, preset: str, config: Any, inputs: "dict[str, Manifest]"
+) -> list[tuple[str, dict[str, Any]]]:
+    """Suite → its numbers, and the evaluation that has them."""
     import orjson
 
     from tokenmill.evaluation.evaluate import EVALUATION
@@ -201,8 +248,7 @@ def _evaluated(
     given = {role: [manifest] for role, manifest in inputs.items()}
     made = run_step(step, config, given, store=store, run=RunRef.new("eval", preset))["output"]
     suites = orjson.loads(store.get_blob(made.shard(EVALUATION).blob))["suites"]
-    (suite, numbers), *_ = suites.items()
-    return {"suite": suite, "evaluation": made.digest} | numbers
+    return [(suite, {"evaluation": made.digest} | numbers) for suite, numbers in suites.items()]
 
 
 def _line(row: dict[str, Any]) -> str:
