@@ -14,7 +14,7 @@ from tokenmill.evaluation.grading import counted, graded_as, of_all
 from tokenmill.evaluation.questions import suite_of
 from tokenmill.evaluation.statistics import Bootstrap, Interval
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.records import JSONL
+from tokenmill.records import JSONL, Record
 from tokenmill.steps import StepContext, effect, step
 
 if TYPE_CHECKING:

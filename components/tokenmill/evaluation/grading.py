@@ -49,8 +49,7 @@ def graded_as(mode: str, records: Sequence[Mapping[str, Any]]) -> str:
     """The name of what a suite is measured by; all its questions name one metric."""
     if mode == "code":
         return f"pass@{records[0].get('k', 1)}"
-    metric = records[0].get("metric", "same")
-    return MODE_NAMES.get(mode) or NAMES.get(metric, metric)  # lm-eval's metrics have names of their own
+    return MODE_NAMES.get(mode) or NAMES[records[0].get("metric", "same")]
 
 
 def counted(predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]) -> list[Prediction]:
