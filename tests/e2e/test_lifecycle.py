@@ -57,6 +57,8 @@ def test_a_life_tells_every_number_that_prometheus_knows(life, first):
         f"tokenmill_{name}"
         for name in (
             *(
+                "step_progress_ratio",
+                "step_records",
                 "steps_total",
                 "step_budget_seconds",
                 "training_mfu_ratio",
