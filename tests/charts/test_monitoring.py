@@ -227,6 +227,7 @@ def on(metric, values, labels=TRAINING):
 # Series begin at 1970, as promtool's time does: a timestamp of 0 is as old as the test
 STEP_AT, CHECKPOINT_AT = "training_last_step_timestamp_seconds", "training_checkpoint_timestamp_seconds"
 LOSS, MFU, BACK = "training_loss_nats", "training_mfu_ratio", "training_rollbacks"
+HELD = "training_heldout_loss_nats"
 MISS = PUSHED.replace("}", ',cache="miss"}')
 TRAINING_CASES = [
     ("TokenMillRunFailed", [on("run_success", "0x5", RUN)], "1m", True),
@@ -238,6 +239,8 @@ TRAINING_CASES = [
     ("TokenMillTrainingLossSpike", [on(LOSS, "2x30 NaN NaN NaN NaN")], "33m", True),
     ("TokenMillTrainingLossSpike", [on(LOSS, "2x30 2.2x10")], "33m", False),
     ("TokenMillTrainingLossSpike", [on(LOSS, "10-0.2x40")], "40m", False),  # it falls
+    ("TokenMillHeldoutLossRising", [on(HELD, "4x5 3x5 3.2x5")], "12m", True),
+    ("TokenMillHeldoutLossRising", [on(HELD, "4x5 3x5 3.1x5")], "12m", False),
     ("TokenMillTrainingRolledBack", [on(BACK, "0x10 1x10")], "12m", True),
     ("TokenMillTrainingRolledBack", [on(BACK, "0x10 1x60")], "55m", False),  # told
     ("TokenMillTrainingMFUDrop", [on(MFU, "0.5x60 0.3x40")], "85m", True),

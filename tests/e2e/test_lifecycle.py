@@ -8,7 +8,8 @@ import yaml
 from life import Life, Lived
 
 import tokenmill.curation
-from tokenmill.tracking import Registry
+from tokenmill.telemetry import METRICS, Board, Page
+from tokenmill.tracking import Registry, read_events
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 SECRET = "planted-secret-7f3a"
@@ -47,6 +48,31 @@ def test_the_registered_model_leads_back_to_every_source(life, first):
     done = life.tokenmill("lineage", "models:/internlm2-chat-pico@candidate", "--json")
     assert done.returncode == 0, done.stderr
     assert "three-kingdoms" in done.stdout and "Apache-2.0" in done.stdout
+
+
+def test_a_life_tells_every_number_that_prometheus_knows(life, first):
+    """What no event of it can say: where no peak, price or plan is known, and what is set beside events."""
+    elsewhere = {name for name in METRICS if name.startswith("tokenmill_run_")}
+    elsewhere |= {
+        f"tokenmill_{name}"
+        for name in (
+            *(
+                "step_progress_ratio",
+                "step_records",
+                "steps_total",
+                "step_budget_seconds",
+                "training_mfu_ratio",
+                "training_hfu_ratio",
+                "training_energy_joules",
+            ),
+            *("training_cost", "training_budget_used_ratio"),
+            *("training_last_step_timestamp_seconds", "training_checkpoint_timestamp_seconds"),
+        )
+    }
+    page, boards = Page(), {}
+    for event in read_events(life.store, first.summary["run"]):
+        boards.setdefault(event.task, Board(page, event.task)).take(event.kind, event.data, event.time)
+    assert {metric for metric, *_ in page.samples()} == set(METRICS) - elsewhere
 
 
 def test_a_rerun_finds_every_pure_step_done_with_the_same_digests(life, first):

@@ -15,10 +15,11 @@ from servers import free_ports
 
 from tokenmill.config import StepConfig, resolve
 from tokenmill.errors import InputError
-from tokenmill.manifest import Draft
+from tokenmill.manifest import Draft, Manifest
 from tokenmill.pipelines.opening import close_run, open_run
-from tokenmill.steps import StepContext, effect, find, run_step
+from tokenmill.steps import Drop, StepContext, effect, find, run_step, step
 from tokenmill.steps.component import RunContext
+from tokenmill.steps.outcomes import Outcome
 from tokenmill.store import open_store
 from tokenmill.telemetry import METRICS, Board, Page, leave, leave_run
 from tokenmill.telemetry.catalogue import RULES, metric_of
@@ -157,6 +158,29 @@ def test_every_step_that_ends_is_written_done_cached_or_failed(folder: Path, tmp
         text = (folder / TEXTFILE).read_bytes()
         done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, timeout=30, check=False)
         assert done.returncode == 0 and not done.stdout and not done.stderr
+
+
+@step("toy.sift", version=1)
+def sift(config: StepConfig, corpus: Manifest, ctx: StepContext) -> Draft:
+    return ctx.map_shards(corpus, without_foxes)
+
+
+def without_foxes(record: dict[str, str]) -> Outcome | dict[str, str]:
+    return Drop("fox", record) if "fox" in record["text"].split()[:9] else record
+
+
+def test_a_step_that_works_shows_what_it_has_gone_through(folder: Path, tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/store")
+    run = RunRef.new("toy")
+    corpus = run_step("toy.corpus", StepConfig(), {}, store=store, run=run)["output"]
+    made = run_step("toy.sift", StepConfig(), {"corpus": corpus}, store=store, run=run)["output"]
+    found = samples((folder / TEXTFILE).read_text())
+    at = ("toy", "toy.sift", "toy.sift")
+    assert made.dropped["fox"] > 0 and made.counts["records"] + made.dropped["fox"] == 40
+    assert found[("tokenmill_step_records", "kept", *at)] == made.counts["records"]
+    assert found[("tokenmill_step_records", "dropped", "toy", "fox", *at[1:])] == made.dropped["fox"]
+    assert found[("tokenmill_step_records", "rejected", *at)] == 0
+    assert found[("tokenmill_step_progress_ratio", *at, "shards")] == 1
 
 
 def test_prometheus_own_linter_has_nothing_to_say(folder: Path) -> None:

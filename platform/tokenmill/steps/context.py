@@ -18,7 +18,7 @@ import orjson
 from tokenmill.errors import CorruptError, InputError, StoreError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, Shard, sha256
-from tokenmill.progress import progress
+from tokenmill.progress import Bar, progress
 from tokenmill.records import (
     JSONL,
     Record,
@@ -41,6 +41,7 @@ from tokenmill.steps.partitions import (
 )
 from tokenmill.steps.pool import WorkerPool
 from tokenmill.store import ArtifactStore, Lease, open_store
+from tokenmill.telemetry import Board
 from tokenmill.tracking import EventLog, RunRef
 
 Item = TypeVar("Item")
@@ -64,6 +65,8 @@ class StepContext:
     lease: Lease | None = None
     part: bool = False
     """The inputs are one group of several: nothing may be left of them. What is left of all, whoever merges them judges."""
+    board: Board | None = None
+    """What Prometheus reads of this step while it works."""
     _inputs: dict[str, Path] = field(default_factory=dict)
 
     # ---- reading -------------------------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ class StepContext:
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Any]:
         with progress(total, f"{self.name} {what}") as bar:
-            yield bar
+            yield _Watched(bar, self.board, total, what) if self.board else bar
 
     def parallel(self, function: Callable[[Item], Result], items: Iterable[Item], what: str = "") -> Iterator[Result]:
         """`map` over a pool of `execution.workers` processes, in order, with progress.
@@ -131,7 +134,11 @@ class StepContext:
         so does a corpus of which nothing is left, unless it is a part that `may_be_empty`.
         """
         jobs = [_ShardJob(self.store.uri, shard, function, self._marker(shard)) for shard in corpus.shards]
-        results = list(self.parallel(_sift_shard, jobs, "shards"))
+        results, seen = list[_Sifted](), Counter[tuple[str, str]]()
+        for sifted in self.parallel(_sift_shard, jobs, "shards"):
+            results.append(sifted)
+            if self.board:
+                _show(self.board, seen, sifted)
         return _assemble(self.name, kind, results, max_rejected, may_be_empty or self.part)
 
     def partition(
@@ -342,6 +349,31 @@ def _sift_shard(job: _ShardJob) -> _Sifted:
     if job.marker:
         store.backend.put(job.marker, sifted.to_json())
     return sifted
+
+
+@dataclass
+class _Watched:
+    """A progress bar that Prometheus sees too."""
+
+    bar: Bar
+    board: Board
+    total: float
+    what: str
+    done: float = 0.0
+
+    def advance(self, amount: float = 1) -> None:
+        self.bar.advance(amount)
+        self.done += amount
+        self.board.set("tokenmill_step_progress_ratio", self.done / max(self.total, 1), work=self.what)
+
+
+def _show(board: Board, seen: Counter[tuple[str, str]], sifted: _Sifted) -> None:
+    """Count a shard's records among those that the step has gone through, by what became of them."""
+    seen["kept", ""] += sifted.kept.records if sifted.kept else 0
+    seen["rejected", ""] += sifted.rejected
+    seen.update({("dropped", reason): records for reason, records in sifted.reasons.items()})
+    for (outcome, reason), records in seen.items():
+        board.set("tokenmill_step_records", records, outcome=outcome, reason=reason)
 
 
 def _sift_part(job: PartJob) -> Tally:

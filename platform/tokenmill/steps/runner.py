@@ -66,7 +66,7 @@ def run_step(
             _tell_start(definition, config, by_role, events)
             preflight(definition, config, by_role, store)
             with scratch() as workdir, WorkerPool(name) as workers:
-                ctx = StepContext(store, workdir, run, events, log, name, config, workers, part=part)
+                ctx = StepContext(store, workdir, run, events, log, name, config, workers, part=part, board=board)
                 drafts, cache = _perform(definition, config, by_role, ctx)
             manifests = {
                 role: draft

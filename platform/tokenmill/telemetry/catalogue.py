@@ -28,6 +28,8 @@ METRICS = {
     "tokenmill_step_budget_seconds": Metric("Wall time that the plan allows the step."),
     "tokenmill_step_success": Metric("Whether the step's latest run succeeded."),
     "tokenmill_steps_total": Metric("Runs of the step by outcome.", ("cache", "outcome"), "counter"),
+    "tokenmill_step_progress_ratio": Metric("Share of a piece of the step's work that is done.", ("work",)),
+    "tokenmill_step_records": Metric("Records that the step has gone through so far.", ("outcome", "reason")),
     "tokenmill_output_records": Metric("Records in an output: of a corpus, documents.", ("output",)),
     "tokenmill_output_bytes": Metric("Stored bytes of an output.", ("output",)),
     "tokenmill_dropped_records": Metric("Records that the step dropped or set aside.", ("output", "reason")),

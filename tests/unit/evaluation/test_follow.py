@@ -36,6 +36,12 @@ def test_a_score_that_falls_by_half_is_a_drop_below_the_best_before_it() -> None
     assert found(point(1, right(0.4, 1)), point(2, right(0.8, 2)), point(3, right(0.4, 3))) == [(SUITE, 3, 2)]
 
 
+def test_a_slow_decline_is_measured_from_the_best_and_not_from_the_last() -> None:
+    """Three questions in a hundred are chance, lost each time; six are none."""
+    way = [point(n, [1.0] * (160 - lost) + [0.0] * (40 + lost)) for n, lost in enumerate((0, 3, 6, 12))]
+    assert found(*way) == [(SUITE, 3, 0)]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_what_another_draw_of_the_same_model_gives_is_no_drop(seed: int) -> None:
     assert found(*(point(n, right(0.6, 10 * seed + n)) for n in range(4))) == []
