@@ -3,7 +3,7 @@
 # Never fails a build for want of them: a test whose program is absent skips and says so.
 set -euo pipefail
 
-packages=(docker.io mmdebstrap iptables chromium chromium-driver prometheus shellcheck)
+packages=(docker.io mmdebstrap iptables chromium chromium-driver prometheus prometheus-pushgateway shellcheck)
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     echo "packages: not a Debian system, nothing installed; tests that need ${packages[*]} will skip"
