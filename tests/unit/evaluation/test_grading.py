@@ -47,6 +47,7 @@ def test_followed_instructions_are_the_mean_of_ifevals_four_numbers():
     strict = [[True, False], [True], [False, False, True], [True, True]] * 4
     loose = [[True, True], [True], [False, True, True], [True, True]] * 4
     rows = [{"strict": s, "loose": w, "score": float(all(s))} for s, w in zip(strict, loose, strict=True)]
-    found = summary("instructions", rows, Bootstrap(resamples=300), [{"instructions": []}])
+    asked = [{"instructions": []}] * len(rows)
+    found = summary(graded_as("instructions", asked), counted(rows, asked), Bootstrap(resamples=300))
     assert found["value"] == pytest.approx(accuracies(strict, loose).mean, rel=1e-6)
     assert found["ci_low"] < found["value"] < found["ci_high"] and "four accuracies" in found["metric"]
