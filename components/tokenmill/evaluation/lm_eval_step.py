@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import LmEvalConfig
 from tokenmill.evaluation.evaluate import in_process, summary, write_evaluation
+from tokenmill.evaluation.grading import NAMES
 from tokenmill.evaluation.statistics import Bootstrap
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, effect
@@ -33,8 +34,9 @@ def lm_eval(config: LmEvalConfig, weights: Manifest | None, tokenizer: Manifest,
     else:
         raise InputError("no model: give weights, or an endpoint")
     found, asked = measured(subject, config)
+    config = config.model_copy(update={"form": "plain"})
     bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
-    suites = {name: summary(metric, rows, bootstrap) for name, (metric, rows) in found.items()}
+    suites = {name: summary(NAMES.get(metric, metric), rows, bootstrap) for name, (metric, rows) in found.items()}
     predictions = [{"suite": name, **row} for name, (_, rows) in found.items() for row in rows]
     told = {"model": weights.content if weights else config.model, "questions": asked}
     return write_evaluation(ctx, config, tokenizer, told, suites, predictions)
