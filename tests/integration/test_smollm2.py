@@ -171,10 +171,9 @@ def test_two_backends_agree_item_by_item_on_humaneval_and_generated_maths(lab: L
                 assert other[name] == pytest.approx(value, rel=1e-3)
             else:
                 assert other[name] == value, (one["suite"], one["id"])
-    scores = {
-        name: sum(r["score"] for r in mine if r["suite"] == name) for name in ("choice/capitals", "generate/maths")
-    }
-    assert scores["choice/capitals"] == 5 and scores["generate/maths"] >= 1  # it is a real model
+    capital = [row["score"] for row in mine if row["suite"] == "choice/capitals"]
+    assert sum(capital) == 5  # it is a real model, and what it writes is not always the same
+    assert len({row["said"] for row in mine if "said" in row}) > 8
 
 
 def test_it_goes_through_enhancement(lab: Lab, imported: Imported) -> None:

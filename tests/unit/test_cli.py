@@ -272,4 +272,12 @@ def test_models_are_compared_and_put_on_a_board(
     assert "model-1" in page.read_text() and "choice/which" in page.read_text()
     references = tokenmill("eval", "board", "chat").out
     assert "InternLM2-20B-SFT (report)" in references and "model-0" not in references
-    assert tokenmill("eval", "run", "base", "--weights", models[0]).err.startswith("suite base: not in the store")
+    (folder / "test.jsonl").write_text(
+        '{"before": "The ", "after": " came home", "option1": "king", "option2": "river", "answer": 0}'
+    )
+    tokenmill("eval", "add", str(folder), "--as", "winogrande")
+    ran = tokenmill("eval", "run", "base", "--weights", models[0])
+    assert ran.code == 0 and "suite base: not in the store, see `eval add`: mmlu, " in ran.err
+    assert f"model {store.get_manifest(models[0]).content[:8]} (plain) |" in tokenmill("eval", "board", "base").out
+    nobody = tokenmill("eval", "run", "which", "--tokenizer", lab.tokenizer.digest)
+    assert nobody.code == 2 and "give --weights; or --endpoint and --model" in nobody.err

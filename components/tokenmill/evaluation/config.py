@@ -87,9 +87,8 @@ class LmEvalExecution(EndpointExecution):
 
 
 class LmEvalConfig(EndpointConfig):
-    """Tasks of lm-eval, asked plainly as they stand."""
+    """Tasks of lm-eval, asked plainly as they stand, whatever `form` says."""
 
-    form: Literal["chat", "plain"] = Field("plain", description="lm-eval's own templates are used, so always plain")
     tasks: tuple[str, ...] = Field((), description="lm-eval's names of tasks")
     num_fewshot: int | None = Field(None, ge=0, description="examples before a question; null: what the task says")
     limit: int | None = Field(None, ge=1, description="of each task only the first so many questions; null: all")
@@ -230,7 +229,10 @@ class EvaluationConfig(Section):
     """The section `evaluation` of a preset."""
 
     prepare: PrepareConfig = PrepareConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: LmEvalConfig = Field(
+        LmEvalConfig(),
+        description="of `evaluate`, `evaluate_endpoint` and `lm_eval`, each of which reads its own fields",
+    )
     current: CurrentConfig = CurrentConfig()
     follow: FollowConfig = FollowConfig()
     collect_training_sets: CollectConfig = CollectConfig()

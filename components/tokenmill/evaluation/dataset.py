@@ -21,6 +21,7 @@ from tokenmill import answers
 from tokenmill.config import Section
 from tokenmill.errors import InputError
 from tokenmill.evaluation.grading import CORPUS, Metric
+from tokenmill.evaluation.instructions import CHECKS
 from tokenmill.evaluation.questions import Mode, shard_name
 from tokenmill.records import Record
 
@@ -28,10 +29,12 @@ FILE = "dataset.yaml"
 SHIPPED = Path(__file__).parent / "datasets"
 """How the report's benchmarks are asked; their data are their owners'."""
 INFERENCERS: dict[str, Mode] = {
-    "ppl": "choice", "likelihood": "likelihood", "generate": "generate", "code": "code", "ppl_only": "perplexity",
+    "ppl": "choice", "likelihood": "likelihood", "generate": "generate", "code": "code",
+    "instructions": "instructions", "ppl_only": "perplexity",
 }  # fmt: skip
 """ppl: the option whose filled template has the lowest mean cross-entropy. likelihood: the option that is likeliest after the
-question. generate: an answer that is written. code: one that is run. ppl_only: the loss alone."""
+question. generate: an answer that is written. code: one that is run. instructions: one that follows what a program can check.
+ppl_only: the loss alone."""
 _FIELD = re.compile(r"\{(\w+)\}")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -62,7 +65,9 @@ class Dataset(Section):
     )
     records: str = Field("test.jsonl", description="file of the questions, beside the YAML; .gz and .zst are read too")
     digest: str | None = Field(None, description="version: sha256 of all records it reads; others are refused")
-    inferencer: Literal["ppl", "likelihood", "generate", "code", "ppl_only"] = Field(description="how it is asked")
+    inferencer: Literal["ppl", "likelihood", "generate", "code", "instructions", "ppl_only"] = Field(
+        description="how it is asked"
+    )
     template: str = Field(description="what stands before the answer")
     option: str = Field("{choice}", description="what stands for an option, after the template")
     choices: str | tuple[str, ...] | None = Field(None, description="field with the options, or a field each")
@@ -175,6 +180,8 @@ def _asked(dataset: Dataset, record: Mapping[str, Any], place: str) -> Record:
         return {"question": question, "test": _fill(dataset.test, fields, place)} | (
             drawn if dataset.samples > 1 else {}
         )
+    if dataset.inferencer == "instructions":
+        return {"question": question, "instructions": _instructions(record, place)}
     if dataset.inferencer == "generate":
         counts = [_counted(dataset, right, place) for right in _answers(dataset, record, options, place)]
         asked = {"question": question, "answer": counts[0] if len(counts) == 1 else counts}
@@ -182,6 +189,19 @@ def _asked(dataset: Dataset, record: Mapping[str, Any], place: str) -> Record:
         return asked | {"extraction": dataset.extraction, "metric": dataset.metric} | language
     choices = [question + _fill(dataset.option, fields | option, place) for option in options]
     return {"question": question, "choices": choices, "answer": _right(dataset, record, options, place)}
+
+
+def _instructions(record: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
+    """What a record in IFEval's layout wants: kinds, and each one's parameters beside it."""
+    kinds, given = record.get("instruction_id_list"), record.get("kwargs")
+    if not (isinstance(kinds, list) and isinstance(given, list) and kinds and len(kinds) == len(given)):
+        raise InputError(f"{place}: wants instruction_id_list and kwargs, two lists of one length")
+    if unknown := [kind for kind in kinds if kind not in CHECKS]:
+        raise InputError(f"{place}: no instruction of kind {unknown[0]!r} is known")
+    return [
+        {"kind": kind, "parameters": {name: x for name, x in parameters.items() if x is not None}}
+        for kind, parameters in zip(kinds, given, strict=True)
+    ]
 
 
 def _answers(dataset: Dataset, record: Mapping[str, Any], options: list[dict[str, str]], place: str) -> list[str]:

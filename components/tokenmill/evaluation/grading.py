@@ -33,6 +33,7 @@ MODE_NAMES = {
     "perplexity": "perplexity",
     "choice": "accuracy",
     "likelihood": "accuracy",
+    "instructions": "mean of IFEval's four accuracies",
     "format": "well-formed share",
 }
 
@@ -54,6 +55,8 @@ def graded_as(mode: str, records: Sequence[Mapping[str, Any]]) -> str:
 
 def counted(predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]) -> list[Prediction]:
     """Predictions, each with its `counts` where the suite's metric is of all answers together."""
+    if "instructions" in records[0]:
+        return [prediction | {"counts": _followed(prediction)} for prediction in predictions]
     metric = records[0].get("metric")
     if metric not in CORPUS:
         return list(predictions)
@@ -64,8 +67,22 @@ def counted(predictions: Sequence[Prediction], records: Sequence[Mapping[str, An
 
 def of_all(metric: str) -> Callable[[Iterable[float]], float]:
     """The score, 0 to 1, of a sum of `counts`, under the metric of that name."""
+    if metric == MODE_NAMES["instructions"]:
+        return _mean_of_four
     name = next(one for one in CORPUS if NAMES[one] == metric)
     return lambda total: corpus_score(name, total) / 100
+
+
+def _followed(prediction: Prediction) -> list[int]:
+    """Prompts, those followed strictly and loosely; instructions, and so many of them: what IFEval's four numbers divide."""
+    strict, loose = prediction["strict"], prediction["loose"]
+    return [1, int(all(strict)), int(all(loose)), len(strict), sum(strict), sum(loose)]
+
+
+def _mean_of_four(total: Iterable[float]) -> float:
+    """Of IFEval's accuracies (`instructions.accuracies`), out of summed counts."""
+    prompts, strict, loose, instructions, each_strict, each_loose = total
+    return ((strict + loose) / prompts + (each_strict + each_loose) / instructions) / 4
 
 
 def _right(record: Mapping[str, Any]) -> list[str]:

@@ -34,6 +34,7 @@ def lm_eval(config: LmEvalConfig, weights: Manifest | None, tokenizer: Manifest,
     else:
         raise InputError("no model: give weights, or an endpoint")
     found, asked = measured(subject, config)
+    config = config.model_copy(update={"form": "plain"})
     bootstrap = Bootstrap(config.resamples, config.confidence, config.seed)
     suites = {name: summary(NAMES.get(metric, metric), rows, bootstrap) for name, (metric, rows) in found.items()}
     predictions = [{"suite": name, **row} for name, (_, rows) in found.items() for row in rows]

@@ -5,8 +5,9 @@ A `questions` artifact has one shard a suite, `<mode>/<suite>.jsonl.zst`. A reco
     perplexity      text, or messages (then only what the assistant says counts)
     choice          question, choices (each the question with one answer filled in), answer (index of the right one)
     likelihood      as choice; every choice begins with the question
-    generate        question, answer; of a dataset also extraction and metric
-    code            question, which begins a program, and test, which checks it
+    generate        question, answer (one, or a list of which any will do); of a dataset also extraction, metric, language
+    code            question, which begins a program, and test, which checks it; of drawn programs samples, k, temperature
+    instructions    question, instructions (a list of kind and parameters, as `instructions.follows` takes them)
     format          messages, the last of which is the user's
     contamination   question, answer, split (train | test | reference)
 A dataset's records have `shots` too, its worked examples, which are put before the question; it is then asked as it stands.
@@ -21,7 +22,7 @@ from typing import Literal
 
 from tokenmill.records import JSONL, Record
 
-Mode = Literal["perplexity", "choice", "likelihood", "generate", "code", "format", "contamination"]
+Mode = Literal["perplexity", "choice", "likelihood", "generate", "code", "instructions", "format", "contamination"]
 
 GREETINGS = (
     "Hello!", "Good morning.", "How are you today?", "What is your name?", "Can you help me?",

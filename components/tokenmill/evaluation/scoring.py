@@ -13,6 +13,7 @@ from tokenmill.evaluation import programs
 from tokenmill.evaluation.backend import Answer, Backend, Loss, Sample, Sampling
 from tokenmill.evaluation.config import EvaluateConfig
 from tokenmill.evaluation.grading import graded
+from tokenmill.evaluation.instructions import follows, follows_loosely
 from tokenmill.evaluation.metrics import pass_at_k
 from tokenmill.model import IGNORE
 from tokenmill.model.chat import encode, encode_prompt
@@ -182,6 +183,20 @@ def _drawn(subject: Subject, records: Sequence[Record], prompts: Sequence[list[i
     return [[next(said) for _ in range(count)] for count in counts]
 
 
+def instructed(subject: Subject, records: Sequence[Record]) -> Predictions:
+    """Which of each question's instructions the answer follows, strictly and loosely; a question's score is all, strictly."""
+    predictions = []
+    for record, answer in zip(records, subject.answer(_prompts(subject, records)), strict=True):
+        said = subject.said(answer)
+        strict, loose = (
+            [follow(one["kind"], said, **one["parameters"]) for one in record["instructions"]]
+            for follow in (follows, follows_loosely)
+        )
+        told = {"id": record["id"], "said": said, "strict": strict, "loose": loose}
+        predictions.append(told | {"score": float(all(strict))})
+    return predictions
+
+
 def well_formed(subject: Subject, records: Sequence[Record]) -> Predictions:
     """Whether answers are well-formed chat turns, whatever they say."""
     prompts = [encode_prompt(record["messages"], subject.tokenizer) for record in records]
@@ -208,6 +223,7 @@ MODES: dict[str, Callable[[Subject, Sequence[Record]], Predictions]] = {
     "likelihood": likelihood,
     "generate": generated,
     "code": code,
+    "instructions": instructed,
     "format": well_formed,
     "contamination": contamination,
 }

@@ -128,10 +128,13 @@ def run(
     opened = open_store(use_store(store))
     if endpoint and not model:
         raise InputError("--endpoint wants --model: the name that the model has there")
+    if not endpoint and not weights:
+        raise InputError("give --weights; or --endpoint and --model, of a model that is served")
     step = "evaluation.evaluate_endpoint" if endpoint else "evaluation.evaluate"
     given = _model(opened, weights, tokenizer)
     served = {"model": model, "execution": {"url": endpoint}} if endpoint else {}
-    config = configured(find(step), preset, checked(preset, assignments), served)
+    overrides = _form_of(names) | checked(preset, assignments)
+    config = configured(find(step), preset, overrides, served)
     added = {one.name: one for one in hub.listed(opened)}
     rows = []
     for name in _wanted(names, list(added)):
@@ -175,9 +178,8 @@ def lm_eval(
         "num_fewshot": num_fewshot,
         "limit": limit,
         "model": model or "",
-        "form": "plain",
+        "execution": {"url": endpoint or "", "include_path": str(include_path or "")},
     }
-    own["execution"] = {"url": endpoint or "", "include_path": str(include_path or "")}
     config = configured(find("evaluation.lm_eval"), preset, checked(preset, assignments), own)
     rows = [{"dataset": suite} | found for suite, found in _suites(opened, "evaluation.lm_eval", preset, config, given)]
     if as_json:
@@ -203,6 +205,14 @@ def _model(store: "ArtifactStore", weights: str | None, tokenizer: str | None) -
 
         given["tokenizer"] = tokenizer_of(store, given["weights"])
     return given
+
+
+def _form_of(names: list[str] | None) -> dict[str, Any]:
+    """A suite's own form, where it alone is named: base models are asked plainly, chat models as in a chat."""
+    from tokenmill.evaluation import hub
+
+    alone = names[0] if names and len(names) == 1 else ""
+    return {"evaluation.evaluate.form": hub.suite(alone).form} if alone in hub.suites() else {}
 
 
 def _wanted(names: list[str] | None, added: list[str]) -> list[str]:

@@ -288,6 +288,20 @@ def test_dataset_defaults_are_described():
     assert all(field.description for field in Dataset.model_fields.values())
 
 
+def test_ifevals_layout_is_read_and_an_unknown_instruction_is_named(tmp_path):
+    record = {"key": 1, "prompt": "Say it twice.", "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+              "kwargs": [{}, {"relation": "at least", "num_words": 3, "keyword": None}]}  # fmt: skip
+    (tmp_path / "test.jsonl").write_text(json.dumps(record))
+    mode, (found,) = rendered(load(tmp_path, shipped="ifeval"), tmp_path)
+    assert mode.startswith("instructions/ifeval") and found["question"] == "Say it twice."
+    assert found["instructions"][1]["parameters"] == {"relation": "at least", "num_words": 3}
+    (tmp_path / "test.jsonl").write_text(
+        json.dumps(record | {"instruction_id_list": ["no:such", "punctuation:no_comma"]})
+    )
+    with pytest.raises(InputError, match=r"line 1: no instruction of kind 'no:such' is known"):
+        rendered(load(tmp_path, shipped="ifeval"), tmp_path)
+
+
 def test_drawn_programs_are_counted_for_pass_at_k(folder):
     """The suite says how many; fewer than k are refused where the YAML is read."""
     few = {"name": "f", "description": "d", "language": "en", "licence": "MIT", "group": "coding", "inferencer": "code"}

@@ -39,3 +39,15 @@ def test_a_translation_is_scored_as_a_corpus_not_as_a_mean_of_sentences(metric):
 
     theirs = {"bleu": BLEU, "chrf": CHRF}[metric]().corpus_score(SAID, [RIGHT], n_bootstrap=1000)
     assert (found["ci_high"] - found["ci_low"]) / 2 == pytest.approx(theirs._ci / 100, rel=0.15)
+
+
+def test_followed_instructions_are_the_mean_of_ifevals_four_numbers():
+    from tokenmill.evaluation.instructions import accuracies
+
+    strict = [[True, False], [True], [False, False, True], [True, True]] * 4
+    loose = [[True, True], [True], [False, True, True], [True, True]] * 4
+    rows = [{"strict": s, "loose": w, "score": float(all(s))} for s, w in zip(strict, loose, strict=True)]
+    asked = [{"instructions": []}] * len(rows)
+    found = summary(graded_as("instructions", asked), counted(rows, asked), Bootstrap(resamples=300))
+    assert found["value"] == pytest.approx(accuracies(strict, loose).mean, rel=1e-6)
+    assert found["ci_low"] < found["value"] < found["ci_high"] and "four accuracies" in found["metric"]

@@ -233,3 +233,15 @@ def test_drawn_programs_give_pass_at_k_and_one_is_greedy(subject: Subject, monke
     programs = iter(["right"])
     (alone,) = scoring.code(subject, [{"id": "a", "question": "def f():", "test": "f()"}])
     assert (alone["score"], alone["said"], asked) == (1.0, "right", [0.7, 0.0])
+
+
+def test_instructions_are_judged_strictly_and_loosely(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An asterisk of Markdown is forgiven loosely only; a comma never."""
+    kinds = [{"kind": "punctuation:no_comma", "parameters": {}}, {"kind": "startend:quotation", "parameters": {}}]
+    texts = ['"no more"', '*"no more"*', '"no, more"']
+    says(monkeypatch, [Answer(subject.tokenizer.encode(text), False) for text in texts])
+    records = [{"id": str(i), "question": "Say so.", "instructions": kinds} for i in range(3)]
+    found = scoring.instructed(subject, records)
+    assert [one["strict"] for one in found] == [[True, True], [True, False], [False, True]]
+    assert [one["loose"] for one in found] == [[True, True], [True, True], [False, True]]
+    assert [one["score"] for one in found] == [1.0, 0.0, 0.0]
