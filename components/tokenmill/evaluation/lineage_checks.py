@@ -9,6 +9,7 @@ from typing import Any
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import CostCeiling, GateConfig, LicencePolicy
 from tokenmill.evaluation.contamination import DECONTAMINATION
+from tokenmill.evaluation.evaluate import summary
 from tokenmill.evaluation.measured import Measured
 from tokenmill.evaluation.patterns import strictest
 from tokenmill.evaluation.search import LABELS
