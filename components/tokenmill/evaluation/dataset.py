@@ -125,8 +125,8 @@ def rendered(dataset: Dataset, folder: Path) -> tuple[str, list[Record]]:
             f"{dataset.name}: the records are version {found[:12]}, not {dataset.digest[:12]} as {FILE} says"
         )
     if dataset.splits:
-        files: dict[str, str] = {"test": dataset.records, **dataset.splits}
-        records = [row | {"split": s} for s, name in files.items() for row in _of_split(dataset, folder / name, s)]
+        files = [("test", dataset.records), *dataset.splits.items()]
+        records = [row | {"split": s} for s, name in files for row in _of_split(dataset, folder / name, s)]
     else:
         records = _records(dataset, folder)
     if len({record["id"] for record in records}) < len(records):
