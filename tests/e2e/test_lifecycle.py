@@ -103,16 +103,20 @@ SOURCES = Path(tokenmill.curation.__file__).parent / "sources"
 
 
 def leaking_sources(folder: Path) -> Path:
-    """Pico's sources, and a book that quotes every problem of theirs: those, too, that evaluation will ask."""
+    """Pico's sources, and a notebook that quotes every problem of theirs: those, too, that evaluation will ask.
+
+    Each stands on two of its pages, since some pages are held out of training, as of any source.
+    """
     known = yaml.safe_load((SOURCES / "pico.yaml").read_text())
     for source in known:
         paths = source["uri"] if isinstance(source["uri"], list) else [source["uri"]]
         source["uri"] = [str(SOURCES / path) for path in paths]
     problems = [json.loads(line)["text"] for line in (SOURCES / "pico" / "problems.jsonl").read_text().splitlines()]
-    pages = [f"What the teacher wrote down on day {i}.\n\n" + "\n\n".join(problems[i::40]) for i in range(40)]
+    on = [problems[i::20] + problems[(i + 7) % 20 :: 20] for i in range(20)]
+    pages = [f"What the teacher wrote down on day {i}.\n\n" + "\n\n".join(quoted) for i, quoted in enumerate(on)]
     (folder / "notebook.jsonl").write_text("".join(json.dumps({"text": page}) + "\n" for page in pages))
-    book = {"name": "notebook", "uri": str(folder / "notebook.jsonl"), "type": "book"}
-    known.append(book | {"licence": "CC0-1.0", "origin": "made for this test"})
+    notebook = {"name": "notebook", "uri": str(folder / "notebook.jsonl"), "type": "math"}
+    known.append(notebook | {"licence": "CC0-1.0", "origin": "made for this test"})
     (folder / "leaking.yaml").write_text(yaml.safe_dump(known))
     return folder / "leaking.yaml"
 
@@ -128,9 +132,9 @@ def leaked(life, first) -> Lived:
 def test_a_model_that_was_trained_on_the_questions_is_refused_and_the_corpus_is_named(leaked):
     verdict = leaked.document("evaluation.gate", "verdict.json")
     (check,) = [check for check in verdict["checks"] if not check["passed"]]
-    assert check["name"] == "generate/maths in training data" and check["value"] == 1.0
+    assert check["name"] == "generate/maths in training data" and check["value"] >= 0.5
     corpus = leaked.manifest("curation.order_code").digest
-    assert check["evidence"] == [corpus] and f"corpus {corpus[:12]} of curation.order_code" in check["why"]
+    assert corpus in check["evidence"] and f"corpus {corpus[:12]} of curation.order_code" in check["why"]
     assert leaked.summary["verdict"]["why"] == [f"{check['name']}: {check['why']}"]
     assert corpus[:12] in leaked.said.stderr  # the exit handler
 

@@ -20,6 +20,7 @@ class PrepareConfig(StepConfig):
     questions: int = Field(200, ge=4, description="questions a suite of choices or generated answers, at most")
     choices: int = Field(4, ge=2, description="continuations to choose from in next_line")
     prompts: int = Field(200, ge=4, description="prompts of the instruction-format suite, at most")
+    safety: int = Field(96, ge=0, description="requests of the safety suite, at most, half of them harmless; 0: none")
     contamination: int = Field(500, ge=4, description="samples a split of the contamination analysis, at most")
 
 

@@ -34,7 +34,7 @@ DECONTAMINATION, ITEMS = "decontamination.json", f"items{JSONL}"
 
 @step(
     "evaluation.contamination",
-    version=3,
+    version=4,
     kinds={"training_sets": "training_sets", "questions": "questions"},
 )
 def check_contamination(

@@ -30,11 +30,11 @@ SHIPPED = Path(__file__).parent / "datasets"
 """How the report's benchmarks are asked; their data are their owners'."""
 INFERENCERS: dict[str, Mode] = {
     "ppl": "choice", "likelihood": "likelihood", "generate": "generate", "code": "code",
-    "instructions": "instructions", "ppl_only": "perplexity",
+    "instructions": "instructions", "ppl_only": "perplexity", "deltas": "contamination",
 }  # fmt: skip
 """ppl: the option whose filled template has the lowest mean cross-entropy. likelihood: the option that is likeliest after the
 question. generate: an answer that is written. code: one that is run. instructions: one that follows what a program can check.
-ppl_only: the loss alone."""
+ppl_only: the loss alone. deltas: the losses of three splits, for Δ1 and Δ2."""
 _FIELD = re.compile(r"\{(\w+)\}")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -65,8 +65,11 @@ class Dataset(Section):
     )
     records: str = Field("test.jsonl", description="file of the questions, beside the YAML; .gz and .zst are read too")
     digest: str | None = Field(None, description="version: sha256 of all records it reads; others are refused")
-    inferencer: Literal["ppl", "likelihood", "generate", "code", "instructions", "ppl_only"] = Field(
+    inferencer: Literal["ppl", "likelihood", "generate", "code", "instructions", "ppl_only", "deltas"] = Field(
         description="how it is asked"
+    )
+    splits: dict[Literal["train", "reference"], str] = Field(
+        {}, description="deltas: file of the training split, and of problems like the test that no model has seen"
     )
     template: str = Field(description="what stands before the answer")
     option: str = Field("{choice}", description="what stands for an option, after the template")
@@ -90,6 +93,10 @@ class Dataset(Section):
     def _whole(self) -> "Dataset":
         if self.inferencer in ("ppl", "likelihood") and not self.choices:
             raise ValueError(f"{self.inferencer} chooses among options: say in `choices` where they are")
+        if (self.inferencer == "deltas") != bool(self.splits):
+            raise ValueError(
+                "deltas compares `records` with other splits: say in `splits` where they are, and only there"
+            )
         if self.k > self.samples:
             raise ValueError(f"pass@{self.k} wants {self.k} samples at least: raise `samples`")
         return self
@@ -118,6 +125,17 @@ def rendered(dataset: Dataset, folder: Path) -> tuple[str, list[Record]]:
         raise InputError(
             f"{dataset.name}: the records are version {found[:12]}, not {dataset.digest[:12]} as {FILE} says"
         )
+    if dataset.splits:
+        files = [("test", dataset.records), *dataset.splits.items()]
+        records = [row | {"split": s} for s, name in files for row in _of_split(dataset, folder / name, s)]
+    else:
+        records = _records(dataset, folder)
+    if len({record["id"] for record in records}) < len(records):
+        raise InputError(f"{folder / dataset.records}: ids repeat")
+    return shard_name(INFERENCERS[dataset.inferencer], dataset.name), records
+
+
+def _records(dataset: Dataset, folder: Path) -> list[Record]:
     shots = _shots(dataset, folder)
     records: list[Record] = []
     for place, record in _read(folder / dataset.records):
@@ -128,15 +146,29 @@ def rendered(dataset: Dataset, folder: Path) -> tuple[str, list[Record]]:
         )
     if not records:
         raise InputError(f"{folder / dataset.records} holds no question")
-    if len({record["id"] for record in records}) < len(records):
-        raise InputError(f"{folder / dataset.records}: ids repeat")
-    return shard_name(INFERENCERS[dataset.inferencer], dataset.name), records
+    return records
+
+
+def _of_split(dataset: Dataset, path: Path, split: str) -> list[Record]:
+    """Problems with their answers, as the loss reads them; ids may be those of another split."""
+    found = [
+        {
+            "id": f"{split}/{record.get('id', f'{number:05d}')}",
+            "question": _fill(dataset.template, record, place),
+            "answer": _fill(dataset.answer, record, place),
+        }
+        for number, (place, record) in enumerate(_read(path))
+    ]
+    if not found:
+        raise InputError(f"{path} holds no problem")
+    return found
 
 
 def version(dataset: Dataset, folder: Path) -> str:
     """sha256 over the records that it reads, uncompressed and canonical: the same however they are stored."""
     sha = hashlib.sha256()
-    for name in [dataset.records, *([dataset.few_shot.records] if dataset.few_shot else [])]:
+    shots = [dataset.few_shot.records] if dataset.few_shot else []
+    for name in [dataset.records, *shots, *(dataset.splits[split] for split in sorted(dataset.splits))]:
         for _, record in _read(folder / name):
             sha.update(orjson.dumps(record, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
         sha.update(b"\n")  # a question that became an example is another version

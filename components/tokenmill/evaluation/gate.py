@@ -27,7 +27,7 @@ VERDICT, VERDICT_TEXT, PAGE = "verdict.json", "verdict.md", "verdict.html"
 
 @step(
     "evaluation.gate",
-    version=5,
+    version=6,
     libraries=("numpy", "jinja2"),
     kinds={
         "candidate": "evaluation",

@@ -83,7 +83,7 @@ def _where(facts: dict[str, Any], suite: str, labels: tuple[str, ...], verb: str
     if holders:
         told = [f"{n} in {one['kind']} {one['digest'][:12]} of {one['step']}" for n, one in holders[:_NAMED]]
         why += f": {', '.join(told)}{' and others' if len(holders) > _NAMED else ''}"
-    return why, tuple(one["digest"] for _, one in holders)
+    return why, tuple(dict.fromkeys(one["digest"] for _, one in holders))
 
 
 def clean_scores(measured: Measured, found: Contamination, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from tokenmill.evaluation import questions as q
 from tokenmill.evaluation.config import PrepareConfig
+from tokenmill.evaluation.safety import requests
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.overlap import OverlapConfig, OverlapIndex
 from tokenmill.records import Record
@@ -13,7 +14,7 @@ from tokenmill.steps import StepContext, step
 
 @step(
     "evaluation.prepare",
-    version=6,
+    version=7,
     kinds={"corpus": "corpus", "tokens": "tokens", "reference": "corpus", "conversations": "conversations"},
 )
 def prepare(
@@ -60,6 +61,8 @@ def prepare(
         ]
     chats = q.drawn(ctx.records(conversations), config.seed) if conversations else []
     greetings = [{"id": f"{i:04d}", "messages": [{"role": "user", "content": t}]} for i, t in enumerate(q.GREETINGS)]
+    if config.safety:
+        suites[q.shard_name("generate", "safety")] = requests(config.safety, config.seed)
     suites[q.shard_name("format", "chat")] = q.prompts(chats or greetings, config.prompts)
     if chats:
         suites[q.shard_name("perplexity", "chat")] = _conversations(chats, config.perplexity_bytes)

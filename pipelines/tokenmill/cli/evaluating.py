@@ -257,8 +257,17 @@ def _suites(
 
     given = {role: [manifest] for role, manifest in inputs.items()}
     made = run_step(step, config, given, store=store, run=RunRef.new("eval", preset))["output"]
-    suites = orjson.loads(store.get_blob(made.shard(EVALUATION).blob))["suites"]
-    return [(suite, {"evaluation": made.digest} | numbers) for suite, numbers in suites.items()]
+    found = orjson.loads(store.get_blob(made.shard(EVALUATION).blob))
+    compared = {f"contamination/{suite}": _deltas(splits) for suite, splits in found["contamination"].items()}
+    return [(suite, {"evaluation": made.digest} | numbers) for suite, numbers in (found["suites"] | compared).items()]
+
+
+def _deltas(splits: dict[str, Any]) -> dict[str, Any]:
+    """Δ1 where there is a reference, else Δ2, with its 95% interval; and all that was measured."""
+    name = "delta1" if "delta1" in splits else "delta2"
+    value, reach = splits[name]["value"], 1.96 * splits[name]["se"]
+    told = {"metric": "Δ1" if name == "delta1" else "Δ2", "value": value, "n": splits["test"]["n"], "splits": splits}
+    return told | {"ci_low": value - reach, "ci_high": value + reach}
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -266,7 +275,10 @@ def _line(row: dict[str, Any]) -> str:
         return f"{row['dataset']:<24}failed: {row['failed']}"
     low, high = row["ci_low"], row["ci_high"]
     value = "diverged" if row["value"] is None else f"{row['value']:.4g} [{low:.4g}, {high:.4g}]"
-    return f"{row['dataset']:<24}{row['metric']:<12}{value:<28}{row['n']:>6} questions  {row['evaluation'][:12]}"
+    line = f"{row['dataset']:<24}{row['metric']:<12}{value:<28}{row['n']:>6} questions  {row['evaluation'][:12]}"
+    if row["metric"] == "Δ1" and (other := row["splits"].get("delta2")):
+        line += f"  Δ2 {other['value']:+.4g} ± {other['se']:.2g}"
+    return line
 
 
 def _shipped() -> "list[Dataset]":

@@ -310,3 +310,37 @@ def test_drawn_programs_are_counted_for_pass_at_k(folder):
     assert (found["samples"], found["k"], found["temperature"]) == (5, 2, 0.5)
     with pytest.raises(ConfigError, match=r"pass@6 wants 6 samples at least: raise `samples`"):
         load(folder(asked | {"k": 6}))
+
+
+SPLITS = BASE | {"inferencer": "deltas", "template": "{question}", "splits": {"train": "train.jsonl"}}
+
+
+def test_splits_are_problems_with_their_answers_and_count_in_the_version(folder):
+    path = folder(SPLITS, RECORDS, DEV)
+    shard, records = questions(path)
+    assert shard == "contamination/capitals.jsonl.zst"
+    assert [record["split"] for record in records] == ["test"] * 2 + ["train"] * 6
+    assert records[0] == {"id": "test/fr", "question": "Capital of {France}?", "answer": "B", "split": "test"}
+    assert records[2]["id"] == "train/00000"
+    before = version(load(path), path)
+    assert version(load(folder(SPLITS, RECORDS, DEV[:5])), path) != before
+
+
+@pytest.mark.parametrize("wrong", [{"splits": {}}, {"inferencer": "generate"}, {"splits": {"dev": "train.jsonl"}}])
+def test_deltas_and_splits_go_together(folder, wrong):
+    with pytest.raises(ConfigError, match="splits"):
+        load(folder(SPLITS | wrong))
+
+
+def test_both_deltas_of_a_dataset_are_measured_and_told(folder, lab):
+    """A random model has no favourites: both are within chance, and no score is made up."""
+    from tokenmill.cli.evaluating import _evaluated, _line
+
+    path = folder(SPLITS | {"splits": {"train": "train.jsonl", "reference": "test.jsonl"}}, RECORDS, DEV)
+    added = hub.add(lab.store, load(path), path)
+    inputs = {"weights": lab.weights(), "tokenizer": lab.tokenizer, "questions": added.questions}
+    row = _evaluated(lab.store, "evaluation.evaluate", "pico", EvaluateConfig(), inputs)
+    assert (row["suite"], row["metric"], row["value"]) == ("contamination/capitals", "Δ1", 0.0)  # the same problems
+    assert row["splits"]["train"]["n"] == 6 and row["splits"]["delta2"]["se"] > 0
+    told = _line({"dataset": "capitals"} | row)
+    assert "Δ1" in told and "Δ2" in told

@@ -29,6 +29,7 @@ def rows(lab: Lab, questions: Manifest, suite: str) -> Iterator[dict[str, Any]]:
 def test_every_suite_is_there(questions: Manifest) -> None:
     assert sorted(shard.name.removesuffix(JSONL) for shard in questions.shards) == [
         *("choice/larger", "choice/next_line", "contamination/maths", "format/chat", "generate/chat", "generate/maths"),
+        "generate/safety",
         *("perplexity/chat", "perplexity/code", "perplexity/en", "perplexity/math"),
     ]
 
