@@ -179,6 +179,15 @@ def test_a_release_pinned_anew_does_not_keep_its_signature(signed: Made) -> None
         verify(signed.folder, trusted=signed.trusted)
 
 
+def test_other_bytes_that_mean_the_same_are_other_bytes(made: Made) -> None:
+    attestation = made.folder / ATTESTATION
+    whole = attestation.read_bytes()
+    for other in (whole + b"\n", whole.replace(b":", b": ", 1), orjson.dumps(orjson.loads(whole) | {"note": "hi"})):
+        attestation.write_bytes(other)
+        with pytest.raises(CorruptError, match="is damaged"):
+            verify(made.folder)
+
+
 def test_the_same_environment_and_key_attest_with_the_same_bytes(signed: Made) -> None:
     assert signed.attest(signed.key).content == signed.attestation.content
     assert signed.attest(None).content != signed.attestation.content
