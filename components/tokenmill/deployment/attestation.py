@@ -76,9 +76,9 @@ def check(where: str, subjects: Mapping[str, str], envelope: bytes | None, trust
         by = signers(read, f"{where}: {ATTESTATION}")
         found = Vouched(True, by, not set(by).isdisjoint(trusted))
     if trusted and not found.trusted:
-        by = f"only by {', '.join(found.signers)}" if found.signers else "by nobody"
+        said = f"only by {', '.join(found.signers)}" if found.signers else "by nobody"
         raise CorruptError(
-            f"{where} is not signed by a key of TOKENMILL_PUBLIC_KEY, {by}: `tokenmill release sign` it, or do not use it"
+            f"{where} is not signed by a key of TOKENMILL_PUBLIC_KEY, {said}: `tokenmill release sign` it, or do not use it"
         )
     return found
 
