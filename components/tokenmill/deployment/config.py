@@ -12,7 +12,7 @@ class ExtendConfig(StepConfig):
     """A variant for longer texts, as a model of its own."""
 
     context: int = Field(
-        200_000, ge=1, description="tokens that the variant reads (InternLM2's own long variant: 200K, report §4.3)"
+        200_000, ge=1, description="tokens that the variant reads (InternLM2's own long variant: 200K, report §5.2.6)"
     )
     factor: float = Field(
         2.0,

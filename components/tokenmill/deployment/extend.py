@@ -2,7 +2,7 @@
 
 Servers that scale the base while they run apply one base to all lengths or another to each, as they please. So the
 variant is a model of its own: a config.json with the base that dynamic NTK would have at the new length, beside the very
-same weights. It is evaluated, judged and released like any other (report §4.3, Figure 9 measures InternLM2-7B at 200K).
+same weights. It is evaluated, judged and released like any other (report §5.2.6 measures the 7B at 200K).
 """
 
 import orjson

@@ -1,4 +1,4 @@
-"""Needle in a haystack as questions (report §5.2.6, Figure 9): a suite a length, a question a depth.
+"""Needle in a haystack as questions (report §5.2.6): a suite a length, a question a depth.
 
 They are asked, graded and judged like any other questions; a gate names `generate/needle-<length>` among its limits, and a
 verdict that has such suites shows the map. Their numbers are drawn for each place, so that none can be known by heart.
