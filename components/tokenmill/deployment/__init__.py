@@ -3,4 +3,4 @@
 bundle → attest → register (or find) → deploy → promote. A release pins what it is made of; serving refuses what differs.
 """
 
-STEP_MODULES = ("bundle", "attest", "register", "find", "deploy", "promote")
+STEP_MODULES = ("extend", "bundle", "attest", "register", "find", "deploy", "promote")

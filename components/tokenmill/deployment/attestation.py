@@ -76,8 +76,9 @@ def check(where: str, subjects: Mapping[str, str], envelope: bytes | None, trust
         by = signers(read, f"{where}: {ATTESTATION}")
         found = Vouched(True, by, not set(by).isdisjoint(trusted))
     if trusted and not found.trusted:
+        said = f"only by {', '.join(found.signers)}" if found.signers else "by nobody"
         raise CorruptError(
-            f"{where} is {_untrusted(found)}: sign it with that key (`tokenmill release sign`), or do not use it"
+            f"{where} is not signed by a key of TOKENMILL_PUBLIC_KEY, {said}: `tokenmill release sign` it, or do not use it"
         )
     return found
 
@@ -122,8 +123,3 @@ def _difference(envelope: Envelope, subjects: Mapping[str, str]) -> str:
         if told.get(name) != subjects[name]:
             return f"vouches for another {name}" if name in told else f"does not vouch for {name}"
     return "is damaged"
-
-
-def _untrusted(found: Vouched) -> str:
-    by = f"signed by {', '.join(found.signers)}" if found.signers else "not signed"
-    return f"{by}, and not by a key of TOKENMILL_PUBLIC_KEY"

@@ -53,13 +53,7 @@ def bundle(
 
     folder = ctx.workdir / "release"
     words = ctx.files(tokenizer)
-    export_llama(
-        ctx.files(weights),
-        folder,
-        rope_theta=config.rope_theta,
-        max_position_embeddings=config.max_position_embeddings,
-        stop_ids=Tokenizer.load(words).stop_ids,
-    )
+    export_llama(ctx.files(weights), folder, stop_ids=Tokenizer.load(words).stop_ids)
     evidence = {words: [s.name for s in tokenizer.shards], ctx.files(verdict): ["verdict.json", "verdict.md"]}
     for source, names in (evidence | {ctx.files(evaluation): ["evaluation.json"]}).items():
         for name in names:

@@ -8,18 +8,24 @@ from pydantic import Field
 from tokenmill.config import Execution, Section, StepConfig
 
 
+class ExtendConfig(StepConfig):
+    """A variant for longer texts, as a model of its own."""
+
+    context: int = Field(
+        200_000, ge=1, description="tokens that the variant reads (InternLM2's own long variant: 200K, report §5.2.6)"
+    )
+    factor: float = Field(
+        2.0,
+        ge=1,
+        description="of dynamic NTK, whose base at `context` is fixed (LMDeploy's rope_scaling_factor for 200K)",
+    )
+    rope_theta: float | None = Field(None, gt=0, description="RoPE base to fix instead; null: what `factor` gives")
+
+
 class BundleConfig(StepConfig):
     """The release: LLaMA layout, so that servers need none of our code."""
 
     name: str = Field("internlm2-chat", description="what the card calls the model")
-    rope_theta: float | None = Field(
-        None,
-        gt=0,
-        description="RoPE base to fix for longer contexts; null: the model's own. A release has no rope_scaling",
-    )
-    max_position_embeddings: int | None = Field(
-        None, ge=1, description="context of the release in tokens; null: the model's own"
-    )
 
 
 class AttestConfig(StepConfig):
@@ -98,6 +104,7 @@ with warnings.catch_warnings():
     class DeploymentConfig(Section):
         """The section `deployment` of a preset."""
 
+        extend: ExtendConfig = ExtendConfig()
         bundle: BundleConfig = BundleConfig()
         attest: AttestConfig = AttestConfig()
         register: RegisterConfig = RegisterConfig()

@@ -6,6 +6,7 @@ evidence is missing does not pass.
 
 STEP_MODULES = (
     "prepare",
+    "haystacks",
     "evaluate",
     "current",
     "training_sets",

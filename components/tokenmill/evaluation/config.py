@@ -31,6 +31,23 @@ class EvaluateExecution(Execution):
     batch_rows: int = Field(64, ge=1, description="answers that are generated together")
 
 
+class NeedlesConfig(StepConfig):
+    """One sentence in a long text, at several lengths and depths."""
+
+    lengths: tuple[int, ...] = Field(
+        (1_000, 4_000, 8_000, 16_000, 32_000),
+        min_length=1,
+        description="tokens of the text with its needle, by the model's own tokenizer (report: 1K to 200K, by GPT-4's); "
+        "leave room below the context for the question and its answer",
+    )
+    depths: tuple[float, ...] = Field(
+        (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), min_length=1, description="where it lies, percent of the text"
+    )
+    needle: str = Field("The magic number of this text is {number}.", description="the sentence; {number} is drawn")
+    question: str = Field("What is the magic number of this text?", description="asked after the text")
+    seed: int = Field(2403, description="of the numbers")
+
+
 class EvaluateConfig(StepConfig):
     """One model on all suites."""
 
@@ -230,6 +247,7 @@ class EvaluationConfig(Section):
     """The section `evaluation` of a preset."""
 
     prepare: PrepareConfig = PrepareConfig()
+    needles: NeedlesConfig = NeedlesConfig()
     evaluate: LmEvalConfig = Field(
         LmEvalConfig(),
         description="of `evaluate`, `evaluate_endpoint` and `lm_eval`, each of which reads its own fields",

@@ -13,6 +13,7 @@ from tokenmill.errors import InputError
 from tokenmill.evaluation.config import GateConfig, ReferenceLimits
 from tokenmill.evaluation.deltas import is_outlier, smallest
 from tokenmill.evaluation.evaluate import DELTAS
+from tokenmill.evaluation.haystacks import needle_map
 from tokenmill.evaluation.lineage_checks import Contamination, clean_scores, contaminated, costed, licensed
 from tokenmill.evaluation.measured import Measured
 from tokenmill.evaluation.patterns import matching, strictest
@@ -74,6 +75,7 @@ def gate(
         "references": {label: other.facts["model"] for label, other in sorted(others.items())},
         "checks": [asdict(check) for check in checks],
         "clean": clean_scores(measured, found, bootstrap) if found else {},
+        "needle": needle_map(measured),
     }
     ctx.log.info("verdict", passed=verdict["passed"], failed=[check.name for check in checks if not check.passed])
     failed = sum(not check.passed for check in checks)

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from tokenmill import answers
+from tokenmill.evaluation import needle
 from tokenmill.evaluation.metrics import bleu, chrf, corpus_counts, corpus_score, exact_match, f1, rouge_l
 
 Prediction = dict[str, Any]
-Metric = Literal["same", "exact_match", "f1", "rouge_l", "bleu", "chrf"]
-"""How an answer is compared with the right one. same: as numbers, or as text; bleu, chrf: of a translation."""
+Metric = Literal["same", "exact_match", "f1", "rouge_l", "bleu", "chrf", "needle"]
+"""How an answer is compared with the right one. same: as numbers, or as text; bleu, chrf: of a translation; needle: with the
+hidden sentence and its keyword."""
 
 METRICS: dict[str, Callable[[str, list[str], str], float]] = {
     "same": lambda found, right, _: float(any(answers.same(found, one) for one in right)),
@@ -17,6 +19,7 @@ METRICS: dict[str, Callable[[str, list[str], str], float]] = {
     "rouge_l": lambda found, right, _: rouge_l(found, right),
     "bleu": lambda found, right, language: bleu([found], [right], language) / 100,
     "chrf": lambda found, right, _: chrf([found], [right]) / 100,
+    "needle": lambda found, right, _: needle.score(found, *right) / 100,
 }
 """Of one answer, 0 to 1: found, right ones, their language."""
 CORPUS = ("bleu", "chrf")
@@ -28,6 +31,7 @@ NAMES = {
     "rouge_l": "ROUGE-L",
     "bleu": "BLEU",
     "chrf": "chrF",
+    "needle": "needle score",
 }
 MODE_NAMES = {
     "perplexity": "perplexity",

@@ -6,6 +6,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tokenmill.evaluation.needle import heat_map
+
 
 @dataclass(frozen=True)
 class Check:
@@ -42,6 +44,12 @@ def as_text(verdict: Mapping[str, Any]) -> str:
         lines += ["| suite | all | n | clean | n |", "|---|---|---|---|---|"]
         for suite, row in verdict["clean"].items():
             lines.append(f"| {suite} | {interval(row['all'])} | {row['all']['n']} | {interval(row)} | {row['n']} |")
+    if needle := verdict.get("needle"):
+        depths = sorted({depth for row in needle.values() for depth in row}, key=float)
+        lines += ["", "A needle in a haystack, score by length in tokens and depth in percent:", ""]
+        lines += [f"| tokens | {' | '.join(depths)} |", "|---" * (len(depths) + 1) + "|"]
+        for length, row in needle.items():
+            lines.append(f"| {length} | {' | '.join(shown(row.get(depth)) for depth in depths)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -56,7 +64,9 @@ def page(verdict: Mapping[str, Any]) -> str:
     )
     environment.filters |= {"shown": shown, "interval": interval}
     ordered = sorted(verdict["checks"], key=lambda check: bool(check["passed"]))
-    return environment.get_template("verdict.html.j2").render(verdict=verdict, checks=ordered)
+    needle = {(int(n), float(d)): score for n, row in verdict.get("needle", {}).items() for d, score in row.items()}
+    drawn = heat_map(needle) if needle else ""
+    return environment.get_template("verdict.html.j2").render(verdict=verdict, checks=ordered, needle=drawn)
 
 
 def shown(value: float | None) -> str:

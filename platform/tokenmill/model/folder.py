@@ -150,8 +150,6 @@ def export_llama(
     source: Path | str,
     target: Path | str,
     *,
-    rope_theta: float | None = None,
-    max_position_embeddings: int | None = None,
     stop_ids: Sequence[int] = (),
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -161,7 +159,7 @@ def export_llama(
     A language model becomes a LlamaForCausalLM, a reward model a LlamaForSequenceClassification of one label.
 
     The RoPE base is fixed in the config and there is no `rope_scaling`: servers apply a "dynamic" one to all lengths
-    alike. A variant for longer contexts is an export with its own `rope_theta`. `stop_ids` end a server's generation.
+    alike. A variant for longer contexts is a model of its own (`deployment.extend`). `stop_ids` end a server's generation.
 
     Raises:
         InputError: there is no model in `source`, or a file of it is missing.
@@ -176,8 +174,6 @@ def export_llama(
         "attention_bias": False,
         "mlp_bias": False,
         "torch_dtype": _dtype(state),
-        "rope_theta": rope_theta or config.rope_theta,
-        "max_position_embeddings": max_position_embeddings or config.max_position_embeddings,
     }
     values |= _REWARD if judges else {}
     for own in ("rope_scaling", "bias", *(() if judges else ("reward_token_id",))):

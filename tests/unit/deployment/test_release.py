@@ -14,7 +14,6 @@ from release_facts import FACTS
 from safetensors.torch import load_file, save_file
 
 from tokenmill.deployment.card import card
-from tokenmill.deployment.config import BundleConfig
 from tokenmill.deployment.release import pin, sha256_of, tensor_digests
 from tokenmill.deployment.verify import verify
 from tokenmill.errors import CorruptError, InputError
@@ -103,12 +102,6 @@ def test_a_release_is_a_llama_that_stops_where_a_chat_turn_ends(lab: Lab, folder
     special = orjson.loads((folder / "special_tokens.json").read_bytes())
     assert sorted(ends) == sorted([special["</s>"], special["<|im_end|>"]])
     assert set(load_file(folder / "model.safetensors")) == set(verify(folder).release["tensors"])
-
-
-def test_a_long_context_release_fixes_its_base(lab: Lab) -> None:
-    made = released(lab, BundleConfig(rope_theta=3e6, max_position_embeddings=512)).release
-    config = orjson.loads(lab.store.get_blob(made.shard("config.json").blob))
-    assert (config["rope_theta"], config["max_position_embeddings"]) == (3e6, 512)
 
 
 def test_the_card_tells_numbers_licences_and_training_sets(folder: Path) -> None:

@@ -74,12 +74,6 @@ def test_released_llama_layout_gives_transformers_the_same_logits(model, saved, 
     assert "rope_scaling" not in values
 
 
-def test_export_can_fix_another_rope_base(saved, tmp_path):
-    export_llama(saved, tmp_path / "long", rope_theta=11_645_259.3, max_position_embeddings=200_000)
-    values = json.loads((tmp_path / "long" / "config.json").read_text())
-    assert (values["rope_theta"], values["max_position_embeddings"]) == (11_645_259.3, 200_000)
-
-
 def test_llama_round_trip_is_exact(model, saved, tmp_path):
     export_llama(saved, tmp_path / "llama")
     (config, back), state = read_checkpoint(tmp_path / "llama"), model.state_dict()
