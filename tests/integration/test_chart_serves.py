@@ -169,7 +169,7 @@ def in_front_of(url, delay_s=0.0, fails=0):
     [
         ({}, "^Token$", set()),
         ({"delay_s": 2.0}, "^Token$", {"probes: TTFT p95"}),
-        ({"fails": 3}, "^Token$", {"probes: errors", "quality"}),
+        ({"fails": 3}, "^Token$", {"probes: errors"}),
         ({}, "^Other$", {"quality"}),
     ],
     ids=["as good", "slow", "failing", "wrong"],
