@@ -85,6 +85,7 @@ def load(seconds: int) -> dict[str, Any]:
                 asyncio.run(Crowd(url, "chat", 8, KEY if ours else "").ask(3))  # warm
                 seen = asyncio.run(Crowd(url, "chat", CLIENTS, KEY if ours else "").ask(seconds))
             found |= {f"{name}: {what}": value for what, value in seen.to_json().items()}
+            print(name, seen.to_json(), file=sys.stderr, flush=True)
     return found
 
 
@@ -121,7 +122,9 @@ def _stopped(seconds: int, hook: bool) -> dict[str, Any]:
             seen = asyncio.run(crowd.ask(seconds))
             stopping.join()
             process.wait(60)
-    return {key: value for key, value in seen.to_json().items() if key in ("requests", "lost", "why")} | told
+    found = {key: value for key, value in seen.to_json().items() if key in ("requests", "lost", "why")} | told
+    print("hook" if hook else "no hook", found, file=sys.stderr, flush=True)
+    return found
 
 
 if __name__ == "__main__":

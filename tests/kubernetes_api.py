@@ -50,6 +50,8 @@ class Api:
         """Called with a Deployment, in a thread; whether its pods run."""
         self.jobs_fail = False
         self.job_says = ""
+        self.pods_fail = False
+        """Whether pods that the chart makes itself, its test's, fail."""
         self.asked: list[tuple[str, str]] = []
         self.version, self.lock, self.watches = 1, threading.RLock(), []
 
@@ -115,7 +117,7 @@ class Api:
             self.put(f"/api/v1/namespaces/{namespace}/pods/{name}-x", pod)
             self.log[f"{name}-x"] = self.job_says
         if thing["kind"] == "Pod" and "status" not in thing:
-            thing["status"] = {"phase": "Succeeded"}
+            thing["status"] = {"phase": "Failed" if self.pods_fail else "Succeeded"}
 
 
 PROTOBUF = b"k8s\x00"

@@ -13,11 +13,18 @@ pytestmark = [pytest.mark.integration, needs_helm, pytest.mark.skipif(not AVAILA
 PARSE = """
 import json, sys
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.cli.serve import ServeSubcommand
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 told = []
+command = FlexibleArgumentParser()
+ServeSubcommand().subparser_init(command.add_subparsers(dest="subparser"))
 for arguments in json.load(sys.stdin):
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     validate_parsed_serve_args(parsed)
+    served = command.parse_args(["serve", *arguments])  # what `vllm serve` understands of the same
+    both = {"model": served.model_tag, "model_tag": None, "subparser": None, "config": None}
+    differing = {k for k, v in (vars(served) | both).items() if k in vars(parsed) and repr(v) != repr(getattr(parsed, k))}
+    assert not differing, differing
     told.append({key: value for key, value in vars(parsed).items() if isinstance(value, (str, int, float, bool, list))})
 json.dump(told, sys.stdout, default=str)
 """

@@ -5,24 +5,33 @@ No kubelet and no container: paths in the rendered commands are those of this ma
 """
 
 import asyncio
+import itertools
 import os
 import re
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
 import servers
+import yaml
 from checkpoints import reciting_llama
+from kubernetes_api import kubernetes_api
 from release_facts import FACTS
 from rendered import needs_helm, render
 
+from tokenmill.deployment.canary import Limits
 from tokenmill.deployment.load import Crowd
+from tokenmill.deployment.observe import Probe, Prober
 from tokenmill.deployment.publish import publish
 from tokenmill.deployment.release import pin
+from tokenmill.deployment.rollout import Plan, roll_out
 from tokenmill.deployment.server import serve_python, serving_available
+from tokenmill.deployment.traffic import KubernetesApi, Switch
 
 AVAILABLE, REASON = serving_available()
 pytestmark = [pytest.mark.integration, needs_helm, pytest.mark.skipif(not AVAILABLE, reason=REASON)]
@@ -115,6 +124,78 @@ def test_every_answer_names_the_model_and_only_v1_wants_the_key(pod):
     refused = requests.get(f"{url}/v1/models", timeout=10)
     assert refused.status_code == 401
     assert "vllm:num_requests_running" in requests.get(f"{url}/metrics", timeout=10).text
+
+
+@contextmanager
+def in_front_of(url, delay_s=0.0, fails=0):
+    """A candidate: the same engine behind a proxy that is slow, or fails every `fails`th request."""
+    asked = itertools.count(1)
+
+    class Proxy(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def forward(self):
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            if self.command == "POST":
+                time.sleep(delay_s)
+                if fails and next(asked) % fails == 0:
+                    return self.send_error(500)
+            headers = {k: v for k, v in self.headers.items() if k.lower() in ("authorization", "content-type")}
+            with requests.request(
+                self.command, url + self.path, data=body, headers=headers, stream=True, timeout=60
+            ) as got:
+                self.send_response(got.status_code)
+                for name in ("content-type", "x-model-digest"):
+                    self.send_header(name, got.headers.get(name, ""))
+                self.end_headers()
+                for piece in got.iter_content(None):
+                    self.wfile.write(piece)
+                    self.wfile.flush()
+
+        do_GET = do_POST = forward
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expect", "found"),
+    [
+        ({}, "^Token$", set()),
+        ({"delay_s": 2.0}, "^Token$", {"probes: TTFT p95"}),
+        ({"fails": 3}, "^Token$", {"probes: errors"}),
+        ({}, "^Other$", {"quality"}),
+    ],
+    ids=["as good", "slow", "failing", "wrong"],
+)
+def test_a_canary_of_a_real_engine_is_promoted_or_rolled_back(pod, tmp_path, fault, expect, found):
+    url, digest, *_ = pod
+    limits = Limits(latency_floor_s=1.0, min_quality=0.5)  # a busy machine is no regression
+    probes = [Probe(prompt=f"{number}", expect=expect) for number in range(6)]
+    with kubernetes_api(tmp_path) as (api, kubeconfig), in_front_of(url, **fault) as candidate:
+        where = "/api/v1/namespaces/llm/services/chat"
+        spec = {
+            "type": "ClusterIP",
+            "selector": {"tokenmill.io/track": "stable"},
+            "ports": [{"name": "http", "port": 80}],
+        }
+        api.put(where, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat"}, "spec": spec})
+        server = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+        plan = Plan(
+            stable=url, candidate=candidate, model="chat", digest=digest, kind="Service", namespace="llm", name="chat",
+            candidate_service="chat-candidate", steps=[0], ready_seconds=5, step_seconds=1, probes=probes, limits=limits,
+        )  # fmt: skip
+        switch = Switch(KubernetesApi(server, "token", True), "Service", "llm", "chat", "chat-candidate")
+        promoted, checks = roll_out(plan, switch, Prober("chat", probes, key=KEY))
+        assert {check.name for check in checks if not check.passed} == found
+        users = api.objects[where]["spec"]["selector"]["tokenmill.io/track"]
+        assert (promoted, users) == ((True, "candidate") if not found else (False, "stable"))
 
 
 def test_twenty_clients_lose_nothing_when_the_pod_has_to_go(pod):

@@ -20,7 +20,7 @@ from servers import free_ports
 from typer.testing import CliRunner
 
 from tokenmill.cli import deploying
-from tokenmill.deployment.config import BundleConfig, DeployExecution, RegisterConfig
+from tokenmill.deployment.config import BundleConfig, DeployConfig, DeployExecution, RegisterConfig
 from tokenmill.deployment.helm import Helm
 from tokenmill.deployment.on_cluster import Release, Wanted
 from tokenmill.deployment.preflight import Unfit
@@ -63,30 +63,26 @@ def model_of(api: Api, name: str = "chat-inference") -> str:
     return str(api.of("Deployment")[name]["metadata"]["annotations"]["tokenmill.io/model-uri"])
 
 
-def test_a_first_release_is_installed_pinned_and_a_second_takes_its_place_after_the_canary(cluster: Api) -> None:
+def test_a_first_release_is_installed_and_a_second_takes_its_place_only_when_the_canary_says_so(cluster: Api) -> None:
     behind = release()
     done = behind.serve(ONE, description="by a test")
     assert (done.ok, done.before, done.revision, done.canary) == (True, None, 1, [])
     assert model_of(cluster) == f"models:/{NAME}/1" and not cluster.of("Job")
     assert behind.helm.history("chat")[0]["description"] == "by a test"
 
-    cluster.job_says = "passed  quality: 100% of 3 right"
-    done = behind.serve(TWO)
-    assert (done.ok, done.before, done.revision, done.canary) == (True, 1, 3, ["promoted"])
-    assert model_of(cluster) == f"models:/{NAME}/2" and list(cluster.of("Deployment")) == ["chat-inference"]
-    beside = behind.helm.values("chat", 2)
-    assert beside["model"]["digest"] == ONE.digest and beside["canary"]["model"]["digest"] == TWO.digest
-    assert behind.earlier() == 1  # not revision 2, which was only the canary's
-
-
-def test_a_candidate_that_is_judged_worse_leaves_users_where_they_were(cluster: Api) -> None:
-    behind = release()
-    behind.serve(ONE)
     cluster.jobs_fail, cluster.job_says = True, "passed  digest: fine\nFAILED  quality: 0% of 3 right\nrolled back"
     done = behind.serve(TWO)
     assert not done.ok and done.reason == "FAILED  quality: 0% of 3 right"
     assert model_of(cluster) == f"models:/{NAME}/1" and list(cluster.of("Deployment")) == ["chat-inference"]
     assert done.revision == 3 and behind.model(3)["digest"] == ONE.digest
+
+    cluster.jobs_fail = False
+    done = behind.serve(TWO)
+    assert (done.ok, done.before, done.revision, done.canary) == (True, 3, 5, ["promoted"])
+    assert model_of(cluster) == f"models:/{NAME}/2" and list(cluster.of("Deployment")) == ["chat-inference"]
+    beside = behind.helm.values("chat", 4)
+    assert beside["model"]["digest"] == ONE.digest and beside["canary"]["model"]["digest"] == TWO.digest
+    assert behind.earlier() == 3  # not revision 4, which was only the canary's
 
 
 def test_an_engine_that_never_gets_ready_is_undone(cluster: Api) -> None:
@@ -170,11 +166,42 @@ def test_both_helms_are_told_to_undo_what_fails(name: str, flag: str, monkeypatc
 # ---- the whole way -----------------------------------------------------------------------------------------------------
 
 
+def test_a_release_that_fails_the_charts_test_is_undone(
+    cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No address of the Service is known here, so the test runs within: a first release goes, a second gives way."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lab, registrations = Lab(tmp_path), []
+    for seed in (0, 5):
+        made = released(lab, seed=seed)
+        inputs = {"model": made.release, "verdict": made.verdict}
+        registrations.append((made.release, lab.step("deployment.register", RegisterConfig(), **inputs)["output"]))
+    execution = release(canary=False).settings
+
+    def deploy(number: int) -> dict[str, Any]:
+        made, registration = registrations[number]
+        inputs = {"release": made, "registration": registration}
+        output = lab.step("deployment.deploy", DeployConfig(execution=execution), **inputs)["output"]
+        return dict(orjson.loads(lab.store.get_blob(output.shard("deployment.json").blob)))
+
+    cluster.pods_fail = True
+    first = deploy(0)
+    assert not first["ok"] and "helm test" in first["reason"] and first["helm"]["revision"] is None
+    assert not cluster.of("Deployment")
+    cluster.pods_fail = False
+    again = deploy(0)
+    assert again["ok"] and again["asked"] == "helm test" and model_of(cluster) == f"models:/{NAME}/1"
+    cluster.pods_fail = True
+    second = deploy(1)
+    assert (second["ok"], second["before"], second["helm"]["revision"]) == (False, 1, 3)
+    assert model_of(cluster) == f"models:/{NAME}/1"
+
+
 @pytest.mark.skipif(not AVAILABLE, reason=REASON)
 def test_the_command_serves_asks_promotes_and_goes_back(
     cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two releases one after the other, then back: alias and pods move together. Then one that its test refuses."""
+    """Two releases one after the other, then back: alias and pods move together."""
     torch.set_num_threads(1)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lab = Lab(tmp_path)
@@ -203,12 +230,7 @@ def test_the_command_serves_asks_promotes_and_goes_back(
         assert (second["version"], second["before"], second["helm"]["revision"]) == ("2", 1, 2)
         assert registry.alias_version(NAME, "production") == "2"
         back = run(["rollback", *where])
-        assert (back["version"], back["helm"]["revision"]) == ("1", 3)
-        assert registry.alias_version(NAME, "production") == "1" and model_of(cluster) == f"models:/{NAME}/1"
-
-        monkeypatch.setattr("tokenmill.deployment.smoke.encode_prompt", lambda chat, words, **_: [1, 2, 3])
-        refused = run(["--model", f"models:/{NAME}/2", *serve], code=1)
-        assert "golden chats" in refused["reason"] and refused["helm"]["revision"] == 5
+        assert (back["version"], back["helm"]["revision"], back["promotion"]["action"]) == ("1", 3, "rolled back")
         assert registry.alias_version(NAME, "production") == "1" and model_of(cluster) == f"models:/{NAME}/1"
     finally:
         cluster.kubelet.stop()

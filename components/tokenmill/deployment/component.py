@@ -78,6 +78,14 @@ def register_refused(
 
 
 @dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
+def find_release(run: str, model: str, registration: dsl.Output[dsl.Artifact]) -> None:
+    """What the registry says of `models:/name@alias`: the version that it is now."""
+    from tokenmill.steps import run_component
+
+    run_component("deployment.find", run, outputs={"output": registration}, config={"model": model})
+
+
+@dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
 def deploy(
     run: str,
     go: bool,

@@ -106,6 +106,7 @@ def _behind_the_chart(
         "served": True,
         "helm": {"release": behind.name, "namespace": behind.helm.namespace, "revision": done.revision},
         "before": done.before,
+        "back": config.execution.back_to is not None,
         "canary": done.canary,
         "preflight": [finding.what for finding in done.findings],
     }

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,16 @@ class HelmFailed(UserError):
 
 
 def inference_chart() -> Path:
-    """The chart `inference`: in the installed package, or in the repository."""
-    packed = Path(str(resources.files("tokenmill"))) / "charts" / "inference"
-    places = [packed, _REPOSITORY / "helm" / "inference"]
-    return next((place for place in places if (place / "Chart.yaml").is_file()), places[-1])
+    """The chart `inference`: beside the installed package, as the image `deployer` has it, or in the repository.
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
+    places = (Path(__file__).parents[1] / "charts" / "inference", _REPOSITORY / "helm" / "inference")
+    for place in places:
+        if (place / "Chart.yaml").is_file():
+            return place
+    raise ConfigError("the chart `inference` is not installed here: say where it is (--chart FOLDER or oci://…)")
 
 
 class Helm:

@@ -30,7 +30,8 @@ class Seen:
     """What the clients saw. Times are seconds."""
 
     whole: int = 0
-    tokens: int = 0
+    pieces: int = 0
+    """Of text, as they came: a token, unless it is special or only a part of a character."""
     lost: Counter[str] = field(default_factory=Counter)
     """Why → how many."""
     ttft: list[float] = field(default_factory=list)
@@ -42,7 +43,7 @@ class Seen:
         told: dict[str, Any] = {"requests": self.whole + self.lost.total(), "lost": self.lost.total()}
         told |= {"why": dict(self.lost)} if self.lost else {}
         told |= {"seconds": round(self.seconds, 1), "requests_per_s": self.whole / self.seconds}
-        told["tokens_per_s"] = self.tokens / self.seconds
+        told["pieces_per_s"] = self.pieces / self.seconds
         for name, values in (("ttft", self.ttft), ("itl", self.itl)):
             told |= {f"{name}_ms_p{p}": round(percentile(values, p) * 1000, 1) for p in (50, 95, 99)}
         return told
@@ -121,7 +122,7 @@ class Crowd:
                         continue
                     now = time.monotonic()
                     (self.seen.itl if last else self.seen.ttft).append(now - (last or sent))
-                    last, self.seen.tokens = now, self.seen.tokens + 1
+                    last, self.seen.pieces = now, self.seen.pieces + 1
         except (aiohttp.ClientError, TimeoutError, ValueError) as broken:
             return type(broken).__name__
         return "" if done else "without [DONE]"

@@ -69,6 +69,8 @@ def decide(now: str | None, version: str, former: str | None, smoke: dict[str, o
     if smoke["ok"] or (not smoke["served"] and not needs_smoke_test):
         if now == version:
             return Move(now, "kept", "it stands there already")
+        if smoke.get("back"):
+            return Move(version, "rolled back", "it is served again, and the smoke test passed")
         return Move(version, "promoted", "the smoke test passed" if smoke["ok"] else "not tried, as configured")
     if smoke["served"] and now == version:
         return Move(former, "rolled back", str(smoke["reason"]))

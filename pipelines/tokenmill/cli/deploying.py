@@ -186,7 +186,7 @@ def _lines(told: dict[str, Any]) -> list[str]:
     lines += [f"canary   {line}" for line in told.get("canary", [])]
     if told.get("answer"):
         lines.append(f"asked    {told['question']} → {told['answer'].strip()}")
-    lines.append(f"smoke    {'passed' if told['ok'] else told['reason']}")
+    lines.append("smoke    passed" if told["ok"] else f"failed   {told['reason']}")
     if moved := told.get("promotion"):
         lines.append(
             f"alias    {moved['alias']}: {moved['action']}, {moved['before'] or 'none'} → {moved['version'] or 'none'}"

@@ -11,7 +11,8 @@ from tokenmill.config import load_preset, merge, nest, parse_assignments
 from tokenmill.errors import ConfigError
 
 Pipeline = Annotated[
-    str, typer.Argument(help="lifecycle, continual, retrieval, smoke, or a phase alone: curation, pretraining, …")
+    str,
+    typer.Argument(help="lifecycle, continual, retrieval, serve, smoke, or a phase alone: curation, pretraining, …"),
 ]
 Arguments = Annotated[list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="a parameter of the pipeline")]
 Given = Annotated[

@@ -18,7 +18,7 @@ from tokenmill.pipelines.handed_on import HANDED_ON
 from tokenmill.pipelines.opening import refuse_execution
 
 PARTS = ("curation", "pretraining", "enhancement", "sft", "alignment", "evaluation", "deployment")
-NAMES = ("lifecycle", *PARTS, "continual", "retrieval", "smoke")
+NAMES = ("lifecycle", *PARTS, "continual", "retrieval", "serve", "smoke")
 
 
 def build(name: str, preset: str) -> Any:

@@ -16,9 +16,9 @@ def test_percentiles_of_next_to_nothing():
 
 
 def test_what_was_lost_counts_as_a_request_and_not_as_a_rate():
-    seen = Seen(whole=8, tokens=80, seconds=4.0, ttft=[0.1] * 8, itl=[0.01] * 72)
+    seen = Seen(whole=8, pieces=80, seconds=4.0, ttft=[0.1] * 8, itl=[0.01] * 72)
     seen.lost["HTTP 503"] += 2
     told = seen.to_json()
     assert (told["requests"], told["lost"], told["why"]) == (10, 2, {"HTTP 503": 2})
-    assert told["requests_per_s"] == 2 and told["tokens_per_s"] == 20
+    assert told["requests_per_s"] == 2 and told["pieces_per_s"] == 20
     assert told["ttft_ms_p99"] == pytest.approx(statistics.fmean(seen.ttft) * 1000)

@@ -33,6 +33,12 @@ def test_where_the_alias_goes(now, former, smoke, needs, target, action) -> None
     assert move.why
 
 
+def test_a_way_back_that_served_well_is_no_promotion() -> None:
+    """So that the next way back does not lead to what was just left."""
+    move = decide("2", "1", None, {"ok": True, "served": True, "reason": "", "back": True}, True)
+    assert (move.target, move.action) == ("1", "rolled back")
+
+
 @pytest.mark.parametrize(
     ("preset", "name"),
     [("nano", "internlm2-chat-nano"), ("internlm2-7b", "internlm2-chat-7b"), ("", "internlm2-chat")],
