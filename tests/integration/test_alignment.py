@@ -126,7 +126,7 @@ def sft(lab, conversations, base, tokens):
 
 @pytest.fixture(scope="module")
 def preferences(lab, conversations, tokens):
-    config = CollectPreferencesConfig(heldout_templates=4)
+    config = CollectPreferencesConfig(heldout_templates=4, judge_share=0)
     return lab.step("rlhf.collect_preferences", config, conversations=conversations["train"], tokenizer=tokens[1])
 
 
