@@ -27,8 +27,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _SCRIPT = "__main__"
 _setting_aside = threading.Lock()
-
-
 WORTH_S = 2.0
 """Seconds of work that are left, from which on others help with it: twice what starting one takes."""
 AHEAD = 8
@@ -75,16 +73,17 @@ class WorkerPool:
     def _share(self, function: Callable[[Item], Result], items: Sequence[Item], others: int) -> Iterator[Result]:
         """Results in order; what no other process has begun when the next result is waited for is done here."""
         with _script_set_aside():
-            results = [self._of(others).submit(function, item) for item in items]  # starts them
+            pool = self._of(others)
+            waiting = {number: pool.submit(function, item) for number, item in enumerate(items)}  # starts them
         mine: dict[int, Result] = {}
-        untried = iter(range(len(items)))
-        for number, result in enumerate(results):
-            while number not in mine and not result.done() and len(mine) < AHEAD:
-                free = next((i for i in untried if results[i].cancel()), None)
+        for number in range(len(items)):
+            while number in waiting and not waiting[number].done() and len(mine) < AHEAD:
+                free = next((i for i, result in waiting.items() if result.cancel()), None)
                 if free is None:
                     break
+                del waiting[free]
                 mine[free] = function(items[free])
-            yield mine.pop(number) if number in mine else result.result()
+            yield waiting.pop(number).result() if number in waiting else mine.pop(number)  # and keeps none
 
     def close(self) -> None:
         if self._pool:
