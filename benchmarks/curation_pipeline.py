@@ -1,7 +1,8 @@
 """The row `pipeline`: the text pipeline from Clean to High-quality, reading and writing JSONL.zst, store and digests included.
 
 Alone, `python benchmarks/curation_pipeline.py --megabytes 10,100,1000` shows how the cost grows, and `--workers 1,2` what a
-second worker brings. Each size is made of sentences of real English pages and books in random order, with planted faults,
+second worker brings; `--bound` adds what the machine allows: two pipelines of one worker, each by itself, at once. Each
+size is made of sentences of real English pages and books in random order, with planted faults,
 copies and near-copies. A tiny corpus goes through first: imports and compilation are not timed.
 """
 
@@ -13,6 +14,8 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from tokenmill.steps.context import store_file
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef
 
-STAGES = ("filter", "deduplicate", "screen", "grade")
+STAGES = ("filter", "deduplicate", "score", "screen", "grade")
 """`filter` makes Clean of what is ingested; from Clean to High-quality it is the others."""
 SHARD_DOCUMENTS = 2_000
 FAULTY, COPIED, ALIKE = 0.1, 0.03, 0.05
@@ -82,15 +85,21 @@ def once(megabytes: float, workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         store = open_store(f"file://{scratch}/store")
         corpus = corpus_of(store, Path(scratch), megabytes)
+        scorers = [_step(store, "train_scorer", {"score": name}) for name in ("toxic", "porn")]
         told: dict[str, Any] = {"documents": corpus.counts["records"]}
         for stage in STAGES:
-            name = f"curation.{stage}"
-            config = find(name).config.at(name, {"execution": {"workers": workers}})
+            inputs = {"corpus": corpus} | ({"scorers": scorers} if stage == "score" else {})
             wall, cpu = time.monotonic(), _processors()
-            corpus = run_step(name, config, {"corpus": corpus}, store=store, run=RunRef(key="b", name="b"))["output"]
+            corpus = _step(store, stage, {"execution": {"workers": workers}}, **inputs)
             told[f"{stage} wall s"], told[f"{stage} CPU s"] = time.monotonic() - wall, _processors() - cpu
         told["kept"] = corpus.counts["records"]
     return told
+
+
+def _step(store: ArtifactStore, step: str, settings: dict[str, Any], **inputs: Any) -> Manifest:
+    name = f"curation.{step}"
+    config = find(name).config.at(name, settings)
+    return run_step(name, config, inputs, store=store, run=RunRef(key="b", name="b"))["output"]
 
 
 def _processors() -> float:
@@ -120,16 +129,27 @@ def measure(megabytes: float, workers: int = 1, rounds: int = 1) -> dict[str, An
     }
 
 
+def bound(megabytes: float) -> float:
+    """How much more two processes do than one: both measure the pipeline with one worker, at once."""
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        rates = [told["all stages MB/s by the clock"] for told in pool.map(measure, [megabytes] * 2)]
+    return sum(rates)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", default="10", help="sizes")
     parser.add_argument("--workers", default="1")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--bound", action="store_true", help="and what two processes at once do together")
     wanted = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for megabytes in map(float, wanted.megabytes.split(",")):
         for workers in map(int, wanted.workers.split(",")):
             print(json.dumps(measure(megabytes, workers, wanted.rounds) | {"load": os.getloadavg()[0]}), flush=True)
+        if wanted.bound:
+            told = {"megabytes": megabytes, "two at once, together MB/s by the clock": bound(megabytes)}
+            print(json.dumps(told | {"load": os.getloadavg()[0]}), flush=True)
 
 
 if __name__ == "__main__":

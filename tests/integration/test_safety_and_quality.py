@@ -79,6 +79,23 @@ def test_scores_stay_in_the_record_and_another_threshold_scores_nothing_again(st
     )
 
 
+def test_collected_scorers_score_as_each_by_itself_and_none_leave_the_corpus_as_it_is(steps, tmp_path):
+    corpus = steps.corpus(tmp_path, [{"text": INSULT}, {"text": PROSE}])
+    scorers = [steps("train_scorer", {"score": name}) for name in ("toxic", "porn")]
+    together = steps("collect_scorers", scorers=scorers)
+    assert together.counts == {"scorers": 2} and together.facts == {"scores": ["porn", "toxic"]}
+    assert (
+        steps("score", corpus=corpus, scorers=[together]).content
+        == steps("score", corpus=corpus, scorers=scorers).content
+    )
+    assert steps("collect_scorers", scorers=[together, scorers[0]]).content == together.content  # given twice is one
+    rival = steps("train_scorer", {"score": "toxic", "features": 12})
+    with pytest.raises(InputError, match="two scorers give the score 'toxic'"):
+        steps("score", corpus=corpus, scorers=[steps("collect_scorers", scorers=[together, rival])])
+    assert steps("score", corpus=corpus, scorers=[steps("collect_scorers", scorers=[])]).content == corpus.content
+    assert steps("score", {"types": ["book"]}, corpus=corpus, scorers=scorers).content == corpus.content
+
+
 def test_two_workers_and_one_score_the_same(tmp_path):
     rows = [{"text": f"{PROSE} Number {n}."} for n in range(30)]
     contents = set()

@@ -79,7 +79,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def features(texts: Sequence[str], columns: int) -> Iterator[np.ndarray]:
-    """The columns that each text has, each once: (m,) int64 a text. `columns` is a power of two."""
+    """The columns that each text has, each once: (m,) int32 a text. `columns` is a power of two."""
     seen, found = np.zeros(columns, np.int32), np.empty(0, np.int32)
     kernel, classes, mask = _kernel(_list_columns), _classes(), np.uint64(columns - 1)
     for number, text in enumerate(texts, 1):

@@ -98,9 +98,10 @@ class StepContext:
             yield _Watched(bar, self.board, total, what) if self.board else bar
 
     def parallel(self, function: Callable[[Item], Result], items: Iterable[Item], what: str = "") -> Iterator[Result]:
-        """`map` over a pool of `execution.workers` processes, in order, with progress.
+        """`map` over `execution.workers` processes, this one among them, in order, with progress.
 
-        `function` and items are pickled; worker processes import their modules, never the running script.
+        The others are started once the work has shown that it outlasts that. `function` and items are pickled; worker
+        processes import their modules, never the running script.
         """
         todo = list(items)
         workers = min(self.config.execution.workers, len(todo))

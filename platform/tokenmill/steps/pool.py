@@ -1,4 +1,7 @@
-"""`map` over worker processes that know the modules, and nothing of the script that is running.
+"""`map` over this process and others, which know the modules, and nothing of the script that is running.
+
+A process costs a second to start, so none is before the work has shown that it outlasts that; and the one that is running
+already, with all of its modules and compiled code, is a worker like the others.
 
 A spawned process imports its parent's script first. Where no `if __name__ == "__main__"` guards that, it would start the
 script's work once more, and wait for the lease that its own parent holds.
@@ -9,6 +12,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -23,12 +27,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _SCRIPT = "__main__"
 _setting_aside = threading.Lock()
+WORTH_S = 2.0
+"""Seconds of work that are left, from which on others help with it: twice what starting one takes."""
+AHEAD = 8
+"""Results that this process may hold while one before them is not done."""
 
 
 class WorkerPool:
-    """The worker processes of one attempt at a step: started by its first `map`, and there for the next.
+    """The processes of one attempt at a step: started when a `map` is worth it, and there for the next.
 
-    Starting one costs a second of imports and compiled code. `kill -9` of this process leaves none.
+    `kill -9` of this process leaves none.
     """
 
     def __init__(self, step: str) -> None:
@@ -43,27 +51,51 @@ class WorkerPool:
         self.close()
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
-        """Results in order, of so many workers.
+        """Results in order, of so many workers, this process one of them.
 
         Raises:
             ConfigError: the running script itself defines the function, or what it carries.
         """
         _refuse_script(self._step, (function, items[0]))
+        done, spent = 0, 0.0
+        while done < len(items) and not self._worth_it(done, spent, len(items) - done):
+            begun = time.monotonic()
+            result = function(items[done])
+            spent += time.monotonic() - begun
+            done += 1
+            yield result
+        if done < len(items):
+            yield from self._share(function, items[done:], workers - 1)
+
+    def _worth_it(self, done: int, spent: float, left: int) -> bool:
+        return self._pool is not None or WORTH_S <= 0 or (done > 0 and spent / done * left > WORTH_S)
+
+    def _share(self, function: Callable[[Item], Result], items: Sequence[Item], others: int) -> Iterator[Result]:
+        """Results in order; what no other process has begun when the next result is waited for is done here."""
         with _script_set_aside():
-            results = self._of(workers).map(function, items)  # starts every worker
-        yield from results
+            pool = self._of(others)
+            waiting = {number: pool.submit(function, item) for number, item in enumerate(items)}  # starts them
+        mine: dict[int, Result] = {}
+        for number in range(len(items)):
+            while number in waiting and not waiting[number].done() and len(mine) < AHEAD:
+                free = next((i for i, result in waiting.items() if result.cancel()), None)
+                if free is None:
+                    break
+                del waiting[free]
+                mine[free] = function(items[free])
+            yield waiting.pop(number).result() if number in waiting else mine.pop(number)  # and keeps none
 
     def close(self) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
-    def _of(self, workers: int) -> ProcessPoolExecutor:
-        if self._pool is None or self._size < workers:
+    def _of(self, others: int) -> ProcessPoolExecutor:
+        if self._pool is None or self._size < others:
             self.close()
-            self._size = workers
+            self._size = others
             self._pool = ProcessPoolExecutor(
-                workers, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
+                others, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
             )
         return self._pool
 
