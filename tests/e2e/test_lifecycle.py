@@ -132,7 +132,7 @@ def leaked(life, first) -> Lived:
 def test_a_model_that_was_trained_on_the_questions_is_refused_and_the_corpus_is_named(leaked):
     verdict = leaked.document("evaluation.gate", "verdict.json")
     (check,) = [check for check in verdict["checks"] if not check["passed"]]
-    assert check["name"] == "generate/maths in training data" and check["value"] >= 0.5
+    assert check["name"] == "generate/maths in training data" and check["value"] > 0
     corpus = leaked.manifest("curation.order_code").digest
     assert corpus in check["evidence"] and f"corpus {corpus[:12]} of curation.order_code" in check["why"]
     assert leaked.summary["verdict"]["why"] == [f"{check['name']}: {check['why']}"]
