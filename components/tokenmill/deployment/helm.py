@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ class HelmFailed(UserError):
 
 def inference_chart() -> Path:
     """The chart `inference`: in the installed package, or in the repository."""
-    packed = Path(str(resources.files("tokenmill"))) / "charts" / "inference"
+    packed = Path(__file__).resolve().parents[1] / "charts" / "inference"
     places = [packed, _REPOSITORY / "helm" / "inference"]
     return next((place for place in places if (place / "Chart.yaml").is_file()), places[-1])
 
