@@ -92,8 +92,9 @@ def test_every_module_that_runs_in_an_image_imports_there(name, wanted, run):
 
 def test_the_deployer_has_helm_and_the_chart_that_it_installs(run):
     code = (
-        "import pathlib, subprocess, tokenmill.deployment as phase\n"
-        "chart = pathlib.Path(phase.__file__).parents[1] / 'charts/inference'\n"
+        "import subprocess\n"
+        "from tokenmill.deployment.helm import inference_chart\n"
+        "chart = inference_chart()\n"
         "values = ['-f', chart / 'ci/cpu-values.yaml']\n"
         "text = subprocess.run(['helm', 'template', 'chat', chart, *values], capture_output=True, text=True, check=True).stdout\n"
         "print('kind: Deployment' in text)\n"
