@@ -6,11 +6,14 @@ cluster is opened (a second), never before.
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenmill.errors import CredentialsError, UserError
 
 TIMEOUT_S = 30
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class ClusterError(UserError):
@@ -29,6 +32,10 @@ def in_pod() -> bool:
 class Cluster:
     """The API server of the pod's own cluster, or of a kubeconfig's context.
 
+    Attributes:
+        address: its URL.
+        namespace: the context's, or the pod's own.
+
     Raises:
         ClusterError: there is neither.
     """
@@ -40,12 +47,16 @@ class Cluster:
         try:
             if in_pod() and context is None:
                 config.load_incluster_config(client_configuration=settings)
+                self.namespace = POD_NAMESPACE.read_text().strip()
             else:
                 file = os.environ.get("KUBECONFIG") or None  # the package would read it once, when it is imported
                 config.load_kube_config(file, context=context, client_configuration=settings)
+                contexts, active = config.list_kube_config_contexts(file)
+                chosen = next((one for one in contexts if one["name"] == context), active)
+                self.namespace = str(chosen["context"].get("namespace") or "default")
         except config.ConfigException as none:
             raise ClusterError(
-                f"no cluster: {str(none).strip()}. Set KUBECONFIG, name a context, or run in a pod"
+                f"no cluster: {str(none).strip().rstrip('.')}. Set KUBECONFIG, name a context, or run in a pod"
             ) from None
         settings.retries = 1
         self.address = settings.host
@@ -61,6 +72,13 @@ class Cluster:
         if made is None:
             raise ClusterError(f"the API server at {self.address} knows no {path}")
         return made
+
+    def may(self, verb: str, resource: str, *, group: str, namespace: str) -> bool:
+        """Whether the account may; the API server judges itself (SelfSubjectAccessReview, `kubectl auth can-i`)."""
+        asked = {"namespace": namespace, "group": group, "resource": resource, "verb": verb}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
+        told = self.create(REVIEWS, review | {"spec": {"resourceAttributes": asked}})
+        return bool(told.get("status", {}).get("allowed"))
 
     def log(self, namespace: str, selector: str, lines: int = 40) -> str:
         """The end of what the first pod of a selector printed; empty if there is none, or if it may not be read."""

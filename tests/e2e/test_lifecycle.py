@@ -129,14 +129,15 @@ def leaked(life, first) -> Lived:
     return life.run("lifecycle", *short, "--set", f"curation.register_sources.sources={sources}", "--set", gate)
 
 
-def test_a_model_that_was_trained_on_the_questions_is_refused_and_the_corpus_is_named(leaked):
+def test_a_model_that_was_trained_on_the_questions_is_refused_and_the_corpus_is_named(life, leaked):
     verdict = leaked.document("evaluation.gate", "verdict.json")
     (check,) = [check for check in verdict["checks"] if not check["passed"]]
     assert check["name"] == "generate/maths in training data" and check["value"] > 0
     corpus = leaked.manifest("curation.order_code").digest
     assert corpus in check["evidence"] and f"corpus {corpus[:12]} of curation.order_code" in check["why"]
     assert leaked.summary["verdict"]["why"] == [f"{check['name']}: {check['why']}"]
-    assert corpus[:12] in leaked.said.stderr  # the exit handler
+    (closed,) = (event.data for event in read_events(life.store, leaked.summary["run"]) if event.kind == "run_closed")
+    assert closed["status"] == "succeeded" and corpus[:12] in closed["message"]
 
 
 def test_what_was_refused_is_registered_as_rejected_and_moves_no_other_alias(life, first, leaked):
