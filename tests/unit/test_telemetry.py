@@ -17,7 +17,7 @@ from tokenmill.config import StepConfig, resolve
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.pipelines.opening import close_run, open_run
-from tokenmill.steps import Drop, StepContext, effect, find, run_step, step
+from tokenmill.steps import Drop, Reject, StepContext, effect, find, run_step, step
 from tokenmill.steps.component import RunContext
 from tokenmill.steps.outcomes import Outcome
 from tokenmill.store import open_store
@@ -162,10 +162,12 @@ def test_every_step_that_ends_is_written_done_cached_or_failed(folder: Path, tmp
 
 @step("toy.sift", version=1)
 def sift(config: StepConfig, corpus: Manifest, ctx: StepContext) -> Draft:
-    return ctx.map_shards(corpus, without_foxes)
+    return ctx.map_shards(corpus, without_foxes, max_rejected=0.5)
 
 
 def without_foxes(record: dict[str, str]) -> Outcome | dict[str, str]:
+    if record["id"].endswith("7"):
+        return Reject("odd one (seven)", record["id"])
     return Drop("fox", record) if "fox" in record["text"].split()[:9] else record
 
 
@@ -176,10 +178,11 @@ def test_a_step_that_works_shows_what_it_has_gone_through(folder: Path, tmp_path
     made = run_step("toy.sift", StepConfig(), {"corpus": corpus}, store=store, run=run)["output"]
     found = samples((folder / TEXTFILE).read_text())
     at = ("toy", "toy.sift", "toy.sift")
-    assert made.dropped["fox"] > 0 and made.counts["records"] + made.dropped["fox"] == 40
+    assert made.dropped["fox"] > 0 and made.counts["records"] + made.dropped["fox"] + made.counts["rejected"] == 40
     assert found[("tokenmill_step_records", "kept", *at)] == made.counts["records"]
     assert found[("tokenmill_step_records", "dropped", "toy", "fox", *at[1:])] == made.dropped["fox"]
-    assert found[("tokenmill_step_records", "rejected", *at)] == 0
+    assert found[("tokenmill_step_records", "rejected", "toy", "odd one", *at[1:])] == made.counts["rejected"] > 0
+    assert sum(value for (name, *_), value in found.items() if name == "tokenmill_step_records") == 40
     assert found[("tokenmill_step_progress_ratio", *at, "shards")] == 1
 
 
