@@ -100,6 +100,7 @@ def test_an_output_is_told_by_records_bytes_and_reasons() -> None:
 def test_a_name_means_what_its_step_means_by_it() -> None:
     assert metric_of("accuracy", "rlhf.dpo")[0].metric == "tokenmill_rlhf_pair_accuracy_ratio"
     assert metric_of("accuracy", "curation.train_scorer") is None
+    assert metric_of("fine_tuning/loss", "curation.fine_tune_scorer") is None  # it is at steps, not at tokens
     assert metric_of("reward", "rlhf.ppo")[1] == {"domain": "all"}
     assert metric_of("evaluation/delta1/choice", "evaluation.evaluate")[1] == {"delta": "delta1", "suite": "choice"}
     assert metric_of("evaluation/choice/next_line", "evaluation.evaluate")[1] == {"suite": "choice/next_line"}
