@@ -2,7 +2,9 @@
 
 import multiprocessing
 import shutil
+import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -228,6 +230,23 @@ def test_a_gateway_that_is_away_costs_a_line_and_not_the_step(
     monkeypatch.delenv("TOKENMILL_METRICS_DIR", raising=False)
     monkeypatch.setenv("TOKENMILL_PUSHGATEWAY", address)
     step_ended("curation.filter", "miss", 1.0)
+    assert capsys.readouterr().err.count("step metrics were not written") == 1
+
+
+def test_a_gateway_that_speaks_no_http_costs_a_line_and_not_the_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as asked:
+                asked.recv(1 << 16)
+                asked.sendall(b"220 mail.example ready\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.delenv("TOKENMILL_METRICS_DIR", raising=False)
+        monkeypatch.setenv("TOKENMILL_PUSHGATEWAY", f"http://127.0.0.1:{server.getsockname()[1]}")
+        step_ended("curation.filter", "miss", 1.0)
     assert capsys.readouterr().err.count("step metrics were not written") == 1
 
 
