@@ -25,6 +25,8 @@ PHASES = {
     "curation": ("curation", "pretraining.tokenize", "pretraining.train_tokenizer", "sft.prepare", "pipelines.opening"),
     "trainer": (
         "pretraining.pretrain",
+        "curation.select_long",
+        "curation.fine_tune_scorer",
         "enhancement.enhance",
         "sft.train",
         "rlhf.ppo",

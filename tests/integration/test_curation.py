@@ -136,6 +136,7 @@ def faulty_crawl(raw: int, formatted: int, clean: int, unique: int, safe: int, g
     return rows
 
 
+@pytest.mark.usefixtures("workers_at_once")
 def test_a_funnel_is_the_same_page_with_one_worker_and_two(curation, monkeypatch):
     monkeypatch.setattr("tokenmill.curation.survey.BUNDLE_BYTES", 1)  # a shard is a job
     stages = curation.chain("pico")
@@ -192,6 +193,7 @@ def test_another_dump_of_the_same_bytes_is_read_anew_and_decides_which_copy_stay
     assert newest("2024-10", "2023-40") == "mine of 2024-10"
 
 
+@pytest.mark.usefixtures("workers_at_once")
 def test_two_workers_and_one_make_the_same_corpus(tmp_path):
     alone, together = (Curation(tmp_path / f"store{n}", workers=n).chain("pico") for n in (1, 2))
     assert {step: m.content for step, m in alone.items()} == {step: m.content for step, m in together.items()}
@@ -264,6 +266,7 @@ def pages(folder, n: int = 12) -> None:
     (folder / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "A whole line of a torn file."}\n' * 50)[:-20])
 
 
+@pytest.mark.usefixtures("workers_at_once")
 def test_the_number_of_workers_and_the_cuts_between_parts_leave_no_trace_in_ingest(tmp_path, monkeypatch):
     pages(tmp_path / "raw", 6)
     made = []

@@ -32,6 +32,7 @@ def corpus(lab: Lab):
     return lab.issue("corpus", shards), lab.issue("questions", questions)
 
 
+@pytest.mark.usefixtures("workers_at_once")
 def test_two_workers_make_what_one_makes(tmp_path):
     found = []
     for workers in (1, 2):

@@ -88,6 +88,7 @@ def test_the_step_and_its_parts_in_parallel_tasks_give_the_same_corpus_index_and
     assert steps("gather", parts=prints)["output"].content == steps("fingerprint", corpus=corpus)["output"].content
 
 
+@pytest.mark.usefixtures("workers_at_once")
 def test_worker_processes_change_nothing(steps):
     corpus = steps.corpus(documents(200, 2, "2023-06"))
     alone = steps("deduplicate", corpus=corpus)

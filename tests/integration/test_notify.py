@@ -9,7 +9,7 @@ from pico import Lab
 from servers import free_ports
 
 from tokenmill.pipelines import opening
-from tokenmill.pipelines.notify import NOTIFY, notify
+from tokenmill.pipelines.notify import NOTIFY, blotted, notify
 from tokenmill.tracking import EventLog
 
 pytestmark = pytest.mark.integration
@@ -57,10 +57,17 @@ def lab(tmp_path):
     return Lab(tmp_path)
 
 
-def finished(lab, step, kind, name, value, task=None):
+def finished(lab, step, kind, name, value, **more):
     manifest = lab.issue_json(kind, {name: value})
-    with EventLog(lab.store, lab.run, task or step) as events:
-        events.step_finished(step, {"output": manifest}, "effect", 1.0)
+    with EventLog(lab.store, lab.run, step) as events:
+        events.step_finished(step, {"output": manifest, **more}, "effect", 1.0)
+
+
+def page(lab):
+    """What the gate makes beside its verdict."""
+    (lab.folder / "page").mkdir()
+    (lab.folder / "page/verdict.html").write_text("<html></html>")
+    return lab.issue_folder("report", lab.folder / "page")
 
 
 def closed(lab, status="succeeded", message=""):
@@ -74,7 +81,7 @@ def verdict(passed):
 
 
 def test_gate_and_promotion_are_told(lab, receiver):
-    finished(lab, "evaluation.gate", "verdict", "verdict.json", verdict(True))
+    finished(lab, "evaluation.gate", "verdict", "verdict.json", verdict(True), page=page(lab))
     served = {"served": True, "ok": True, "name": "internlm2-chat-pico", "version": "2", "reason": ""}
     finished(lab, "deployment.deploy", "deployment", "deployment.json", served)
     moved = {"name": "internlm2-chat-pico", "alias": "production", "action": "promoted", "before": "1", "version": "2"}
@@ -99,6 +106,9 @@ def test_a_refusal_of_the_gate_is_told_with_what_failed(lab, receiver):
 
 def test_a_failure_is_told_without_keys(lab, receiver, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret-key")
+    monkeypatch.setenv("HF_TOKEN", "planted-token")
+    monkeypatch.setenv("TOKENMILL_SIGNING_KEY", "planted-signing-key")
+    assert blotted("planted-token, planted-signing-key") == "•••, •••"
     with EventLog(lab.store, lab.run, "curation.filter") as events:
         events.step_failed(
             "curation.filter", ValueError(f"planted-secret-key at http://me:pass@mlflow/ and {receiver.url}")
@@ -108,6 +118,17 @@ def test_a_failure_is_told_without_keys(lab, receiver, monkeypatch):
     told = receiver.told[0]
     assert told.startswith("❌ *test pico* failed\ncuration.filter: ValueError: ••• at http://•••@mlflow/ and •••")
     assert "planted-secret-key" not in told and "me:pass" not in told and "the-webhooks-own-secret" not in told
+
+
+def test_what_is_no_secret_is_told_though_our_own_variables_hold_it(lab, receiver, monkeypatch):
+    for name, value in (("RUN_KEY", lab.run.key), ("STORE", "s3://llm/team-b"), ("TEAM", "team-b")):
+        monkeypatch.setenv(f"TOKENMILL_{name}", value)
+    closed(lab, "failed", "team-b-internlm2-chat is not in s3://llm/team-b")
+    assert notify(lab.store, lab.run.key)
+    assert receiver.told[0].splitlines()[1:] == [
+        "team-b-internlm2-chat is not in s3://llm/team-b",
+        f"run {lab.run.key}",
+    ]
 
 
 def test_a_receiver_that_is_away_is_asked_again_and_then_left(lab, receiver):

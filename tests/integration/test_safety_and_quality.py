@@ -10,7 +10,9 @@ import yaml
 from curation_steps import Steps
 
 from tokenmill.curation.labels import built_in
+from tokenmill.curation.linear_scorer import LinearScorer
 from tokenmill.curation.load_scorer import load_scorer
+from tokenmill.curation.score import ScoreShard
 from tokenmill.errors import InputError
 
 INSULT = "You are a stupid idiot and a worthless piece of trash. Shut your mouth and get lost, you moron."
@@ -79,6 +81,20 @@ def test_scores_stay_in_the_record_and_another_threshold_scores_nothing_again(st
     )
 
 
+def test_a_scored_shard_is_not_scored_again_and_one_that_is_gone_is(steps, tmp_path):
+    """An attempt that was killed left a marker; what it speaks of may have been lost since."""
+    corpus = steps.corpus(tmp_path, [{"text": INSULT}, {"text": PROSE}])
+    folder = tmp_path / "scorer"
+    LinearScorer("toxic", frozenset(), np.ones(1 << 10, np.float32), 0.0).save(folder)
+    work = ScoreShard(steps.store.uri, (folder,), ("web",), "cpu", 32, "work/key/scored")
+    made = work((0, corpus.shards[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenmill.curation.score.scored", None)  # whoever calls it fails
+        assert work((0, corpus.shards[0])) == made
+    steps.store.backend.delete(f"blobs/{made.blob[:2]}/{made.blob}")
+    assert work((0, corpus.shards[0])) == made and not steps.store.missing([made])
+
+
 def test_collected_scorers_score_as_each_by_itself_and_none_leave_the_corpus_as_it_is(steps, tmp_path):
     corpus = steps.corpus(tmp_path, [{"text": INSULT}, {"text": PROSE}])
     scorers = [steps("train_scorer", {"score": name}) for name in ("toxic", "porn")]
@@ -96,6 +112,7 @@ def test_collected_scorers_score_as_each_by_itself_and_none_leave_the_corpus_as_
     assert steps("score", {"types": ["book"]}, corpus=corpus, scorers=scorers).content == corpus.content
 
 
+@pytest.mark.usefixtures("workers_at_once")
 def test_two_workers_and_one_score_the_same(tmp_path):
     rows = [{"text": f"{PROSE} Number {n}."} for n in range(30)]
     contents = set()

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import shutil
+import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from tokenmill.config import StepConfig, resolve
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.pipelines.opening import close_run, open_run
-from tokenmill.steps import Drop, StepContext, effect, find, run_step, step
+from tokenmill.steps import Drop, Reject, StepContext, effect, find, run_step, step
 from tokenmill.steps.component import RunContext
 from tokenmill.steps.outcomes import Outcome
 from tokenmill.store import open_store
@@ -100,6 +102,7 @@ def test_an_output_is_told_by_records_bytes_and_reasons() -> None:
 def test_a_name_means_what_its_step_means_by_it() -> None:
     assert metric_of("accuracy", "rlhf.dpo")[0].metric == "tokenmill_rlhf_pair_accuracy_ratio"
     assert metric_of("accuracy", "curation.train_scorer") is None
+    assert metric_of("fine_tuning/loss", "curation.fine_tune_scorer") is None  # it is at steps, not at tokens
     assert metric_of("reward", "rlhf.ppo")[1] == {"domain": "all"}
     assert metric_of("evaluation/delta1/choice", "evaluation.evaluate")[1] == {"delta": "delta1", "suite": "choice"}
     assert metric_of("evaluation/choice/next_line", "evaluation.evaluate")[1] == {"suite": "choice/next_line"}
@@ -162,10 +165,12 @@ def test_every_step_that_ends_is_written_done_cached_or_failed(folder: Path, tmp
 
 @step("toy.sift", version=1)
 def sift(config: StepConfig, corpus: Manifest, ctx: StepContext) -> Draft:
-    return ctx.map_shards(corpus, without_foxes)
+    return ctx.map_shards(corpus, without_foxes, max_rejected=0.5)
 
 
 def without_foxes(record: dict[str, str]) -> Outcome | dict[str, str]:
+    if record["id"].endswith("7"):
+        return Reject("odd one (seven)", record["id"])
     return Drop("fox", record) if "fox" in record["text"].split()[:9] else record
 
 
@@ -176,10 +181,11 @@ def test_a_step_that_works_shows_what_it_has_gone_through(folder: Path, tmp_path
     made = run_step("toy.sift", StepConfig(), {"corpus": corpus}, store=store, run=run)["output"]
     found = samples((folder / TEXTFILE).read_text())
     at = ("toy", "toy.sift", "toy.sift")
-    assert made.dropped["fox"] > 0 and made.counts["records"] + made.dropped["fox"] == 40
+    assert made.dropped["fox"] > 0 and made.counts["records"] + made.dropped["fox"] + made.counts["rejected"] == 40
     assert found[("tokenmill_step_records", "kept", *at)] == made.counts["records"]
     assert found[("tokenmill_step_records", "dropped", "toy", "fox", *at[1:])] == made.dropped["fox"]
-    assert found[("tokenmill_step_records", "rejected", *at)] == 0
+    assert found[("tokenmill_step_records", "rejected", "toy", "odd one", *at[1:])] == made.counts["rejected"] > 0
+    assert sum(value for (name, *_), value in found.items() if name == "tokenmill_step_records") == 40
     assert found[("tokenmill_step_progress_ratio", *at, "shards")] == 1
 
 
@@ -224,6 +230,23 @@ def test_a_gateway_that_is_away_costs_a_line_and_not_the_step(
     monkeypatch.delenv("TOKENMILL_METRICS_DIR", raising=False)
     monkeypatch.setenv("TOKENMILL_PUSHGATEWAY", address)
     step_ended("curation.filter", "miss", 1.0)
+    assert capsys.readouterr().err.count("step metrics were not written") == 1
+
+
+def test_a_gateway_that_speaks_no_http_costs_a_line_and_not_the_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as asked:
+                asked.recv(1 << 16)
+                asked.sendall(b"220 mail.example ready\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.delenv("TOKENMILL_METRICS_DIR", raising=False)
+        monkeypatch.setenv("TOKENMILL_PUSHGATEWAY", f"http://127.0.0.1:{server.getsockname()[1]}")
+        step_ended("curation.filter", "miss", 1.0)
     assert capsys.readouterr().err.count("step metrics were not written") == 1
 
 

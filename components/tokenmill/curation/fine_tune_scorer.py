@@ -71,7 +71,7 @@ def fit(config: FineTuneScorerConfig, base: Path, folder: Path, labels: Sequence
             optimizer.step()
             rate.step()
             optimizer.zero_grad()
-            ctx.metric("loss", total / len(batch), number)
+            ctx.metric("fine_tuning/loss", total / len(batch), number)
             bar.advance()
     _save(model, tokenizer, folder)
 

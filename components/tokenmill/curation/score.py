@@ -90,7 +90,9 @@ class ScoreShard:
         number, shard = job
         store, marker = open_store(self.store_uri), f"{self.markers}/{number}-{shard.content}.json"
         if store.backend.exists(marker):
-            return Shard(**orjson.loads(store.backend.get(marker)))
+            done = Shard(**orjson.loads(store.backend.get(marker)))
+            if not store.missing([done]):
+                return done
         with scratch() as folder:
             path = folder / "shard.jsonl.zst"
             passes = _passes(self.folders, self.device, self.batch)

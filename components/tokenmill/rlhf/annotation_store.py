@@ -3,9 +3,9 @@
 annotations/key             a random key, by which names become pseudonyms; delete it, and nobody can test a name any more
 annotations/pairs/<batch>   the compared pairs of a batch: they outlive the probe's responses
 annotations/raw/<sha>       labels of one import: pair, pseudonym, time, choice
-annotations/counted/<sha>   what is left of an import after its retention: pair → choice → how many
-annotations/seals/<sha>     by which counted labels are known, should they come again: of a pair and a pseudonym, made with the
-                            key, so that no two of one person can be told to be
+annotations/counted/<sha>   what is left of an import after its retention: pair → choice → how many (`counts`); and by what
+                            its labels are known, should they come again (`seals`): of a pair and a pseudonym, made with the
+                            key, so that no two of one person can be told to be. One object: a kill leaves both, or none
 """
 
 import hmac
@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,15 +80,15 @@ def add(store: ArtifactStore, labels: Sequence[Label]) -> bool:
 def labelled(store: ArtifactStore) -> Labelled:
     """What is labelled so far."""
     pairs = {identity: pair for key in _entries(store, "pairs") for identity, pair in _pairs(store, key).items()}
-    counted = {_name(key): orjson.loads(store.backend.get(key)) for key in _entries(store, "counted")}
+    counted = _counted(store)
     raw = [key for key in _entries(store, "raw") if _name(key) not in counted]
     labels = [label for key in raw for label in _labels(store, key)]
-    if sealed := _sealed(store):
+    if sealed := _sealed(counted):
         key = _key(store)
         labels = [label for label in labels if _seal(key, label) not in sealed]
     counts = votes(labels)
-    for cast in counted.values():
-        for pair, choices in cast.items():
+    for one in counted.values():
+        for pair, choices in one["counts"].items():
             counts.setdefault(pair, Counter()).update(choices)
     return Labelled(pairs, counts, len({label.annotator for label in labels}))
 
@@ -103,13 +103,13 @@ def retire(store: ArtifactStore, days: float, now: float | None = None) -> int:
     old = [entry for entry in store.backend.list(f"{AREA}/raw/") if entry.modified < edge]
     if not old:
         return 0
-    key, sealed = _key(store), _sealed(store)
+    key, sealed = _key(store), _sealed(_counted(store))
     for entry in sorted(old, key=lambda entry: -entry.modified):
         fresh = {_seal(key, label): label for label in latest(_labels(store, entry.key))}
         fresh = {seal: label for seal, label in fresh.items() if seal not in sealed}
         counts: dict[str, Any] = {pair: dict(cast) for pair, cast in votes(fresh.values()).items()}
-        store.backend.create(f"{AREA}/counted/{_name(entry.key)}", canonical(counts))
-        store.backend.create(f"{AREA}/seals/{_name(entry.key)}", canonical(sorted(fresh)))
+        body = canonical({"counts": counts, "seals": sorted(fresh)})
+        store.backend.create(f"{AREA}/counted/{_name(entry.key)}", body)
         store.backend.delete(entry.key)
         sealed |= set(fresh)
     return len(old)
@@ -119,8 +119,13 @@ def _labels(store: ArtifactStore, key: str) -> list[Label]:
     return [Label(**row) for row in orjson.loads(store.backend.get(key))]
 
 
-def _sealed(store: ArtifactStore) -> set[str]:
-    return {seal for key in _entries(store, "seals") for seal in orjson.loads(store.backend.get(key))}
+def _counted(store: ArtifactStore) -> dict[str, dict[str, Any]]:
+    """Import → counts and seals."""
+    return {_name(key): orjson.loads(store.backend.get(key)) for key in _entries(store, "counted")}
+
+
+def _sealed(counted: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    return {seal for one in counted.values() for seal in one["seals"]}
 
 
 def _key(store: ArtifactStore) -> bytes:

@@ -86,11 +86,16 @@ def build(
         evaluate=Validation(batches, kept_back) if kept_back else None,
         evaluate_at=_moments(config),
         best_by=WORTH if kept_back else "",
-        milestones={"early": round(config.early_share * config.iterations) * config.passes},
+        milestones={"early": early_step(config)},
         kept=batches.kl_coefficient,
         facts=aside.facts(),
         tokens_before=sft.counts.get("tokens_seen", 0),
     )
+
+
+def early_step(config: PPOConfig) -> int:
+    """Optimizer step before which the early policy is kept: there is one before any but the end."""
+    return min(round(config.early_share * config.iterations), config.iterations - 1) * config.passes
 
 
 def _moments(config: PPOConfig) -> frozenset[int]:

@@ -108,7 +108,7 @@ class _File:
             raise UnreadableError(
                 f"no domain (name one in the record, or in rlhf.read_preferences.domains.{self.source})"
             )
-        if domain not in known:
+        if not isinstance(domain, str) or domain not in known:
             raise UnreadableError(f"unknown domain ({domain!r:.40}; rm_prompts.yaml has {', '.join(known)})")
         prompt, chosen, rejected = read_pair(row)
         if chosen.strip() == rejected.strip():

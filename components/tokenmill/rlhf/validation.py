@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from tokenmill.errors import InputError
 from tokenmill.model.chat import encode_prompt
 from tokenmill.rlhf.conditional import Query
 from tokenmill.rlhf.engines import Request
@@ -17,7 +18,16 @@ WORTH = "validation/worth"
 
 
 def kept_apart(queries: Sequence[Query], count: int) -> tuple[list[Query], list[Query]]:
-    """Those that are learned from, and the `count` that are not: evenly out of all, as whatever orders them would have it."""
+    """Those that are learned from, and the `count` that are not: evenly out of all, as whatever orders them would have it.
+
+    Raises:
+        InputError: none would be left to learn from.
+    """
+    if count >= len(queries):
+        raise InputError(
+            f"rlhf.ppo: of {len(queries)} queries {count} are to be kept for validation, and none is left: bring more, or "
+            "lower rlhf.ppo.validation_queries"
+        )
     places = {round(number * len(queries) / count) for number in range(count)} if count else set()
     learned = [query for place, query in enumerate(queries) if place not in places]
     return learned, [query for place, query in enumerate(queries) if place in places]

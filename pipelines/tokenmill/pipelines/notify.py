@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 
-from tokenmill.errors import UserError
 from tokenmill.logs import Log
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking import read_run
@@ -23,7 +22,9 @@ from tokenmill.tracking.events import read_events
 NOTIFY = "TOKENMILL_NOTIFY"
 """Environment: address of a webhook that takes `{"text": …}`, as Slack's, Mattermost's and Teams' workflows do."""
 PAUSES_S = (1.0, 5.0, 15.0)
-_KEYS = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL")
+_KEYS = re.compile(r"KEY|SECRET|TOKEN(?!MILL_)|PASSWORD|CREDENTIAL")
+_NO_KEYS = frozenset({"TOKENMILL_RUN_KEY", "TOKENMILL_PUBLIC_KEY"})
+"""Called so, and everybody may know them."""
 _USERINFO = re.compile(r"//[^/@\s]*@")
 _LONGEST = 600
 
@@ -35,8 +36,8 @@ def notify(store: ArtifactStore, key: str, *, sleep: Callable[[float], None] = t
         return False
     try:
         text = message(store, key)
-    except (UserError, KeyError, ValueError) as unreadable:
-        log.warning(f"not notified, the run's events cannot be read: {unreadable}")
+    except Exception as unreadable:  # a word less must not fail a run
+        log.warning(f"not notified, the run's events cannot be read: {unreadable!r}")
         return False
     why = ""
     for pause_s in (*PAUSES_S, None):
@@ -71,8 +72,7 @@ def _lines(store: ArtifactStore, key: str, name: str) -> Iterator[str]:
         elif event.kind == "step_failed":
             failed.insert(0, f"{event.data['step']}: {event.data['message']}")
         elif event.kind == "step_finished" and (said := _SAY.get(event.data["step"])):
-            for output in event.data["outputs"].values():
-                told += said(_document(store, output["digest"]))
+            told += said(_document(store, event.data["outputs"]["output"]["digest"]))
     yield f"{'✅' if ended == 'succeeded' else '❌'} *{name}* {ended}"
     yield from (line[:_LONGEST] for line in failed[:1] if ended != "succeeded")
     yield from told
@@ -113,7 +113,8 @@ _SAY: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 
 def blotted(text: str) -> str:
     """`text` without the userinfo of addresses, and without any value that the environment holds as a key."""
-    secrets = {value for name, value in os.environ.items() if _KEYS.search(name) and len(value) >= 6}
+    named = ((name, value) for name, value in os.environ.items() if name not in _NO_KEYS and len(value) >= 6)
+    secrets = {value for name, value in named if _KEYS.search(name)}
     for secret in sorted(secrets | {os.environ.get(NOTIFY) or "\0"}, key=len, reverse=True):
         text = text.replace(secret, "•••")
     return _USERINFO.sub("//•••@", text)

@@ -46,6 +46,8 @@ from tokenmill.tracking import EventLog, RunRef
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_REJECTED = "rejected:"
+"""Before the reasons of what was no record, among those of what was dropped."""
 
 
 @dataclass
@@ -316,7 +318,7 @@ class _Aside:
 
     def store(self, store: ArtifactStore, workdir: Path, name: str) -> _Sifted:
         reasons = Counter(r["dropped"]["reason"] for r in self.dropped)
-        reasons.update(f"rejected:{short(r['reason'])}" for r in self.rejected)
+        reasons.update(f"{_REJECTED}{short(r['reason'])}" for r in self.rejected)
         shards = [
             _store_records(store, workdir, f"{folder}/{name}", rows)
             for folder, rows in (("dropped", self.dropped), ("rejected", self.rejected))
@@ -371,8 +373,9 @@ class _Watched:
 def _show(board: Board, seen: Counter[tuple[str, str]], sifted: _Sifted) -> None:
     """Count a shard's records among those that the step has gone through, by what became of them."""
     seen["kept", ""] += sifted.kept.records if sifted.kept else 0
-    seen["rejected", ""] += sifted.rejected
-    seen.update({("dropped", reason): records for reason, records in sifted.reasons.items()})
+    for reason, records in sifted.reasons.items():
+        rejected = reason.startswith(_REJECTED)
+        seen["rejected" if rejected else "dropped", reason.removeprefix(_REJECTED)] += records
     for (outcome, reason), records in seen.items():
         board.set("tokenmill_step_records", records, outcome=outcome, reason=reason)
 

@@ -12,6 +12,7 @@ import os
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 
 from tokenmill.logs import Log
@@ -21,6 +22,8 @@ from tokenmill.telemetry.catalogue import METRICS
 FOLDER, GATEWAY = "TOKENMILL_METRICS_DIR", "TOKENMILL_PUSHGATEWAY"
 TEXTFILE = "tokenmill.prom"
 TIMEOUT_S = 5
+_LOST = (OSError, ValueError, HTTPException)
+"""What a folder or an address that is none may raise."""
 
 
 def leave(page: Page, run: str, labels: Mapping[str, str], cache: str) -> None:
@@ -38,7 +41,7 @@ def leave(page: Page, run: str, labels: Mapping[str, str], cache: str) -> None:
             _merge(Path(folder), page, labels, cache)
         if gateway:
             _send(gateway, "PUT", {"run": run, "task": labels["task"]}, page.text())
-    except (OSError, ValueError) as error:
+    except _LOST as error:
         Log().warning("step metrics were not written", step=labels["step"], reason=str(error))
 
 
@@ -49,7 +52,7 @@ def leave_run(page: Page, run: str, tasks: Iterable[str], pipeline: str, preset:
         _send(gateway, "PUT", {"pipeline": pipeline, "preset": preset or "none"}, page.text())
         for task in tasks:
             _send(gateway, "DELETE", {"run": run, "task": task})
-    except (OSError, ValueError) as error:
+    except _LOST as error:
         Log().warning("run metrics were not written", run=run, reason=str(error))
 
 

@@ -201,7 +201,10 @@ class Loop:
                 self._export(step)
 
     def _export(self, step: int) -> None:
-        """Keep the weights as they are before `step`. The other ranks wait for rank 0 where they next need it."""
+        """Keep the weights as they are before `step`.
+
+        The other ranks wait for rank 0 here, in a phase that may take long: within a step they would be taken for stuck.
+        """
         self._begin("export")
         if self.execution.zero_stage > 2:
             raise ConfigError("weights of the way are written whole: set execution.zero_stage to 2 or less")
@@ -209,6 +212,7 @@ class Loop:
             with scratch() as folder:
                 self.run.export(self.run.model, folder)
                 self.exports.keep(step, folder, self.tokens)
+        dist.barrier()
 
     def _save_or_stop(self, engine: Engine, step: int, stop: Stop, suspect: bool) -> None:
         """Take the checkpoint that is due before `step`, at the next step that can be gone on from.

@@ -186,3 +186,11 @@ class StageConfig(TrainingConfig):
         if self.ramp_steps and not 0 < self.ramp_tokens <= self.batch_tokens:
             raise ValueError(f"ramp_tokens must lie between 1 and batch_tokens, {self.batch_tokens}")
         return self
+
+    @model_validator(mode="after")
+    def _whole_weights_are_kept(self) -> Self:
+        if self.kept and self.execution.zero_stage > 2:
+            raise ValueError(
+                "weights of the way are written whole: with kept > 0 set execution.zero_stage to 2 or less"
+            )
+        return self

@@ -1,5 +1,6 @@
 """A copied store is whole, whatever its source goes on to write, and wherever copying stops."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from tokenmill.errors import CorruptError, InputError, StoreError
 from tokenmill.manifest import Manifest
-from tokenmill.store import ArtifactStore, Entry, copy_store, open_store
+from tokenmill.store import ArtifactStore, Entry, copy_store, layout, open_store
+from tokenmill.store.copying import NAMING
 from tokenmill.store.local import LocalBackend
 
 Publish = Callable[..., Manifest]
@@ -44,6 +46,11 @@ def test_everything_but_work_in_progress_arrives_and_only_what_is_new_does_again
     more = copy_store(store, folder_store)
     assert (more.copied["blobs"].objects, more.copied["pins"].objects) == (1, 1)
     assert folder_store.pins() == {"kept": second.digest}, "a pin that moved has moved in the copy"
+
+
+def test_every_area_of_a_store_is_copied_but_what_is_under_way() -> None:
+    areas = set(re.findall(r"^([a-z]+)/", str(layout.__doc__), re.MULTILINE))
+    assert set(NAMING) == areas - {"work", "gc"} and "audit" in areas
 
 
 def test_the_way_back_is_the_same(store: ArtifactStore, folder_store: ArtifactStore, publish: Publish) -> None:

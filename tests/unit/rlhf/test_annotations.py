@@ -148,6 +148,39 @@ def test_broken_files_are_one_line():
             read(data, "labels", known, str)
 
 
+def test_a_retirement_that_was_killed_neither_counts_twice_nor_loses(tmp_path, monkeypatch):
+    """Killed after its first object was written; a longer export of the same labels comes before it is run again."""
+    lab = Lab(tmp_path)
+    said = [
+        {"id": f"q{i}", "domain": "helpful", "prompt": [], "answers": {"sft": "s", "policy": "p"}} for i in range(2)
+    ]
+    batch = lab.issue("responses", {"part-00000.jsonl.zst": said}).digest
+    first, second = (
+        Label(pair, batch, "annotator-00000001", TIME, "a") for pair in annotation_store.batch_pairs(lab.store, batch)
+    )
+    annotation_store.add(lab.store, [first])
+    with monkeypatch.context() as killed:
+        create = lab.store.backend.create
+
+        def once(key, data):
+            if len(list(lab.store.backend.list("annotations/counted/"))):
+                raise KeyboardInterrupt
+            return create(key, data)
+
+        def never(key):
+            raise KeyboardInterrupt
+
+        killed.setattr(lab.store.backend, "create", once)
+        killed.setattr(lab.store.backend, "delete", never)
+        with pytest.raises(KeyboardInterrupt):
+            annotation_store.retire(lab.store, days=0, now=later())
+    annotation_store.add(lab.store, [first, second])
+    for _ in range(2):
+        assert annotation_store.labelled(lab.store).counts == {first.pair: {"a": 1}, second.pair: {"a": 1}}
+        annotation_store.retire(lab.store, days=0, now=later())
+    assert list(lab.store.backend.list("annotations/raw/")) == []
+
+
 @pytest.mark.parametrize("again", [TIME, "2026-05-01T00:00:00+00:00"])  # a later one as Argilla's, which tells none
 def test_labels_that_come_again_after_their_names_were_dropped_do_not_count_twice(tmp_path, again):
     lab = Lab(tmp_path)

@@ -100,6 +100,7 @@ BAD = [
     ({"chosen": "a", "rejected": "b", "domain": "helpful"}, "no prompt (in the field `prompt`"),
     ({"prompt": "Q?", "chosen": "a", "rejected": "b"}, "no domain (name one in the record, or in rlhf.read_pref"),
     ({"prompt": "Q?", "chosen": "a", "rejected": "b", "domain": "poetry"}, "unknown domain ('poetry'; rm_prompts.yaml"),
+    ({"prompt": "Q?", "chosen": "a", "rejected": "b", "domain": ["math"]}, "unknown domain (['math']; rm_prompts.yaml"),
     ({"prompt": [assistant("Hi.")], "chosen": "a", "rejected": "b", "domain": "helpful"}, "begins with the assistant"),
     (
         {"prompt": "Q?", "chosen": [assistant("a"), user("b")], "rejected": "b", "domain": "math"},
@@ -121,7 +122,7 @@ def test_what_is_no_pair_is_set_aside_with_its_file_line_and_reason(lab, tmp_pat
     for (_, why), record in zip(BAD, rejected, strict=True):
         assert record["reason"].startswith(why)
     assert made.counts["records"] == 20
-    with pytest.raises(InputError, match=r"mine/bad.jsonl line 1: not JSON.* 9 of 29 records set aside"):
+    with pytest.raises(InputError, match=r"mine/bad.jsonl line 1: not JSON.* 10 of 30 records set aside"):
         read(lab, tmp_path / "mine")
 
 

@@ -9,14 +9,16 @@ import pytest
 import torch
 from token_documents import Document, in_memory
 
-from tokenmill.errors import ConfigError
+from tokenmill.errors import ConfigError, InputError
 from tokenmill.model import IGNORE
 from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
 from tokenmill.rlhf.conditional import conditional_prompts
 from tokenmill.rlhf.config import PPOConfig, PPOExecution, SamplingConfig
 from tokenmill.rlhf.engines import NativeEngine
 from tokenmill.rlhf.kl import KLCoefficient
+from tokenmill.rlhf.ppo import early_step
 from tokenmill.rlhf.rollouts import Rollouts
+from tokenmill.rlhf.validation import kept_apart
 from tokenmill.rlhf.vllm_engine import VLLMProcess
 from tokenmill.serving import EngineError
 from tokenmill.training.pieces import PretrainingPieces
@@ -296,3 +298,19 @@ def test_without_a_serving_environment_vllm_is_refused_in_one_line(actor, tmp_pa
     )
     with pytest.raises(EngineError, match="rlhf.ppo.rollouts=vllm: no serving environment: run scripts/serve_env.sh"):
         VLLMProcess(tmp_path, actor, 4, PPOExecution())
+
+
+def test_queries_kept_for_validation_are_spread_and_leave_some_to_learn_from():
+    learned, kept = kept_apart(list(range(10)), 3)  # any items do
+    assert sorted(learned + kept) == list(range(10)) and kept == [0, 3, 7]
+    assert kept_apart(list(range(10)), 0) == (list(range(10)), [])
+    with pytest.raises(InputError, match="of 10 queries 10 are to be kept for validation, and none is left"):
+        kept_apart(list(range(10)), 10)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "share", "expected"), [(400, 0.25, 100), (10, 0.99, 9), (2, 0.25, 0), (1, 0.9, 0)]
+)
+def test_the_early_policy_is_one_of_before_the_end(iterations, share, expected):
+    config = CONFIG.model_copy(update={"iterations": iterations, "early_share": share, "passes": 3})
+    assert early_step(config) == expected * 3 < iterations * 3

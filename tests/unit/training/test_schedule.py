@@ -108,3 +108,10 @@ def test_a_ramp_above_the_batch_is_refused():
         StageConfig(batch_tokens=4096, ramp_tokens=8192, ramp_steps=3)
     with pytest.raises(ValidationError, match="ramp_tokens"):
         StageConfig(batch_tokens=4096, ramp_steps=3)
+
+
+def test_kept_weights_of_a_training_whose_weights_are_nowhere_whole_are_refused_before_it_begins():
+    with pytest.raises(ValidationError, match="with kept > 0 set execution.zero_stage to 2 or less"):
+        StageConfig(kept=4, execution={"zero_stage": 3})
+    assert StageConfig(kept=0, execution={"zero_stage": 3}).kept == 0
+    assert StageConfig(kept=4, execution={"zero_stage": 2}).kept == 4
