@@ -23,7 +23,7 @@ PREFERRED = {"helpful": "direct", "harmless": "careful"}
 KINDS = {"conversations": "conversations", "own": "preferences", "tokenizer": "tokenizer"}
 
 
-@step("rlhf.collect_preferences", version=7, kinds=KINDS)
+@step("rlhf.collect_preferences", version=8, kinds=KINDS)
 def collect_preferences(
     config: CollectPreferencesConfig,
     conversations: Manifest,
@@ -72,7 +72,7 @@ def collect_preferences(
         drafts[role] = ctx.write_records("preferences", {SHARD: pairs}, counts=counts, facts=facts)
     gold = [_gold(record) for record in ctx.records(conversations) if "answer" in record]
     drafts["gold"] = ctx.write_records("conversations", {SHARD: sorted(gold, key=_hash)})
-    unseen, seen = _queries(asked.values(), heldout, brought, kept_back)
+    unseen, seen = _queries(asked.values(), heldout, brought, kept_back, config)
     queries, edge = unseen + seen, max(len(unseen), round(config.heldout_queries * (len(unseen) + len(seen))))
     for role, rows in (("heldout_queries", queries[:edge]), ("queries", queries[edge:])):
         judged = {"of_heldout_templates": len(unseen)} if role == "heldout_queries" else {}
@@ -134,14 +134,19 @@ def _queries(
     heldout: Collection[str],
     brought: Iterable[Record],
     kept_back: Collection[str],
+    config: CollectPreferencesConfig,
 ) -> tuple[list[Record], list[Record]]:
-    """What can be asked: of held-out templates and questions, and of the others; each once, shuffled."""
+    """What can be asked: of held-out templates and questions, and of the others; each once, shuffled.
+
+    The judge's questions are never asked: patches and people's pairs come of what was asked, and every round learns them.
+    """
     unseen, seen = dict[str, Record](), dict[str, Record]()
-    for query in map(_query, asked):
-        (unseen if query["template"] in heldout else seen)[query["id"]] = query
-    for pair in brought:
-        query = _own_query(pair)
-        (unseen if asked_first(pair["prompt"]) in kept_back else seen)[query["id"]] = query
+    for query in (*map(_query, asked), *map(_own_query, brought)):
+        question = asked_first(query["messages"])
+        if query["template"] in heldout or question in kept_back:
+            unseen[query["id"]] = query
+        elif _learner(question, config) != "judge":
+            seen[query["id"]] = query
     return sorted(unseen.values(), key=_hash), sorted(seen.values(), key=_hash)
 
 

@@ -180,4 +180,6 @@ def test_a_judge_learns_pairs_of_questions_that_no_rounds_reward_model_learns(la
     parts = [{r["prompt"][0]["content"] for r in records(lab, made[role])} for role in ("train", "judge", "heldout")]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 100
     assert 15 < len(parts[1]) < 45 and len(parts[2]) == 10
+    asked = {r["messages"][0]["content"] for role in ("queries", "heldout_queries") for r in records(lab, made[role])}
+    assert asked == parts[0] | parts[2], "a patch of a judge's question would teach the others what it learned"
     assert collected(lab, own, judge_share=0)["judge"].counts["records"] == 0
