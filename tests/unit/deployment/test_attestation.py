@@ -278,6 +278,27 @@ def test_an_attestation_of_another_release_in_the_store_is_refused(signed: Made)
             vouched_for(signed.lab.store, other, trusted)
 
 
+@pytest.mark.parametrize("forged", ["chat_template.jinja", "model.safetensors", "modeling.py", ""])
+def test_a_signature_does_not_cover_what_a_manifest_adds_changes_or_leaves_out(signed: Made, tmp_path, forged) -> None:
+    """Planted: a manifest of its own around the signed release.json, as whoever may write to the registry can name one."""
+    release, store = signed.released.release, signed.lab.store
+    files = {file.name: file for file in (signed.folder / shard.name for shard in release.shards)}
+    if forged:
+        files[forged] = tmp_path / forged
+        kept = (signed.folder / forged).read_bytes() if (signed.folder / forged).exists() else b""
+        files[forged].write_bytes(kept[:-1] + b"!")
+    else:
+        del files["generation_config.json"]
+    other = signed.lab.issue("release", files)
+    beside = {name: signed.folder / name for name in (SBOM, ATTESTATION)}
+    signed.lab.issue("attestation", beside, facts={"signed_by": [signed.name]}, release=other)
+    assert vouched_for(store, other, signed.trusted)[0].trusted  # of release.json, which is the signed one
+    with pytest.raises(CorruptError):
+        verify_stored("store:", other.digest, signed.trusted)
+    with pytest.raises(CorruptError):
+        fetch("store:", other.digest, tmp_path / "node", signed.trusted)
+
+
 def test_of_two_attestations_the_one_that_is_trusted_counts(signed: Made) -> None:
     signed.attest(signed.key.with_name("other.key"))
     signed.attest(None)
