@@ -96,6 +96,25 @@ def test_an_engine_that_never_gets_ready_is_undone(cluster: Api) -> None:
     assert model_of(cluster) == f"models:/{NAME}/1"
 
 
+def test_a_candidate_that_fails_alone_after_its_canary_does_not_stay_beside(
+    cluster: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the node gives out between the two upgrades."""
+    release().serve(ONE)
+    behind = release(values=VALUES | {"image": {"repository": "tokenmill/serving-cpu", "tag": "9"}}, timeout_s=5)
+    upgrade = behind.helm.upgrade
+
+    def then_nothing_gets_ready(name: str, chart: Any, values: Any, **more: Any) -> None:
+        cluster.unready = set() if values["canary"]["enabled"] else {"tokenmill/serving-cpu:9"}
+        upgrade(name, chart, values, **more)
+
+    monkeypatch.setattr(behind.helm, "upgrade", then_nothing_gets_ready)
+    done = behind.serve(TWO)
+    assert not done.ok and done.canary == ["promoted"]
+    assert model_of(cluster) == f"models:/{NAME}/1" and list(cluster.of("Deployment")) == ["chat-inference"]
+    assert done.revision == behind.helm.deployed("chat") and not behind._beside(done.revision)
+
+
 def test_a_first_release_that_never_gets_ready_leaves_nothing(cluster: Api) -> None:
     cluster.unready = {"tokenmill/serving-cpu:0.1.0"}
     done = release(timeout_s=5).serve(ONE)

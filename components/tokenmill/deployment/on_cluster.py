@@ -22,6 +22,8 @@ from tokenmill.logs import Log
 TRACK = "tokenmill.io/track"
 OF_MODEL = ("uri", "digest", "version", "sizeGiB", "unpinned")
 """What of `model` a candidate may differ in."""
+PROMOTED = ["promoted"]
+"""What is told of a canary that was content."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,11 @@ class Release:
                 done.ok, done.reason, done.revision = False, str(failed), self.helm.deployed(self.name)
                 if judged and (said := self._verdict()):
                     done.canary, done.reason = said, "; ".join(line for line in said if not line.startswith("passed"))
+                if done.canary == PROMOTED:  # Helm undid the second upgrade: the candidate still runs beside
+                    done.revision = self.undo(now)
                 return done
             if judged:
-                done.canary = ["promoted"]
+                done.canary = PROMOTED
         done.revision = self.helm.deployed(self.name)
         return done
 
