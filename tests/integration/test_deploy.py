@@ -20,6 +20,7 @@ from servers import free_ports
 from typer.testing import CliRunner
 
 from tokenmill.cli import deploying
+from tokenmill.cluster import Cluster, Forbidden
 from tokenmill.deployment.config import BundleConfig, DeployConfig, DeployExecution, RegisterConfig
 from tokenmill.deployment.helm import Helm
 from tokenmill.deployment.on_cluster import Release, Wanted
@@ -214,6 +215,27 @@ def test_a_release_that_fails_the_charts_test_is_undone(
     second = deploy(1)
     assert (second["ok"], second["before"], second["helm"]["revision"]) == (False, 1, 3)
     assert model_of(cluster) == f"models:/{NAME}/1"
+
+
+def test_a_release_that_cannot_be_asked_is_undone(cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: the account may not read the engine's key, which shows only once users have the new model."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lab = Lab(tmp_path)
+    made = released(lab)
+    registration = lab.step("deployment.register", RegisterConfig(), model=made.release, verdict=made.verdict)["output"]
+    get = Cluster.get
+
+    def without_secrets(self: Cluster, path: str, *query: Any) -> Any:
+        if "/secrets/" in path:
+            raise Forbidden(f"the API server refused {path}")
+        return get(self, path, *query)
+
+    monkeypatch.setattr(Cluster, "get", without_secrets)
+    config = DeployConfig(execution=release(url="http://127.0.0.1:9").settings)
+    output = lab.step("deployment.deploy", config, release=made.release, registration=registration)["output"]
+    told = orjson.loads(lab.store.get_blob(output.shard("deployment.json").blob))
+    assert not told["ok"] and "refused" in told["reason"] and told["helm"]["revision"] is None
+    assert not cluster.of("Deployment")
 
 
 @pytest.mark.skipif(not AVAILABLE, reason=REASON)
