@@ -217,7 +217,9 @@ def test_a_release_that_fails_the_charts_test_is_undone(
     assert model_of(cluster) == f"models:/{NAME}/1"
 
 
-def test_a_release_that_cannot_be_asked_is_undone(cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_that_cannot_be_asked_is_undone(
+    cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Planted: the account may not read the engine's key, which shows only once users have the new model."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lab = Lab(tmp_path)

@@ -128,7 +128,9 @@ def _pinned(store: ArtifactStore, manifest: Manifest) -> dict[str, str]:
         raise CorruptError(f"{RELEASE} of {manifest.digest} is not the one that the digest covers: restore that object")
     pinned = {name: str(file["sha256"]) for name, file in parse(data, manifest.digest)["files"].items()}
     if differ := pinned.keys() ^ ({shard.name for shard in manifest.shards} - {RELEASE}):
-        raise CorruptError(f"manifest {manifest.digest} has other files than its {RELEASE} pins: {', '.join(sorted(differ))}")
+        raise CorruptError(
+            f"manifest {manifest.digest} has other files than its {RELEASE} pins: {', '.join(sorted(differ))}"
+        )
     return pinned
 
 

@@ -11,7 +11,7 @@ from tokenmill.evaluation.config import CostCeiling, GateConfig, LicencePolicy
 from tokenmill.evaluation.contamination import DECONTAMINATION
 from tokenmill.evaluation.evaluate import summary
 from tokenmill.evaluation.measured import Measured
-from tokenmill.evaluation.patterns import strictest
+from tokenmill.evaluation.patterns import missing, strictest
 from tokenmill.evaluation.search import LABELS
 from tokenmill.evaluation.statistics import Bootstrap
 from tokenmill.evaluation.verdict import Check
@@ -65,6 +65,8 @@ def contaminated(config: GateConfig, measured: Measured, found: Contamination | 
         bounds = strictest(limits, found.facts["suites"])
         if not bounds:
             yield Check("training data", None, "searched", False, f"no suite of {', '.join(limits)} was looked for")
+        for suite in missing(limits, found.facts["suites"]) if bounds else ():
+            yield Check(f"{suite} {name}", None, "searched", False, "no suite of this name was looked for")
         for suite, limit in sorted(bounds.items()):
             row = found.facts["suites"][suite]
             why, evidence = _where(found.facts, suite, labels, verb)

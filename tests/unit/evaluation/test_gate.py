@@ -39,6 +39,7 @@ class Bench:
         well_formed: float = 0.95,
         delta1: tuple[float, float] | None = (0.02, 0.03),
         references: int = 64,
+        splits_of: str | None = "maths",
         questions: str = "q",
         suites: tuple[str, ...] = ("choice/larger", "format/chat", "perplexity/en"),
     ) -> Manifest:
@@ -52,7 +53,9 @@ class Bench:
                 name: {"metric": "m", "value": values[name], "ci_low": 0.0, "ci_high": 99.0, "n": 100}
                 for name in suites
             },
-            "contamination": {"maths": splits | ({"delta1": {"value": delta1[0], "se": delta1[1]}} if delta1 else {})},
+            "contamination": {}
+            if splits_of is None
+            else {splits_of: splits | ({"delta1": {"value": delta1[0], "se": delta1[1]}} if delta1 else {})},
         }
         rows = [{"suite": "choice/larger", "id": f"{i:03d}", "score": float(i < right)} for i in range(100)]
         return self._issue("evaluation", {"evaluation.json": facts}, {f"predictions{JSONL}": rows})
@@ -137,6 +140,7 @@ def test_as_good_as_its_reference_passes(bench: Bench) -> None:
         ({"well_formed": 0.89}, "format/chat"),
         ({"delta1": (-0.3, 0.02)}, "Δ1 maths"),
         ({"delta1": None}, "Δ1 maths"),
+        ({"splits_of": None}, "Δ1"),  # a corpus without a problem held out, or another harness
         ({"references": 5}, "Δ1 maths"),  # five samples show nothing, not that there is nothing
         ({"suites": ("choice/larger", "perplexity/en")}, "format/chat"),
     ],
@@ -198,6 +202,26 @@ def test_a_suite_that_was_measured_on_neither_fails_if_it_is_named(bench: Bench)
     config = CONFIG.model_copy(update={"references": {"sft": named}})
     verdict = bench.verdict(config, bench.evaluation("chat"), bench.evaluation("sft"), overlap=bench.overlap())
     assert failed(verdict) == ["perplexity/code against sft"]
+
+
+@pytest.mark.parametrize("label", ["sft", "current"])
+def test_patterns_that_nothing_fits_compare_nothing_and_fail(bench: Bench, label: str) -> None:
+    misspelt = ReferenceLimits(no_regression=("choices/*",), max_perplexity_ratio={"perplexities/*": 1.5})
+    named = ReferenceLimits(no_regression=("choice/*", "choice/smaller"), max_perplexity_ratio={})
+    other = bench.evaluation("sft")
+    for limits, wrong in ((misspelt, f"against {label}"), (named, f"choice/smaller against {label}")):
+        config = only(references={"sft": limits}) if label == "sft" else only(current=limits)
+        more = {} if label == "sft" else {"current": other}
+        verdict = bench.verdict(
+            config, bench.evaluation("chat"), *([other] if label == "sft" else []), overlap=None, **more
+        )
+        assert failed(verdict) == [wrong]
+
+
+def test_a_suite_whose_share_is_named_must_have_been_searched(bench: Bench) -> None:
+    config = only(max_contaminated={"choice/*": 0.0, "generate/math": 0.0})
+    verdict = bench.verdict(config, bench.evaluation("chat"), overlap=bench.overlap())
+    assert failed(verdict) == ["generate/math in training data"]
 
 
 def test_copied_questions_are_refused_but_common_text_is_not(bench: Bench) -> None:
