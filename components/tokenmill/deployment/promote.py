@@ -34,7 +34,8 @@ def promote(config: PromoteConfig, registration: Manifest, deployment: Manifest,
     wanted = decide(now, version, former, smoke, config.needs_smoke_test)
     if wanted.action != "kept":
         who = f"{actor()}, run {ctx.run.key}"
-        move(registry, name, config.alias, wanted.target, action=wanted.action, why=wanted.why, who=who)
+        seen = now if wanted.action == "rolled back" else ...
+        move(registry, name, config.alias, wanted.target, action=wanted.action, why=wanted.why, who=who, expected=seen)
     ctx.log.info("alias", name=name, alias=config.alias, version=wanted.target or "none", action=wanted.action)
     value = {
         "name": name,
