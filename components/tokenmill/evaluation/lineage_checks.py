@@ -70,7 +70,8 @@ def contaminated(config: GateConfig, measured: Measured, found: Contamination | 
         for suite, limit in sorted(bounds.items()):
             row = found.facts["suites"][suite]
             why, evidence = _where(found.facts, suite, labels, verb)
-            yield Check(f"{suite} {name}", row[share], f"≤ {limit:g}", row[share] <= limit, why, evidence)
+            passed = row[share] <= limit and row["too_short"] < row["questions"]
+            yield Check(f"{suite} {name}", row[share], f"≤ {limit:g}", passed, why, evidence)
 
 
 def _where(facts: dict[str, Any], suite: str, labels: tuple[str, ...], verb: str) -> tuple[str, tuple[str, ...]]:
@@ -82,6 +83,8 @@ def _where(facts: dict[str, Any], suite: str, labels: tuple[str, ...], verb: str
     why = f"{hits} of {row['questions']} questions {verb} in {len(facts['sets'])} training sets"
     if "input" in labels and row["input+label"]:
         why += f", {row['input+label']} with their answer"
+    if row["too_short"]:
+        why += f"; {row['too_short']} are too short to be looked for"
     if holders:
         told = [f"{n} in {one['kind']} {one['digest'][:12]} of {one['step']}" for n, one in holders[:_NAMED]]
         why += f": {', '.join(told)}{' and others' if len(holders) > _NAMED else ''}"

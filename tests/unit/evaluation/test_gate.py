@@ -61,13 +61,19 @@ class Bench:
         return self._issue("evaluation", {"evaluation.json": facts}, {f"predictions{JSONL}": rows})
 
     def overlap(
-        self, hits: int = 0, model: str = "model-of-chat", perplexity_hits: int = 3, sets: int = 3, near: int = 0
+        self,
+        hits: int = 0,
+        model: str = "model-of-chat",
+        perplexity_hits: int = 3,
+        sets: int = 3,
+        near: int = 0,
+        too_short: int = 0,
     ) -> Manifest:
         """Of 100 questions `hits` stand in the last training set, and the `near` ones after them are reworded there."""
         suites, items = {}, []
         for name, n in (("choice/larger", hits), ("perplexity/en", perplexity_hits)):
             suites[name] = {"questions": 100, "input": n, "input+label": 0, "near": near, "share": n / 100}
-            suites[name] |= {"near_share": near / 100, "hits": n}
+            suites[name] |= {"near_share": near / 100, "hits": n, "too_short": too_short}
             labels = ["input"] * n + ["near"] * near + ["clean"] * (100 - n - near)
             items += [{"suite": name, "id": f"{i:03d}", "label": label} for i, label in enumerate(labels)]
         named = [{"digest": f"{i}" * 64, "kind": "corpus", "step": "made.up", "suites": {}} for i in range(sets)]
@@ -222,6 +228,14 @@ def test_a_suite_whose_share_is_named_must_have_been_searched(bench: Bench) -> N
     config = only(max_contaminated={"choice/*": 0.0, "generate/math": 0.0})
     verdict = bench.verdict(config, bench.evaluation("chat"), overlap=bench.overlap())
     assert failed(verdict) == ["generate/math in training data"]
+
+
+def test_questions_that_are_too_short_to_be_looked_for_are_told_and_all_of_them_are_no_evidence(bench: Bench) -> None:
+    for too_short, wrong in ((99, []), (100, ["choice/larger in training data"])):
+        found = bench.overlap(too_short=too_short)
+        verdict = bench.verdict(CONFIG, bench.evaluation("chat"), bench.evaluation("sft"), overlap=found)
+        assert failed(verdict) == wrong
+        assert f"{too_short} are too short to be looked for" in bench.page
 
 
 def test_copied_questions_are_refused_but_common_text_is_not(bench: Bench) -> None:
