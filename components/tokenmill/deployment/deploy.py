@@ -29,7 +29,7 @@ PROCESS_FLAGS = (
 )
 
 
-@effect("deployment.deploy", version=2, kinds={"release": "release", "registration": "registration"})
+@effect("deployment.deploy", version=3, kinds={"release": "release", "registration": "registration"})
 def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx: StepContext) -> Draft:
     """Serve the release with vLLM and test it: as a process on loopback, or behind the chart `inference`.
 
