@@ -212,8 +212,10 @@ def test_a_release_that_fails_the_charts_test_is_undone(
     again = deploy(0)
     assert again["ok"] and again["asked"] == "helm test" and model_of(cluster) == f"models:/{NAME}/1"
     cluster.pods_fail = True
+    once_more = deploy(0)  # as with other values: users keep it, from the revision before
+    assert (once_more["ok"], once_more["still"], once_more["helm"]["revision"]) == (False, True, 3)
     second = deploy(1)
-    assert (second["ok"], second["before"], second["helm"]["revision"]) == (False, 1, 3)
+    assert (second["ok"], second["before"], second["still"], second["helm"]["revision"]) == (False, 3, False, 5)
     assert model_of(cluster) == f"models:/{NAME}/1"
 
 

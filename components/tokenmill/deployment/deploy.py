@@ -112,6 +112,7 @@ def _behind_the_chart(
         "canary": done.canary,
         "preflight": [finding.what for finding in done.findings],
     }
+    told["still"] = done.before is not None and behind.model(done.before).get("digest") == release.digest
     if not done.ok:
         return told | {"ok": False, "reason": done.reason}
     assert done.revision is not None

@@ -73,6 +73,6 @@ def decide(now: str | None, version: str, former: str | None, smoke: dict[str, o
         if smoke.get("back"):
             return Move(version, "rolled back", "it is served again, and the smoke test passed")
         return Move(version, "promoted", "the smoke test passed" if smoke["ok"] else "not tried, as configured")
-    if smoke["served"] and now == version:
+    if smoke["served"] and now == version and not smoke.get("still"):  # with other values it goes on being served
         return Move(former, "rolled back", str(smoke["reason"]))
     return Move(now, "kept", str(smoke["reason"]))
