@@ -1,5 +1,6 @@
 """The gate: what it lets through, what it refuses, and that missing evidence is a refusal."""
 
+import re
 from typing import Any
 
 import orjson
@@ -135,6 +136,8 @@ def test_as_good_as_its_reference_passes(bench: Bench) -> None:
         ),
     ]
     assert bench.page.startswith("# chat passed")
+    rows = [line for line in bench.page.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}, "|Δ| is no cell of its own"
 
 
 @pytest.mark.parametrize(
