@@ -18,7 +18,7 @@ Action = Literal["promoted", "kept", "rolled back"]
 
 @effect(
     "deployment.promote",
-    version=2,
+    version=3,
     needs_registry=True,
     kinds={"registration": "registration", "deployment": "deployment"},
 )
