@@ -114,7 +114,7 @@ def sign(
     uri, digest = _address(where, store)
     found = verify_stored(uri, digest)
     if uri.startswith(("s3://", "file://")):
-        sign_folder(uri, secret)
+        sign_folder(uri, found.digest, secret)
     else:
         os.environ[SIGNING_KEY] = key or os.environ[SIGNING_KEY]
         _attest(found.digest, store)

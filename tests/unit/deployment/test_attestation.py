@@ -310,9 +310,21 @@ def test_of_two_attestations_the_one_that_is_trusted_counts(signed: Made) -> Non
 def test_a_folder_is_signed_beside_whoever_signed_it_before(signed: Made) -> None:
     second = signing_key(str(signed.key.with_name("other.key")))
     assert second
-    sign_folder(signed.folder.as_uri(), second)
+    sign_folder(signed.folder.as_uri(), verify(signed.folder).digest, second)
     for trusted in (signed.trusted, signed.stranger):
         assert verify(signed.folder, trusted=trusted).vouched.trusted
+
+
+def test_a_release_that_was_swapped_after_it_was_verified_is_not_signed(unsigned: Made) -> None:
+    key, verified = signing_key(str(unsigned.key)), verify(unsigned.folder).digest
+    assert key
+    for name in (ATTESTATION, SBOM):
+        (unsigned.folder / name).unlink()
+    index = unsigned.folder / RELEASE
+    index.write_bytes(index.read_bytes() + b"\n")
+    with pytest.raises(CorruptError, match="is not the one that was verified"):
+        sign_folder(unsigned.folder.as_uri(), verified, key)
+    assert not (unsigned.folder / ATTESTATION).exists()
 
 
 def test_what_is_no_release_is_not_served_where_signatures_are_wanted(signed: Made, tmp_path: Path) -> None:
