@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 from pico import Lab, Released, released
+from typer.testing import CliRunner
 
 from tokenmill.deployment.attestation import attestation_of
 from tokenmill.deployment.config import AttestConfig
@@ -313,6 +314,19 @@ def test_a_folder_is_signed_beside_whoever_signed_it_before(signed: Made) -> Non
     sign_folder(signed.folder.as_uri(), verify(signed.folder).digest, second)
     for trusted in (signed.trusted, signed.stranger):
         assert verify(signed.folder, trusted=trusted).vouched.trusted
+
+
+def test_who_signs_later_leaves_earlier_signatures_to_be_kept(unsigned: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenmill.cli.releasing import release_app
+
+    monkeypatch.setenv(SIGNING_KEY, "")  # the command sets it for its step
+    store, release = unsigned.lab.store, unsigned.released.release
+    for key in (unsigned.key, unsigned.key.with_name("other.key")):
+        command = ["sign", release.digest, "--key", str(key), "--store", store.uri]
+        assert CliRunner().invoke(release_app, command, catch_exceptions=False).exit_code == 0
+    kept = [store.get_manifest(digest) for name, digest in store.pins().items() if name.startswith("attestations/")]
+    by = {keyid for attestation in kept for keyid in attestation.facts["signed_by"]}
+    assert by == unsigned.trusted | unsigned.stranger
 
 
 def test_a_release_that_was_swapped_after_it_was_verified_is_not_signed(unsigned: Made) -> None:
