@@ -108,11 +108,11 @@ def _behind_the_chart(
         "served": True,
         "helm": {"release": behind.name, "namespace": behind.helm.namespace, "revision": done.revision},
         "before": done.before,
+        "still": done.still,
         "back": config.execution.back_to is not None,
         "canary": done.canary,
         "preflight": [finding.what for finding in done.findings],
     }
-    told["still"] = done.before is not None and behind.model(done.before).get("digest") == release.digest
     if not done.ok:
         return told | {"ok": False, "reason": done.reason}
     assert done.revision is not None

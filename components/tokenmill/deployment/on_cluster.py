@@ -49,6 +49,8 @@ class Rollout:
     reason: str = ""
     revision: int | None = None
     before: int | None = None
+    still: bool = False
+    """That one served the very same model, with other values."""
     canary: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -83,7 +85,7 @@ class Release:
             ClusterError: the API server cannot be asked.
         """
         now = self.helm.deployed(self.name)
-        done = Rollout(before=now, revision=now)
+        done = Rollout(before=now, revision=now, still=bool(now) and self.model(now).get("digest") == wanted.digest)
         if self.settings.back_to is not None:
             return self._go_back(wanted, self.settings.back_to, done)
         running = self.helm.manifest(self.name, now) if now else []
