@@ -85,7 +85,8 @@ class Release:
             ClusterError: the API server cannot be asked.
         """
         now = self.helm.deployed(self.name)
-        done = Rollout(before=now, revision=now, still=bool(now) and self.model(now).get("digest") == wanted.digest)
+        still = now is not None and self.model(now).get("digest") == wanted.digest
+        done = Rollout(before=now, revision=now, still=still)
         if self.settings.back_to is not None:
             return self._go_back(wanted, self.settings.back_to, done)
         running = self.helm.manifest(self.name, now) if now else []
