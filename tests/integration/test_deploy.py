@@ -20,6 +20,7 @@ from servers import free_ports
 from typer.testing import CliRunner
 
 from tokenmill.cli import deploying
+from tokenmill.cluster import Cluster, Forbidden
 from tokenmill.deployment.config import BundleConfig, DeployConfig, DeployExecution, RegisterConfig
 from tokenmill.deployment.helm import Helm
 from tokenmill.deployment.on_cluster import Release, Wanted
@@ -94,6 +95,25 @@ def test_an_engine_that_never_gets_ready_is_undone(cluster: Api) -> None:
     done = worse.serve(TWO)
     assert not done.ok and "rolled back" in done.reason
     assert model_of(cluster) == f"models:/{NAME}/1"
+
+
+def test_a_candidate_that_fails_alone_after_its_canary_does_not_stay_beside(
+    cluster: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the node gives out between the two upgrades."""
+    release().serve(ONE)
+    behind = release(values=VALUES | {"image": {"repository": "tokenmill/serving-cpu", "tag": "9"}}, timeout_s=5)
+    upgrade = behind.helm.upgrade
+
+    def then_nothing_gets_ready(name: str, chart: Any, values: Any, **more: Any) -> None:
+        cluster.unready = set() if values["canary"]["enabled"] else {"tokenmill/serving-cpu:9"}
+        upgrade(name, chart, values, **more)
+
+    monkeypatch.setattr(behind.helm, "upgrade", then_nothing_gets_ready)
+    done = behind.serve(TWO)
+    assert not done.ok and done.canary == ["promoted"]
+    assert model_of(cluster) == f"models:/{NAME}/1" and list(cluster.of("Deployment")) == ["chat-inference"]
+    assert done.revision == behind.helm.deployed("chat") and not behind._beside(done.revision)
 
 
 def test_a_first_release_that_never_gets_ready_leaves_nothing(cluster: Api) -> None:
@@ -192,9 +212,34 @@ def test_a_release_that_fails_the_charts_test_is_undone(
     again = deploy(0)
     assert again["ok"] and again["asked"] == "helm test" and model_of(cluster) == f"models:/{NAME}/1"
     cluster.pods_fail = True
+    once_more = deploy(0)  # as with other values: users keep it, from the revision before
+    assert (once_more["ok"], once_more["still"], once_more["helm"]["revision"]) == (False, True, 3)
     second = deploy(1)
-    assert (second["ok"], second["before"], second["helm"]["revision"]) == (False, 1, 3)
+    assert (second["ok"], second["before"], second["still"], second["helm"]["revision"]) == (False, 3, False, 5)
     assert model_of(cluster) == f"models:/{NAME}/1"
+
+
+def test_a_release_that_cannot_be_asked_is_undone(
+    cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the account may not read the engine's key, which shows only once users have the new model."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lab = Lab(tmp_path)
+    made = released(lab)
+    registration = lab.step("deployment.register", RegisterConfig(), model=made.release, verdict=made.verdict)["output"]
+    get = Cluster.get
+
+    def without_secrets(self: Cluster, path: str, *query: Any) -> Any:
+        if "/secrets/" in path:
+            raise Forbidden(f"the API server refused {path}")
+        return get(self, path, *query)
+
+    monkeypatch.setattr(Cluster, "get", without_secrets)
+    config = DeployConfig(execution=release(url="http://127.0.0.1:9").settings)
+    output = lab.step("deployment.deploy", config, release=made.release, registration=registration)["output"]
+    told = orjson.loads(lab.store.get_blob(output.shard("deployment.json").blob))
+    assert not told["ok"] and "refused" in told["reason"] and told["helm"]["revision"] is None
+    assert not cluster.of("Deployment")
 
 
 @pytest.mark.skipif(not AVAILABLE, reason=REASON)

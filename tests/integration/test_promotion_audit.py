@@ -153,6 +153,19 @@ def test_moves_at_the_same_time_are_records_one_after_the_other(registry: Regist
     assert registry.alias_version(NAME, "contested") == records[-1].after
 
 
+def test_a_way_back_does_not_undo_a_promotion_that_came_meanwhile(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: version 3 is promoted between the look at the alias and its move."""
+    for number in ("1", "2", "3"):
+        move(registry, NAME, "hurried", number, action="promoted", why="in a hurry")
+    stands, looked = registry.alias_version, iter(["2"])
+    monkeypatch.setattr(registry, "alias_version", lambda *alias: next(looked, "") or stands(*alias))
+    with pytest.raises(InputError, match="went from version 2 to 3 meanwhile"):
+        roll_back(registry, NAME, "hurried", why="2 rambles")
+    assert stands(NAME, "hurried") == "3"
+
+
 def test_an_alias_that_was_moved_past_tokenmill_is_said(lab: Lab, registry: Registry) -> None:
     move(registry, NAME, "bypassed", "1", action="promoted", why="properly")
     registry.set_alias(NAME, "bypassed", "2")

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 from datetime import UTC, datetime
+from types import EllipsisType
 from typing import Literal
 
 import orjson
@@ -98,11 +99,15 @@ def move(
     why: str,
     who: str = "",
     forced: bool = False,
+    expected: str | EllipsisType | None = ...,
 ) -> Record | None:
     """Move an alias to a version, or take it away; says what was written down, None if it stands there already.
 
+    Args:
+        expected: where it must stand, for whoever decided by that; `...`: wherever.
+
     Raises:
-        InputError: it is promoted to a version that no gate let pass, and nobody forced it.
+        InputError: it is promoted to a version that no gate let pass, and nobody forced it; or it stands elsewhere.
     """
     lock = acquire(
         registry.store, f"alias-{sha256(f'{target_name(registry.uri)}/{model}'.encode())[:32]}", ttl_s=LOCK_S
@@ -112,6 +117,11 @@ def move(
         now = registry.alias_version(model, alias)
         if now == to:
             return None
+        if expected not in (..., now):
+            stood, stands = expected or "none", now or "none"
+            raise InputError(
+                f"{model}@{alias} went from version {stood} to {stands} meanwhile: see `tokenmill audit {model}`"
+            )
         tags = registry.version_tags(model, to) if to else {}
         verdict = tags.get(VERDICT_TAG)
         if action == "promoted" and to and not forced:
@@ -182,7 +192,7 @@ def roll_back(registry: Registry, model: str, alias: str, *, why: str, who: str 
     to = way_back(registry, model, alias, now)
     if to is None:
         raise InputError(f"{model}@{alias} is version {now}, and nothing stood there before it")
-    record = move(registry, model, alias, to, action="rolled back", why=why, who=who)
+    record = move(registry, model, alias, to, action="rolled back", why=why, who=who, expected=now)
     if record is None:
         raise InputError(f"{model}@{alias} was moved to version {to} by somebody else just now: see `tokenmill audit`")
     return record

@@ -97,6 +97,12 @@ def attestation_of(store: ArtifactStore, release: str, trusted: Collection[str] 
     return made[-1] if made else None
 
 
+def attestation_pin(attestation: Manifest) -> str:
+    """Name of the pin that keeps one: of its own, for who signs later must not let an earlier signature be collected."""
+    (release,) = attestation.parents["release"]
+    return f"attestations/{release}/{attestation.digest}"
+
+
 def _read(where: str, data: bytes) -> Envelope:
     try:
         envelope = Envelope.model_validate(orjson.loads(data))

@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from tokenmill.deployment.config import DeployConfig
 from tokenmill.deployment.listing import vouched_for
 from tokenmill.deployment.register import REGISTRATION
 from tokenmill.deployment.release import RELEASE
 from tokenmill.deployment.signing import trusted_keys
 from tokenmill.deployment.verify import verify
-from tokenmill.errors import InputError
+from tokenmill.errors import InputError, UserError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.serving import EngineError
 from tokenmill.steps import StepContext, effect
@@ -27,7 +29,7 @@ PROCESS_FLAGS = (
 )
 
 
-@effect("deployment.deploy", version=2, kinds={"release": "release", "registration": "registration"})
+@effect("deployment.deploy", version=3, kinds={"release": "release", "registration": "registration"})
 def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx: StepContext) -> Draft:
     """Serve the release with vLLM and test it: as a process on loopback, or behind the chart `inference`.
 
@@ -106,6 +108,7 @@ def _behind_the_chart(
         "served": True,
         "helm": {"release": behind.name, "namespace": behind.helm.namespace, "revision": done.revision},
         "before": done.before,
+        "still": done.still,
         "back": config.execution.back_to is not None,
         "canary": done.canary,
         "preflight": [finding.what for finding in done.findings],
@@ -123,22 +126,23 @@ def _behind_the_chart(
 def _ask_the_service(
     behind: Any, revision: int, config: DeployConfig, release: Manifest, ctx: StepContext
 ) -> dict[str, Any]:
-    """The chart's own test from within, and ours where the Service can be reached."""
+    """The chart's own test from within, and ours where the Service can be reached; what cannot be asked has failed."""
     from tokenmill.deployment.smoke import smoke_test
 
-    client = behind.client(revision)
-    if client is None:
-        failed = behind.test()
-        return {"ok": not failed, "reason": failed, "asked": "helm test"}
-    gib = sum(shard.size for shard in release.shards if shard.name.endswith(".safetensors")) / 2**30
-    small = gib <= config.most_parity_gib
-    folder = ctx.files(release) if small else _without_weights(release, ctx)
+    asked = config.execution.url or "the Service"
     try:
-        return smoke_test(client, folder, config, digest=release.digest, weights=small).to_json() | {
-            "asked": client.url
-        }
-    except EngineError as failed:
-        return {"ok": False, "reason": str(failed), "asked": client.url}
+        client = behind.client(revision)
+        if client is None:
+            failed = behind.test()
+            return {"ok": not failed, "reason": failed, "asked": "helm test"}
+        asked = client.url
+        gib = sum(shard.size for shard in release.shards if shard.name.endswith(".safetensors")) / 2**30
+        small = gib <= config.most_parity_gib
+        folder = ctx.files(release) if small else _without_weights(release, ctx)
+        smoke = smoke_test(client, folder, config, digest=release.digest, weights=small)
+    except (UserError, requests.RequestException) as unasked:  # users have it by now: raised, it would stay with them
+        return {"ok": False, "reason": str(unasked), "asked": asked}
+    return smoke.to_json() | {"asked": asked}
 
 
 def _without_weights(release: Manifest, ctx: StepContext) -> Path:

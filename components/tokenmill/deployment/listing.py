@@ -116,23 +116,31 @@ def vouched_for(store: ArtifactStore, release: Manifest, trusted: Collection[str
 
 
 def _pinned(store: ArtifactStore, manifest: Manifest) -> dict[str, str]:
-    """Name → sha256 by the manifest's own release.json; empty for what is no release, such as an adapter."""
+    """Name → sha256 by the manifest's own release.json; empty for what is no release, such as an adapter.
+
+    A signature covers release.json and nothing of the manifest: the files of a release are those that it pins.
+    """
     index = next((shard for shard in manifest.shards if shard.name == RELEASE), None)
     if index is None:
         return {}
     data = store.backend.get(blob_key(index.blob))
     if sha256(data) != index.content:
         raise CorruptError(f"{RELEASE} of {manifest.digest} is not the one that the digest covers: restore that object")
-    return {name: file["sha256"] for name, file in parse(data, manifest.digest)["files"].items()}
+    pinned = {name: str(file["sha256"]) for name, file in parse(data, manifest.digest)["files"].items()}
+    if differ := pinned.keys() ^ ({shard.name for shard in manifest.shards} - {RELEASE}):
+        raise CorruptError(
+            f"manifest {manifest.digest} has other files than its {RELEASE} pins: {', '.join(sorted(differ))}"
+        )
+    return pinned
 
 
 def _wanted(shard: Shard, pinned: dict[str, str]) -> Wanted:
     """A manifest's digest covers what a file is (`content`), not how it is stored (`blob`): only the first is trusted."""
     key = blob_key(shard.blob)
-    if not shard.name.endswith((".safetensors", ".zst")):  # then its content is its bytes
-        return Wanted(shard.name, key, shard.content, shard.size)
     if shard.name in pinned:
         return Wanted(shard.name, key, pinned[shard.name], shard.size)
+    if not shard.name.endswith((".safetensors", ".zst")):  # then its content is its bytes
+        return Wanted(shard.name, key, shard.content, shard.size)
     return Wanted(shard.name, key, shard.blob, shard.size, shard.content)
 
 

@@ -22,6 +22,8 @@ from tokenmill.logs import Log
 TRACK = "tokenmill.io/track"
 OF_MODEL = ("uri", "digest", "version", "sizeGiB", "unpinned")
 """What of `model` a candidate may differ in."""
+PROMOTED = ["promoted"]
+"""What is told of a canary that was content."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Rollout:
     reason: str = ""
     revision: int | None = None
     before: int | None = None
+    still: bool = False
+    """That one served the very same model, with other values."""
     canary: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -81,7 +85,8 @@ class Release:
             ClusterError: the API server cannot be asked.
         """
         now = self.helm.deployed(self.name)
-        done = Rollout(before=now, revision=now)
+        still = now is not None and self.model(now).get("digest") == wanted.digest
+        done = Rollout(before=now, revision=now, still=still)
         if self.settings.back_to is not None:
             return self._go_back(wanted, self.settings.back_to, done)
         running = self.helm.manifest(self.name, now) if now else []
@@ -100,9 +105,11 @@ class Release:
                 done.ok, done.reason, done.revision = False, str(failed), self.helm.deployed(self.name)
                 if judged and (said := self._verdict()):
                     done.canary, done.reason = said, "; ".join(line for line in said if not line.startswith("passed"))
+                if done.canary == PROMOTED:  # Helm undid the second upgrade: the candidate still runs beside
+                    done.revision = self.undo(now)
                 return done
             if judged:
-                done.canary = ["promoted"]
+                done.canary = PROMOTED
         done.revision = self.helm.deployed(self.name)
         return done
 

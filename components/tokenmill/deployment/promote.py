@@ -18,7 +18,7 @@ Action = Literal["promoted", "kept", "rolled back"]
 
 @effect(
     "deployment.promote",
-    version=2,
+    version=3,
     needs_registry=True,
     kinds={"registration": "registration", "deployment": "deployment"},
 )
@@ -34,7 +34,8 @@ def promote(config: PromoteConfig, registration: Manifest, deployment: Manifest,
     wanted = decide(now, version, former, smoke, config.needs_smoke_test)
     if wanted.action != "kept":
         who = f"{actor()}, run {ctx.run.key}"
-        move(registry, name, config.alias, wanted.target, action=wanted.action, why=wanted.why, who=who)
+        seen = now if wanted.action == "rolled back" else ...
+        move(registry, name, config.alias, wanted.target, action=wanted.action, why=wanted.why, who=who, expected=seen)
     ctx.log.info("alias", name=name, alias=config.alias, version=wanted.target or "none", action=wanted.action)
     value = {
         "name": name,
@@ -72,6 +73,6 @@ def decide(now: str | None, version: str, former: str | None, smoke: dict[str, o
         if smoke.get("back"):
             return Move(version, "rolled back", "it is served again, and the smoke test passed")
         return Move(version, "promoted", "the smoke test passed" if smoke["ok"] else "not tried, as configured")
-    if smoke["served"] and now == version:
+    if smoke["served"] and now == version and not smoke.get("still"):  # with other values it goes on being served
         return Move(former, "rolled back", str(smoke["reason"]))
     return Move(now, "kept", str(smoke["reason"]))

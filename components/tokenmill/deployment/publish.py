@@ -12,7 +12,7 @@ import typer
 from tokenmill.deployment.attestation import resigned
 from tokenmill.deployment.release import ATTESTATION, BESIDE, RELEASE
 from tokenmill.deployment.verify import verify
-from tokenmill.errors import told_in_one_line
+from tokenmill.errors import CorruptError, told_in_one_line
 from tokenmill.manifest import sha256
 from tokenmill.store.backend import open_backend
 
@@ -36,12 +36,23 @@ def publish(folder: Path, uri: str) -> str:
     return found.digest
 
 
-def sign_folder(uri: str, key: "Ed25519PrivateKey") -> None:
-    """Sign the release in a folder or bucket, beside whoever signed it before. Its bytes are the caller's to verify."""
+def sign_folder(uri: str, digest: str, key: "Ed25519PrivateKey") -> None:
+    """Sign the release in a folder or bucket, beside whoever signed it before.
+
+    Args:
+        digest: sha256 of the release.json that the caller verified, which alone is signed.
+
+    Raises:
+        CorruptError: another one lies there by now.
+    """
     backend = open_backend(uri)
     found = {name: backend.get(name) for name in (RELEASE, *BESIDE) if backend.exists(name)}
     envelope = found.pop(ATTESTATION, None)
     subjects = {name: sha256(data) for name, data in found.items()}
+    if subjects.get(RELEASE) != digest:
+        raise CorruptError(
+            f"{uri}: its {RELEASE} is not the one that was verified, {digest[:12]}: look who writes there"
+        )
     backend.put(ATTESTATION, resigned(uri, subjects, envelope, key))
 
 

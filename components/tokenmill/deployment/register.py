@@ -1,6 +1,7 @@
 """A version in the model registry, and a pin in the store that keeps everything it was made of."""
 
 from tokenmill.deployment.alias import VERDICT_TAG, actor, move
+from tokenmill.deployment.attestation import attestation_pin
 from tokenmill.deployment.config import RegisterConfig
 from tokenmill.deployment.release import SBOM
 from tokenmill.errors import InputError
@@ -39,7 +40,7 @@ def register(
     version = registry.register_model(name, model, run=ctx.run, tags=tags)
     ctx.store.pin(f"models/{name}/{version}", model.digest)
     if attestation:
-        ctx.store.pin(f"attestations/{model.digest}", attestation.digest)
+        ctx.store.pin(attestation_pin(attestation), attestation.digest)
     if config.alias:
         who = f"{actor()}, run {ctx.run.key}"
         move(registry, name, config.alias, version, action="registered", why="it was registered", who=who)

@@ -16,7 +16,7 @@ from tokenmill.evaluation.evaluate import DELTAS
 from tokenmill.evaluation.haystacks import needle_map
 from tokenmill.evaluation.lineage_checks import Contamination, clean_scores, contaminated, costed, licensed
 from tokenmill.evaluation.measured import Measured
-from tokenmill.evaluation.patterns import matching, strictest
+from tokenmill.evaluation.patterns import matching, missing, strictest
 from tokenmill.evaluation.statistics import Bootstrap
 from tokenmill.evaluation.training_sets import TRAINING_SETS
 from tokenmill.evaluation.verdict import Check, as_text, page
@@ -28,7 +28,7 @@ VERDICT, VERDICT_TEXT, PAGE = "verdict.json", "verdict.md", "verdict.html"
 
 @step(
     "evaluation.gate",
-    version=6,
+    version=7,
     libraries=("numpy", "jinja2"),
     kinds={
         "candidate": "evaluation",
@@ -118,9 +118,6 @@ def _references(config: GateConfig, measured: Measured, others: dict[str, Measur
                 f"against {label}", None, "an evaluation", False, f"no reference evaluation is labelled {label!r}"
             )
             continue
-        for name in [*limits.no_regression, *limits.max_perplexity_ratio]:
-            if not matching((name,), other.suites) and not set(name) & set("*?["):
-                yield Check(f"{name} against {label}", None, "a number", False, f"it was not measured on {label}")
         yield from _owed(config, limits, label, measured, other)
 
 
@@ -143,6 +140,12 @@ def _owed(
         raise InputError(
             f"{measured.label} and {label} answered different questions: evaluate both on the same artifact"
         )
+    patterns = (*limits.no_regression, *limits.max_perplexity_ratio)
+    for name in missing(patterns, other.suites):
+        yield Check(f"{name} against {label}", None, "a number", False, f"it was not measured on {label}")
+    if patterns and not matching(patterns, other.suites):
+        told = f"nothing of {', '.join(patterns)} was measured on {label}"
+        yield Check(f"against {label}", None, "a number", False, told)
     yield from _no_regression(config, limits, label, measured, other)
     yield from _perplexity(limits, label, measured, other)
 
@@ -206,11 +209,14 @@ MIN_SPLIT = 16
 
 def _deltas(config: GateConfig, measured: Measured) -> Iterator[Check]:
     """Outliers as in report §5.4: beyond the limit, and beyond chance."""
-    for suite, splits in sorted(measured.facts["contamination"].items()):
-        for name, limit in (("delta1", config.max_delta1), ("delta2", config.max_delta2)):
-            if limit is None:
-                continue
-            sign = "Δ1" if name == "delta1" else "Δ2"
+    every = (("Δ1", "delta1", config.max_delta1), ("Δ2", "delta2", config.max_delta2))
+    asked = [(sign, name, limit) for sign, name, limit in every if limit is not None]
+    suites = sorted(measured.facts["contamination"].items())
+    if not suites:
+        for sign, _, limit in asked:
+            yield Check(sign, None, f"|Δ| ≤ {limit:g}", False, "the evaluation has no losses on a test and its like")
+    for suite, splits in suites:
+        for sign, name, limit in asked:
             delta = splits.get(name)
             if delta is None or delta["value"] is None:
                 yield Check(f"{sign} {suite}", None, f"|Δ| ≤ {limit:g}", False, "no split to compare with was measured")

@@ -11,7 +11,7 @@ from tokenmill.evaluation.config import CostCeiling, GateConfig, LicencePolicy
 from tokenmill.evaluation.contamination import DECONTAMINATION
 from tokenmill.evaluation.evaluate import summary
 from tokenmill.evaluation.measured import Measured
-from tokenmill.evaluation.patterns import strictest
+from tokenmill.evaluation.patterns import missing, strictest
 from tokenmill.evaluation.search import LABELS
 from tokenmill.evaluation.statistics import Bootstrap
 from tokenmill.evaluation.verdict import Check
@@ -65,10 +65,13 @@ def contaminated(config: GateConfig, measured: Measured, found: Contamination | 
         bounds = strictest(limits, found.facts["suites"])
         if not bounds:
             yield Check("training data", None, "searched", False, f"no suite of {', '.join(limits)} was looked for")
+        for suite in missing(limits, found.facts["suites"]) if bounds else ():
+            yield Check(f"{suite} {name}", None, "searched", False, "no suite of this name was looked for")
         for suite, limit in sorted(bounds.items()):
             row = found.facts["suites"][suite]
             why, evidence = _where(found.facts, suite, labels, verb)
-            yield Check(f"{suite} {name}", row[share], f"≤ {limit:g}", row[share] <= limit, why, evidence)
+            passed = row[share] <= limit and row["too_short"] < row["questions"]
+            yield Check(f"{suite} {name}", row[share], f"≤ {limit:g}", passed, why, evidence)
 
 
 def _where(facts: dict[str, Any], suite: str, labels: tuple[str, ...], verb: str) -> tuple[str, tuple[str, ...]]:
@@ -80,6 +83,8 @@ def _where(facts: dict[str, Any], suite: str, labels: tuple[str, ...], verb: str
     why = f"{hits} of {row['questions']} questions {verb} in {len(facts['sets'])} training sets"
     if "input" in labels and row["input+label"]:
         why += f", {row['input+label']} with their answer"
+    if row["too_short"]:
+        why += f"; {row['too_short']} are too short to be looked for"
     if holders:
         told = [f"{n} in {one['kind']} {one['digest'][:12]} of {one['step']}" for n, one in holders[:_NAMED]]
         why += f": {', '.join(told)}{' and others' if len(holders) > _NAMED else ''}"

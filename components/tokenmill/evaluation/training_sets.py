@@ -46,17 +46,12 @@ def collect_training_sets(config: CollectConfig, weights: Manifest, ctx: StepCon
         if digest in seen:
             continue
         seen.add(digest)
-        if digest not in graph.nodes:
-            raise InputError(
-                f"manifest {digest[:12]}, which {weights.digest[:12]} was trained from, is gone from {ctx.store.uri}: "
-                "its contamination cannot be checked; train again, or evaluate without"
-            )
-        manifest = graph.nodes[digest]
+        manifest = _present(graph, digest, ctx)
         if manifest.kind in TEXTS:
             sets.setdefault(digest, _described(manifest))
         elif manifest.kind == "tokens":
             for parent in manifest.parents.get("corpus", ()):
-                sets[parent + digest] = _described(graph.nodes[parent]) | {"tokens": digest}
+                sets[parent + digest] = _described(_present(graph, parent, ctx)) | {"tokens": digest}
         elif manifest.kind not in BARRIERS:
             ahead += [d for role, digests in manifest.parents.items() if role != HELDOUT for d in digests]
     found = sorted(sets.values(), key=lambda s: (s["kind"], s["step"], s["digest"], s["tokens"] or ""))
@@ -69,6 +64,15 @@ def collect_training_sets(config: CollectConfig, weights: Manifest, ctx: StepCon
         "trainings": list(_trainings(graph, ctx)),
     }
     return ctx.write_json("training_sets", TRAINING_SETS, value, counts={"sets": len(found), "sources": len(sources)})
+
+
+def _present(graph: LineageGraph, digest: str, ctx: StepContext) -> Manifest:
+    if digest not in graph.nodes:
+        raise InputError(
+            f"manifest {digest[:12]}, which {graph.root[:12]} was trained from, is gone from {ctx.store.uri}: "
+            "its contamination cannot be checked; train again, or evaluate without"
+        )
+    return graph.nodes[digest]
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:

@@ -38,7 +38,8 @@ def as_text(verdict: Mapping[str, Any]) -> str:
     lines += ["", "| check | value | wanted | | |", "|---|---|---|---|---|"]
     for check in verdict["checks"]:
         mark = "✓" if check["passed"] else "✗"
-        lines.append(f"| {check['name']} | {shown(check['value'])} | {check['threshold']} | {mark} | {check['why']} |")
+        name, threshold, why = (check[key].replace("|", r"\|") for key in ("name", "threshold", "why"))
+        lines.append(f"| {name} | {shown(check['value'])} | {threshold} | {mark} | {why} |")
     if verdict["clean"]:
         lines += ["", "Scores on the questions that the model's training data do not give away:", ""]
         lines += ["| suite | all | n | clean | n |", "|---|---|---|---|---|"]

@@ -114,7 +114,7 @@ def sign(
     uri, digest = _address(where, store)
     found = verify_stored(uri, digest)
     if uri.startswith(("s3://", "file://")):
-        sign_folder(uri, secret)
+        sign_folder(uri, found.digest, secret)
     else:
         os.environ[SIGNING_KEY] = key or os.environ[SIGNING_KEY]
         _attest(found.digest, store)
@@ -122,6 +122,7 @@ def sign(
 
 
 def _attest(digest: str, store: str | None) -> None:
+    from tokenmill.deployment.attestation import attestation_pin
     from tokenmill.deployment.config import AttestConfig
     from tokenmill.steps import run_step
     from tokenmill.store import open_store
@@ -130,7 +131,7 @@ def _attest(digest: str, store: str | None) -> None:
     opened = open_store(use_store(store))
     release = {"release": opened.get_manifest(digest)}
     made = run_step("deployment.attest", AttestConfig(), release, store=opened, run=RunRef.new("release-sign"))
-    opened.pin(f"attestations/{digest}", made["output"].digest)
+    opened.pin(attestation_pin(made["output"]), made["output"].digest)
 
 
 @release_app.command()

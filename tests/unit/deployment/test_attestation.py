@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 from pico import Lab, Released, released
+from typer.testing import CliRunner
 
 from tokenmill.deployment.attestation import attestation_of
 from tokenmill.deployment.config import AttestConfig
@@ -278,6 +279,27 @@ def test_an_attestation_of_another_release_in_the_store_is_refused(signed: Made)
             vouched_for(signed.lab.store, other, trusted)
 
 
+@pytest.mark.parametrize("forged", ["chat_template.jinja", "model.safetensors", "modeling.py", ""])
+def test_a_signature_does_not_cover_what_a_manifest_adds_changes_or_leaves_out(signed: Made, tmp_path, forged) -> None:
+    """Planted: a manifest of its own around the signed release.json, as whoever may write to the registry can name one."""
+    release, store = signed.released.release, signed.lab.store
+    files = {file.name: file for file in (signed.folder / shard.name for shard in release.shards)}
+    if forged:
+        files[forged] = tmp_path / forged
+        kept = (signed.folder / forged).read_bytes() if (signed.folder / forged).exists() else b""
+        files[forged].write_bytes(kept[:-1] + b"!")
+    else:
+        del files["generation_config.json"]
+    other = signed.lab.issue("release", files)
+    beside = {name: signed.folder / name for name in (SBOM, ATTESTATION)}
+    signed.lab.issue("attestation", beside, facts={"signed_by": [signed.name]}, release=other)
+    assert vouched_for(store, other, signed.trusted)[0].trusted  # of release.json, which is the signed one
+    with pytest.raises(CorruptError):
+        verify_stored("store:", other.digest, signed.trusted)
+    with pytest.raises(CorruptError):
+        fetch("store:", other.digest, tmp_path / "node", signed.trusted)
+
+
 def test_of_two_attestations_the_one_that_is_trusted_counts(signed: Made) -> None:
     signed.attest(signed.key.with_name("other.key"))
     signed.attest(None)
@@ -289,9 +311,34 @@ def test_of_two_attestations_the_one_that_is_trusted_counts(signed: Made) -> Non
 def test_a_folder_is_signed_beside_whoever_signed_it_before(signed: Made) -> None:
     second = signing_key(str(signed.key.with_name("other.key")))
     assert second
-    sign_folder(signed.folder.as_uri(), second)
+    sign_folder(signed.folder.as_uri(), verify(signed.folder).digest, second)
     for trusted in (signed.trusted, signed.stranger):
         assert verify(signed.folder, trusted=trusted).vouched.trusted
+
+
+def test_who_signs_later_leaves_earlier_signatures_to_be_kept(unsigned: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenmill.cli.releasing import release_app
+
+    monkeypatch.setenv(SIGNING_KEY, "")  # the command sets it for its step
+    store, release = unsigned.lab.store, unsigned.released.release
+    for key in (unsigned.key, unsigned.key.with_name("other.key")):
+        command = ["sign", release.digest, "--key", str(key), "--store", store.uri]
+        assert CliRunner().invoke(release_app, command, catch_exceptions=False).exit_code == 0
+    kept = [store.get_manifest(digest) for name, digest in store.pins().items() if name.startswith("attestations/")]
+    by = {keyid for attestation in kept for keyid in attestation.facts["signed_by"]}
+    assert by == unsigned.trusted | unsigned.stranger
+
+
+def test_a_release_that_was_swapped_after_it_was_verified_is_not_signed(unsigned: Made) -> None:
+    key, verified = signing_key(str(unsigned.key)), verify(unsigned.folder).digest
+    assert key
+    for name in (ATTESTATION, SBOM):
+        (unsigned.folder / name).unlink()
+    index = unsigned.folder / RELEASE
+    index.write_bytes(index.read_bytes() + b"\n")
+    with pytest.raises(CorruptError, match="is not the one that was verified"):
+        sign_folder(unsigned.folder.as_uri(), verified, key)
+    assert not (unsigned.folder / ATTESTATION).exists()
 
 
 def test_what_is_no_release_is_not_served_where_signatures_are_wanted(signed: Made, tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ def test_where_the_alias_goes(now, former, smoke, needs, target, action) -> None
     assert move.why
 
 
+def test_a_model_that_fails_with_new_values_and_is_served_with_the_old_ones_keeps_its_alias() -> None:
+    assert decide("2", "2", "1", FAILED | {"still": True}, True).action == "kept"
+    assert decide("2", "2", "1", FAILED | {"still": False}, True).action == "rolled back"
+
+
 def test_a_way_back_that_served_well_is_no_promotion() -> None:
     """So that the next way back does not lead to what was just left."""
     move = decide("2", "1", None, {"ok": True, "served": True, "reason": "", "back": True}, True)

@@ -124,9 +124,11 @@ def test_the_same_weights_with_another_history_are_not_read_from_the_cache(lab: 
     assert [hits(lab, weights, asked)["generate/maths"] for weights in (clean, dirty)] == [0, 1]
 
 
-def test_a_lineage_with_a_hole_is_refused(lab: Lab) -> None:
+@pytest.mark.parametrize("tokenised", [False, True])
+def test_a_lineage_with_a_hole_is_refused(lab: Lab, tokenised: bool) -> None:
     lost = corpus(lab, "lost", "text")
-    weights = lab.weights(data=lost)
+    tokens = lab.issue("tokens", {f"d{JSONL}": [{"id": "lost0", "heldout": False}]}, corpus=lost)
+    weights = lab.weights(data=tokens if tokenised else lost)
     lab.store.backend.delete(f"manifests/{lost.digest}")
     with pytest.raises(InputError, match="cannot be checked"):
         collect(lab, weights)

@@ -1,5 +1,6 @@
 """The gate: what it lets through, what it refuses, and that missing evidence is a refusal."""
 
+import re
 from typing import Any
 
 import orjson
@@ -39,6 +40,7 @@ class Bench:
         well_formed: float = 0.95,
         delta1: tuple[float, float] | None = (0.02, 0.03),
         references: int = 64,
+        splits_of: str | None = "maths",
         questions: str = "q",
         suites: tuple[str, ...] = ("choice/larger", "format/chat", "perplexity/en"),
     ) -> Manifest:
@@ -52,19 +54,27 @@ class Bench:
                 name: {"metric": "m", "value": values[name], "ci_low": 0.0, "ci_high": 99.0, "n": 100}
                 for name in suites
             },
-            "contamination": {"maths": splits | ({"delta1": {"value": delta1[0], "se": delta1[1]}} if delta1 else {})},
+            "contamination": {}
+            if splits_of is None
+            else {splits_of: splits | ({"delta1": {"value": delta1[0], "se": delta1[1]}} if delta1 else {})},
         }
         rows = [{"suite": "choice/larger", "id": f"{i:03d}", "score": float(i < right)} for i in range(100)]
         return self._issue("evaluation", {"evaluation.json": facts}, {f"predictions{JSONL}": rows})
 
     def overlap(
-        self, hits: int = 0, model: str = "model-of-chat", perplexity_hits: int = 3, sets: int = 3, near: int = 0
+        self,
+        hits: int = 0,
+        model: str = "model-of-chat",
+        perplexity_hits: int = 3,
+        sets: int = 3,
+        near: int = 0,
+        too_short: int = 0,
     ) -> Manifest:
         """Of 100 questions `hits` stand in the last training set, and the `near` ones after them are reworded there."""
         suites, items = {}, []
         for name, n in (("choice/larger", hits), ("perplexity/en", perplexity_hits)):
             suites[name] = {"questions": 100, "input": n, "input+label": 0, "near": near, "share": n / 100}
-            suites[name] |= {"near_share": near / 100, "hits": n}
+            suites[name] |= {"near_share": near / 100, "hits": n, "too_short": too_short}
             labels = ["input"] * n + ["near"] * near + ["clean"] * (100 - n - near)
             items += [{"suite": name, "id": f"{i:03d}", "label": label} for i, label in enumerate(labels)]
         named = [{"digest": f"{i}" * 64, "kind": "corpus", "step": "made.up", "suites": {}} for i in range(sets)]
@@ -126,6 +136,8 @@ def test_as_good_as_its_reference_passes(bench: Bench) -> None:
         ),
     ]
     assert bench.page.startswith("# chat passed")
+    rows = [line for line in bench.page.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}, "|Δ| is no cell of its own"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +149,7 @@ def test_as_good_as_its_reference_passes(bench: Bench) -> None:
         ({"well_formed": 0.89}, "format/chat"),
         ({"delta1": (-0.3, 0.02)}, "Δ1 maths"),
         ({"delta1": None}, "Δ1 maths"),
+        ({"splits_of": None}, "Δ1"),  # a corpus without a problem held out, or another harness
         ({"references": 5}, "Δ1 maths"),  # five samples show nothing, not that there is nothing
         ({"suites": ("choice/larger", "perplexity/en")}, "format/chat"),
     ],
@@ -198,6 +211,34 @@ def test_a_suite_that_was_measured_on_neither_fails_if_it_is_named(bench: Bench)
     config = CONFIG.model_copy(update={"references": {"sft": named}})
     verdict = bench.verdict(config, bench.evaluation("chat"), bench.evaluation("sft"), overlap=bench.overlap())
     assert failed(verdict) == ["perplexity/code against sft"]
+
+
+@pytest.mark.parametrize("label", ["sft", "current"])
+def test_patterns_that_nothing_fits_compare_nothing_and_fail(bench: Bench, label: str) -> None:
+    misspelt = ReferenceLimits(no_regression=("choices/*",), max_perplexity_ratio={"perplexities/*": 1.5})
+    named = ReferenceLimits(no_regression=("choice/*", "choice/smaller"), max_perplexity_ratio={})
+    other = bench.evaluation("sft")
+    for limits, wrong in ((misspelt, f"against {label}"), (named, f"choice/smaller against {label}")):
+        config = only(references={"sft": limits}) if label == "sft" else only(current=limits)
+        more = {} if label == "sft" else {"current": other}
+        verdict = bench.verdict(
+            config, bench.evaluation("chat"), *([other] if label == "sft" else []), overlap=None, **more
+        )
+        assert failed(verdict) == [wrong]
+
+
+def test_a_suite_whose_share_is_named_must_have_been_searched(bench: Bench) -> None:
+    config = only(max_contaminated={"choice/*": 0.0, "generate/math": 0.0})
+    verdict = bench.verdict(config, bench.evaluation("chat"), overlap=bench.overlap())
+    assert failed(verdict) == ["generate/math in training data"]
+
+
+def test_questions_that_are_too_short_to_be_looked_for_are_told_and_all_of_them_are_no_evidence(bench: Bench) -> None:
+    for too_short, wrong in ((99, []), (100, ["choice/larger in training data"])):
+        found = bench.overlap(too_short=too_short)
+        verdict = bench.verdict(CONFIG, bench.evaluation("chat"), bench.evaluation("sft"), overlap=found)
+        assert failed(verdict) == wrong
+        assert f"{too_short} are too short to be looked for" in bench.page
 
 
 def test_copied_questions_are_refused_but_common_text_is_not(bench: Bench) -> None:

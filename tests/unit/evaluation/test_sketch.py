@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from pico import Lab
+from pydantic import ValidationError
 
 from tokenmill.evaluation.config import ContaminationConfig
 from tokenmill.evaluation.search import Search
@@ -19,8 +20,8 @@ def sentence(draw: random.Random, length: int) -> str:
     return " ".join(draw.choices(WORDS, k=length))
 
 
-def search(*questions: str) -> Search:
-    made = Search(ContaminationConfig())
+def search(*questions: str, **rule: int) -> Search:
+    made = Search(ContaminationConfig(**rule))
     for number, question in enumerate(questions):
         made.add("generate/maths", {"id": str(number), "question": question, "answer": "7"})
     made.build()
@@ -49,6 +50,15 @@ def test_every_document_in_which_something_is_found_is_suspect(length: int) -> N
     suspects = {number for stretch in Sketch.made(documents).suspects(asked.probes) for number in stretch}
     assert {8 * place for place in range(10)} <= found <= suspects
     assert len(suspects) < 0.6 * len(documents)
+
+
+def test_the_shortest_question_that_a_rule_may_ask_for_is_suspect_too() -> None:
+    for field in ("min_words", "ngram_words"):
+        with pytest.raises(ValidationError):
+            search(**{field: 2})
+    asked = search("green hens fly", min_words=3, ngram_words=3)
+    document = "We have seen that green hens fly at night."
+    assert asked.find(document) and list(Sketch.made([document]).suspects(asked.probes))
 
 
 @pytest.mark.usefixtures("small")
