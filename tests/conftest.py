@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 
 # the first call of what is compiled takes seconds, and a machine may be busy: no example is timed
-hypothesis.settings.register_profile("tokenmill")
+hypothesis.settings.register_profile("tokenmill", deadline=None)
 hypothesis.settings.load_profile("tokenmill")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENMILL_LOG", "warning")

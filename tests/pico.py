@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -116,13 +116,14 @@ class Lab:
         Tokenizer.train((r["text"] for r in documents()), vocab_size=512).save(folder)
         return self.issue_folder("tokenizer", folder, corpus=self.corpus)
 
-    def weights(self, seed: int = 0, **more: Any) -> Manifest:
+    def weights(self, seed: int = 0, context: int = 128, **more: Any) -> Manifest:
         from tokenmill.model.config import InternLM2Config
         from tokenmill.model.folder import save_model
         from tokenmill.model.modeling import InternLM2ForCausalLM
 
         folder = self.folder / f"weights-{seed}"
-        save_model(InternLM2ForCausalLM(InternLM2Config.preset("pico"), seed=seed), folder)
+        shape = replace(InternLM2Config.preset("pico"), max_position_embeddings=context)
+        save_model(InternLM2ForCausalLM(shape, seed=seed), folder)
         return self.issue_folder("weights", folder, **({"tokens": self.tokens, "tokenizer": self.tokenizer} | more))
 
 
@@ -164,14 +165,16 @@ class Released:
     release: Manifest
 
 
-def released(lab: Lab, config: Any = None, *, passed: bool = True, foreign: str = "", seed: int = 0) -> Released:
+def released(
+    lab: Lab, config: Any = None, *, passed: bool = True, foreign: str = "", seed: int = 0, context: int = 128
+) -> Released:
     """A release of random weights with made-up evidence; `foreign` evidence is about something else."""
     from tokenmill.deployment.config import BundleConfig
     from tokenmill.evaluation.config import CollectConfig
 
     rows = [{"id": "c", "messages": chat("Hi", "Hello")}]
     conversations = lab.issue("conversations", {f"part-00000{JSONL}": rows}, step="made.sft")
-    weights = lab.weights(seed, conversations=conversations)
+    weights = lab.weights(seed, context, conversations=conversations)
     suites = {"perplexity/en": {"metric": "perplexity", "value": 10.0, "ci_low": 9.0, "ci_high": 11.0, "n": 50}}
     measured = {
         "label": "chat",

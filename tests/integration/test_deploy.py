@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from tokenmill.cli import deploying
 from tokenmill.cluster import Cluster, Forbidden
-from tokenmill.deployment.config import BundleConfig, DeployConfig, DeployExecution, RegisterConfig
+from tokenmill.deployment.config import DeployConfig, DeployExecution, RegisterConfig
 from tokenmill.deployment.helm import Helm
 from tokenmill.deployment.on_cluster import Release, Wanted
 from tokenmill.deployment.preflight import Unfit
@@ -252,7 +252,7 @@ def test_the_command_serves_asks_promotes_and_goes_back(
     lab = Lab(tmp_path)
     monkeypatch.setenv("TOKENMILL_STORE", lab.store.uri)
     for seed in (0, 5):
-        made = released(lab, BundleConfig(max_position_embeddings=512), seed=seed)
+        made = released(lab, seed=seed, context=512)
         lab.step("deployment.register", RegisterConfig(), model=made.release, verdict=made.verdict)
     told = thing("ConfigMap", "tokenmill", data={"store": lab.store.uri, "s3-endpoint": ""})
     cluster.put("/api/v1/namespaces/llm/configmaps/tokenmill", told)

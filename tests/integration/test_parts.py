@@ -88,7 +88,7 @@ def test_a_document_that_was_kept_is_followed_to_the_model_that_learned_from_it(
     record = next(read_jsonl(open_store(f"file://{folder}/store").blob_path(shard.blob)))
     history = orjson.loads(tokenmill(folder, "curation", "explain", record["id"], "--json").stdout)
     assert [stage["step"] for stage in history["stages"]][-2:] == ["curation.order_code", "curation.select_long"]
-    assert len(history["stages"]) == 8 and "tokens" in {seen["kind"] for seen in history["used_in"]}
+    assert len(history["stages"]) == 9 and "tokens" in {seen["kind"] for seen in history["used_in"]}
     reached = {model["digest"] for model in history["models"]}
     assert (pretrained["outputs"]["base"] in reached) != all(seen["held_out"] for seen in history["used_in"])
 

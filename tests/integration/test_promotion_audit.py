@@ -11,7 +11,7 @@ from servers import MLflowServer
 from typer.testing import CliRunner
 
 from tokenmill.cli.main import app
-from tokenmill.deployment.alias import AUDIT_TAG, log_of, move, roll_back
+from tokenmill.deployment.alias import AUDIT_TAG, log_of, move, roll_back, way_back
 from tokenmill.deployment.config import RegisterConfig
 from tokenmill.errors import CorruptError, InputError, UserError
 from tokenmill.tracking import Registry
@@ -85,6 +85,14 @@ def test_promotion_rollback_and_their_records(lab: Lab, registry: Registry, vers
         assert orjson.loads(tags[f"{AUDIT_TAG}.{record['number']:06d}"]) == record
 
 
+def test_the_records_are_the_models_by_whatever_address_its_registry_is_reached(lab: Lab, registry: Registry) -> None:
+    move(registry, NAME, "near", "1", action="promoted", why="from here")
+    far = Registry(lab.store, registry.uri.replace("127.0.0.1", "localhost"))
+    assert far.uri != registry.uri
+    record = move(far, NAME, "near", "2", action="promoted", why="through another address")
+    assert record and log_of(registry, NAME).records()[-1] == record and way_back(far, NAME, "near", "2") == "1"
+
+
 def test_registration_moves_its_alias_through_the_same_door(lab: Lab, registry: Registry) -> None:
     candidates = [r for r in log_of(registry, NAME).records() if r.alias == "candidate"]
     assert [(r.action, r.after) for r in candidates] == [("registered", "1"), ("registered", "2"), ("registered", "3")]
@@ -129,7 +137,7 @@ def test_a_record_that_was_changed_afterwards_shows(lab: Lab, registry: Registry
     log = log_of(registry, NAME)
     records = log.records()
     second = next(r for r in records if r.alias == damage and r.after == "2")
-    path = lab.folder / "store" / "audit" / log.target / NAME / f"{second.number:06d}.json"
+    path = lab.folder / "store" / "audit" / log.identity / NAME / f"{second.number:06d}.json"
     whole = path.read_bytes()
     path.unlink()
     if damage == "edited":

@@ -163,7 +163,7 @@ def test_every_step_that_ends_is_written_done_cached_or_failed(folder: Path, tmp
         assert done.returncode == 0 and not done.stdout and not done.stderr
 
 
-@step("toy.sift", version=1)
+@step("toy.watched", version=1)
 def sift(config: StepConfig, corpus: Manifest, ctx: StepContext) -> Draft:
     return ctx.map_shards(corpus, without_foxes, max_rejected=0.5)
 
@@ -178,9 +178,9 @@ def test_a_step_that_works_shows_what_it_has_gone_through(folder: Path, tmp_path
     store = open_store(f"file://{tmp_path}/store")
     run = RunRef.new("toy")
     corpus = run_step("toy.corpus", StepConfig(), {}, store=store, run=run)["output"]
-    made = run_step("toy.sift", StepConfig(), {"corpus": corpus}, store=store, run=run)["output"]
+    made = run_step("toy.watched", StepConfig(), {"corpus": corpus}, store=store, run=run)["output"]
     found = samples((folder / TEXTFILE).read_text())
-    at = ("toy", "toy.sift", "toy.sift")
+    at = ("toy", "toy.watched", "toy.watched")
     assert made.dropped["fox"] > 0 and made.counts["records"] + made.dropped["fox"] + made.counts["rejected"] == 40
     assert found[("tokenmill_step_records", "kept", *at)] == made.counts["records"]
     assert found[("tokenmill_step_records", "dropped", "toy", "fox", *at[1:])] == made.dropped["fox"]

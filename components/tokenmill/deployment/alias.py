@@ -23,7 +23,7 @@ from tokenmill.store import ArtifactStore, acquire
 from tokenmill.store.backend import Backend
 from tokenmill.store.layout import audit_key
 from tokenmill.tracking import Registry
-from tokenmill.tracking.connection import MANIFEST_TAG, target_name
+from tokenmill.tracking.connection import MANIFEST_TAG
 
 AUDIT_TAG = "tokenmill.audit"
 VERDICT_TAG = "gate.verdict"
@@ -53,10 +53,10 @@ class Record(Frozen):
 
 
 class AuditLog:
-    """The records of one model in one registry, oldest first."""
+    """The records of one registered model, oldest first."""
 
-    def __init__(self, backend: Backend, target: str, model: str):
-        self.backend, self.target, self.model = backend, target, model
+    def __init__(self, backend: Backend, identity: str, model: str):
+        self.backend, self.identity, self.model = backend, identity, model
 
     def records(self) -> list[Record]:
         """All of them.
@@ -65,28 +65,29 @@ class AuditLog:
             CorruptError: one is missing or was written anew.
         """
         found, previous = list[Record](), ""
-        keys = sorted(entry.key for entry in self.backend.list(audit_key(self.target, self.model, None)))
+        keys = sorted(entry.key for entry in self.backend.list(audit_key(self.identity, self.model, None)))
         for number, key in enumerate(keys, 1):
             data = self.backend.get(key)
             try:
                 record = Record.model_validate(orjson.loads(data))
             except (ValueError, ValidationError):
                 raise CorruptError(f"{self.backend.uri}/{key} is no record of an alias: restore it") from None
-            if key != audit_key(self.target, self.model, number) or record.previous != previous:
+            if key != audit_key(self.identity, self.model, number) or record.previous != previous:
                 raise CorruptError(f"{self.backend.uri}/{key} does not follow the record before it: restore that")
             found.append(record)
             previous = hashlib.sha256(data).hexdigest()
         return found
 
     def append(self, record: Record) -> None:
-        if not self.backend.create(audit_key(self.target, self.model, record.number), canonical(record.model_dump())):
+        if not self.backend.create(audit_key(self.identity, self.model, record.number), canonical(record.model_dump())):
             raise CorruptError(
                 f"{self.model}: record {record.number} was written by another hand: look, then try again"
             )
 
 
 def log_of(registry: Registry, model: str) -> AuditLog:
-    return AuditLog(registry.store.backend, target_name(registry.uri), model)
+    """By the model's own identity: an address changes, through a port-forward or after a restore."""
+    return AuditLog(registry.store.backend, registry.identity(model), model)
 
 
 def move(
@@ -109,9 +110,8 @@ def move(
     Raises:
         InputError: it is promoted to a version that no gate let pass, and nobody forced it; or it stands elsewhere.
     """
-    lock = acquire(
-        registry.store, f"alias-{sha256(f'{target_name(registry.uri)}/{model}'.encode())[:32]}", ttl_s=LOCK_S
-    )
+    log = log_of(registry, model)
+    lock = acquire(registry.store, f"alias-{log.identity}", ttl_s=LOCK_S)
     assert lock  # nothing says that the work is done
     with lock:
         now = registry.alias_version(model, alias)
@@ -126,7 +126,6 @@ def move(
         verdict = tags.get(VERDICT_TAG)
         if action == "promoted" and to and not forced:
             verdict = passed_verdict(registry.store, f"{model} version {to}", tags)
-        log = log_of(registry, model)
         earlier = log.records()
         record = Record(
             number=len(earlier) + 1,
@@ -143,6 +142,7 @@ def move(
             verdict=verdict,
             previous=sha256(canonical(earlier[-1].model_dump())) if earlier else "",
         )
+        lock.check()
         log.append(record)
         registry.tag_model(model, f"{AUDIT_TAG}.{record.number:06d}", canonical(record.model_dump()).decode())
         registry.set_alias(model, alias, to)

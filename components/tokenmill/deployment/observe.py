@@ -48,6 +48,7 @@ class Prober:
     def __init__(self, model: str, probes: Sequence[Probe], *, key: str = "", timeout_s: float = 60):
         self.model, self.probes, self.timeout_s = model, probes, timeout_s
         self._http = requests.Session()
+        self._http.trust_env = False  # Services of the cluster: by no proxy, and with no .netrc's key for ours
         if key:
             self._http.headers["Authorization"] = f"Bearer {key}"
 

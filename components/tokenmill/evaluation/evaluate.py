@@ -25,7 +25,7 @@ EVALUATION, PREDICTIONS = "evaluation.json", f"predictions{JSONL}"
 
 @step(
     "evaluation.evaluate",
-    version=4,
+    version=5,
     reproducible="same_platform",
     libraries=("torch", "numpy", "tokenizers", "sacrebleu"),
     kinds={"weights": "weights", "tokenizer": "tokenizer", "questions": "questions"},

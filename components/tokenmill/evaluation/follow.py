@@ -45,7 +45,7 @@ class Drop:
 
 @step(
     "evaluation.follow",
-    version=1,
+    version=2,
     reproducible="same_platform",
     libraries=("torch", "numpy", "tokenizers"),
     kinds={"kept": KEPT, "tokenizer": "tokenizer", "questions": "questions"},
@@ -120,7 +120,7 @@ def _light(config: FollowConfig, questions: Manifest, ctx: StepContext) -> Draft
 
 def _issued(draft: Draft) -> Manifest:
     """A draft as others read it. It is a part of this step's work, and stands in no lineage."""
-    return Manifest.issue(draft, parents={}, step="evaluation.follow", version=1, config={})
+    return Manifest.issue(draft, parents={}, step="evaluation.follow", version=2, config={})
 
 
 def _written(points: Sequence[Point], drops: Sequence[Drop], ctx: StepContext) -> Draft:

@@ -1,5 +1,6 @@
 """A model on the suites: what each mode asks, and what an answer is worth. Where the model runs is the backend's business."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +90,7 @@ def choice(subject: Subject, records: Sequence[Record]) -> Predictions:
     predictions = []
     for record in records:
         losses = [next(means) for _ in record["choices"]]
-        chosen = losses.index(min(losses))
-        right = chosen == record["answer"]
-        predictions.append({"id": record["id"], "losses": losses, "chosen": chosen, "score": float(right)})
+        predictions.append({"id": record["id"], "losses": losses} | _chosen(losses, record))
     return predictions
 
 
@@ -108,10 +107,14 @@ def likelihood(subject: Subject, records: Sequence[Record]) -> Predictions:
     predictions = []
     for record in records:
         sums = [next(losses) for _ in record["choices"]]
-        chosen = sums.index(min(sums))
-        right = chosen == record["answer"]
-        predictions.append({"id": record["id"], "losses": sums, "chosen": chosen, "score": float(right)})
+        predictions.append({"id": record["id"], "losses": sums} | _chosen(sums, record))
     return predictions
+
+
+def _chosen(losses: Sequence[float], record: Record) -> Record:
+    """The option of least loss. A diverged model, whose losses are no numbers, chooses none, which is never right."""
+    chosen = losses.index(min(losses)) if all(map(math.isfinite, losses)) else None
+    return {"chosen": chosen, "score": float(chosen == record["answer"])}
 
 
 def _filled(subject: Subject, record: Record, text: str) -> Sample:

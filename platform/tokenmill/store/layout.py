@@ -61,7 +61,7 @@ def registry_key(target: str, model: str, digest: str) -> str:
     return check_key(f"registry/{target}/{model}/{_sha256(digest)}")
 
 
-def audit_key(target: str, model: str, number: int | None) -> str:
+def audit_key(identity: str, model: str, number: int | None) -> str:
     """Of one record; without a number, what all records of a model begin with."""
     last = "" if number is None else f"{number:06d}.json"
-    return check_key(f"audit/{target}/{model}/{last}", prefix=number is None)
+    return check_key(f"audit/{identity}/{model}/{last}", prefix=number is None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from tokenmill.errors import InputError
-from tokenmill.manifest import Manifest
+from tokenmill.manifest import Manifest, sha256
 from tokenmill.store import ArtifactStore
 from tokenmill.store.layout import registry_key
 from tokenmill.tracking.connection import (
@@ -123,6 +123,23 @@ class Registry:
             if self._has(name, version):
                 return dict(self.client.get_model_version(name, version).tags)
         raise InputError(self._unknown(name, f"version {version}"))
+
+    def identity(self, name: str) -> str:
+        """Which registered model this is, 12 hexadecimal digits: the same by every address of an MLflow, and after a restore.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with one_line_errors(self.uri):
+            try:
+                made = self.client.get_registered_model(name).creation_timestamp
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                raise InputError(f"no model {name!r} is registered in this MLflow") from None
+        return sha256(f"{name} {made}".encode())[:12]
 
     def alias_version(self, name: str, alias: str) -> str | None:
         """The version an alias stands at; None when nobody has set it."""

@@ -58,6 +58,12 @@ def test_perplexity_of_a_conversation_counts_the_assistant_only(subject: Subject
     assert math.isclose(found["loss"] / found["tokens"], loss_by_hand(subject, ids, len(prompt)), rel_tol=1e-5)
 
 
+@pytest.mark.parametrize("losses", [[math.nan, math.nan], [math.nan, 1.0], [math.inf, math.inf]])
+def test_a_diverged_model_chooses_nothing(losses: list[float]) -> None:
+    """The least of what is no number would be the first option, which is right as often as chance."""
+    assert scoring._chosen(losses, {"answer": 0}) == {"chosen": None, "score": 0.0}
+
+
 def test_choice_is_the_lowest_mean_loss_not_the_lowest_sum(subject: Subject) -> None:
     """A long option has the higher sum; what is compared is the mean over the whole filled template."""
     texts = ["home", "home with corn wine and silver and a bright river", "over", "many ships came home"]
