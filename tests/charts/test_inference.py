@@ -214,6 +214,28 @@ def test_hpa_looks_at_the_same():
     assert scaled["minReplicas"] == 2 and "replicas" not in deployment("hpa")["spec"]
 
 
+WHERE = {
+    "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    "priorityClassName": "serving",
+    "runtimeClassName": "nvidia",
+}
+
+
+@pytest.mark.parametrize("name", ["rel-inference", "rel-inference-candidate"])
+def test_pods_of_either_track_run_where_they_are_told(name):
+    spread = [{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}]
+    spec = pod("service-canary", WHERE | {"topologySpread": spread}, name)["spec"]
+    assert {key: spec.get(key) for key in WHERE} == WHERE
+    (constraint,) = spec["topologySpreadConstraints"]
+    assert constraint["topologyKey"] == "topology.kubernetes.io/zone"
+    assert (
+        constraint["labelSelector"]["matchLabels"].items()
+        <= pod("service-canary", None, name)["metadata"]["labels"].items()
+    )
+
+
 def test_a_canary_is_a_second_deployment_that_differs_in_what_it_says():
     stable, candidate = pod("service-canary"), pod("service-canary", name="rel-inference-candidate")
     assert stable["spec"]["containers"][0]["image"] == "vllm/vllm-openai:v0.32.0"
