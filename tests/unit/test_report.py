@@ -88,6 +88,12 @@ def test_collect_finds_what_was_planted(planted: dict[str, Any]) -> None:
     assert {row["step"]: row["cache"] for row in planted["steps"]}["curation.grade"] == "hit"
 
 
+def test_the_long_half_is_a_part_of_what_is_kept(planted: dict[str, Any]) -> None:
+    half = {"step": "curation.select_long", "in": 7_446, "kept": 22, "dropped": {"short": 7_424}, "cached": False}
+    page = Reader(render(planted | {"funnel": [*planted["funnel"], half | {"joined": 0}]}))
+    assert "7,446 documents kept of 12.5K read" in page.text
+
+
 def test_page_tells_what_was_planted(planted: dict[str, Any]) -> None:
     page = Reader(render(planted))
     everything = {

@@ -117,11 +117,16 @@ def _headline(data: RunData) -> dict[str, str]:
     return {"tone": tone, "words": words, "why": why}
 
 
+LONG_HALF = "curation.select_long"
+"""It takes documents out of a corpus for the long stage of pretraining, and drops none of the corpus."""
+
+
 def _tiles(data: RunData) -> list[dict[str, str]]:
     """The run in a few numbers."""
     tiles = []
     if funnel := data["funnel"]:
-        came, kept = funnel[0]["in"], funnel[-1]["kept"]
+        corpus = [stage for stage in funnel if stage["step"] != LONG_HALF] or funnel
+        came, kept = funnel[0]["in"], corpus[-1]["kept"]
         tiles.append({"value": number(kept), "name": "documents kept", "note": f"of {number(came)} read"})
     trained = [stage for stage in data["training"] if _points(stage["log"], "loss")]
     if trained:
