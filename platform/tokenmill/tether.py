@@ -12,6 +12,8 @@ PARENT = "TOKENMILL_PARENT"
 """Environment: the process id that a tethered process expects as its parent, so that one who died early is noticed too."""
 OWNER = "TOKENMILL_OWNER"
 """Environment: the process that runs a local pipeline. Its tasks are no children of it: KFP puts a shell between."""
+OWNER_WATCH = "owner-watch"
+"""The thread that waits for the owner's end, in the kernel and for nothing else."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,7 +39,7 @@ def die_with_owner() -> None:
     """Kill this process when the one that `TOKENMILL_OWNER` names ends (Linux); without the variable, do nothing."""
     owner = os.environ.get(OWNER)
     if owner and sys.platform == "linux":
-        threading.Thread(target=_outlive_never, args=(int(owner),), name="owner-watch", daemon=True).start()
+        threading.Thread(target=_outlive_never, args=(int(owner),), name=OWNER_WATCH, daemon=True).start()
 
 
 def _outlive_never(owner: int) -> None:

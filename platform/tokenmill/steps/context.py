@@ -102,19 +102,13 @@ class StepContext:
     def parallel(self, function: Callable[[Item], Result], items: Iterable[Item], what: str = "") -> Iterator[Result]:
         """`map` over `execution.workers` processes, this one among them, in order, with progress.
 
-        The others are started once the work has shown that it outlasts that. `function` and items are pickled; worker
+        The others join in once the work has shown that it is worth it. `function` and items are pickled; worker
         processes import their modules, never the running script.
         """
         todo = list(items)
-        workers = min(self.config.execution.workers, len(todo))
         with self.progress(len(todo), what) as bar:
-            if workers <= 1:
-                for item in todo:
-                    self.check()
-                    yield function(item)
-                    bar.advance()
-                return
-            for result in self.workers.map(function, todo, workers):
+            self.check()
+            for result in self.workers.map(function, todo):
                 self.check()
                 yield result
                 bar.advance()

@@ -1,7 +1,8 @@
 """`map` over this process and others, which know the modules, and nothing of the script that is running.
 
-A process costs a second to start, so none is before the work has shown that it outlasts that; and the one that is running
-already, with all of its modules and compiled code, is a worker like the others.
+This process, with all of its modules and compiled code, is a worker like the others. They are forked from it before it has a
+thread, which costs nothing, and where that cannot be (not Linux, a notebook, a test under xdist) they are spawned, which takes
+each a second: so none is before the work has shown that it outlasts that.
 
 A spawned process imports its parent's script first. Where no `if __name__ == "__main__"` guards that, it would start the
 script's work once more, and wait for the lease that its own parent holds.
@@ -13,91 +14,152 @@ import pickle
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeVar
 
 from tokenmill.errors import ConfigError
-from tokenmill.tether import die_with_parent
+from tokenmill.tether import OWNER_WATCH, die_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _SCRIPT = "__main__"
 _setting_aside = threading.Lock()
-WORTH_S = 2.0
-"""Seconds of work that are left, from which on others help with it: twice what starting one takes."""
+WORTH_S = {"fork": 0.5, "spawn": 2.0}
+"""Seconds of work that are left, from which on others help with it: twice what they need to import or to start."""
 AHEAD = 8
-"""Results that this process may hold while one before them is not done."""
+"""How far before the result that is waited for this process works itself, and so, how many it may hold."""
 
 
 class WorkerPool:
-    """The processes of one attempt at a step: started when a `map` is worth it, and there for the next.
+    """The processes of one attempt at a step, this one and others: they share a `map` that is worth it, then the next.
 
     `kill -9` of this process leaves none.
     """
 
-    def __init__(self, step: str) -> None:
-        self._step = step
-        self._size = 0
+    def __init__(self, step: str, workers: int) -> None:
+        self._step, self._others = step, workers - 1
+        self._way = "fork" if _may_fork() else "spawn"
         self._pool: ProcessPoolExecutor | None = None
+        if self._others and self._way == "fork":
+            self._start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self.close()
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
-        """Results in order, of so many workers, this process one of them.
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Results in order. The first failure, in that order, is raised.
 
         Raises:
             ConfigError: the running script itself defines the function, or what it carries.
         """
-        _refuse_script(self._step, (function, items[0]))
-        done, spent = 0, 0.0
-        while done < len(items) and not self._worth_it(done, spent, len(items) - done):
-            begun = time.monotonic()
-            result = function(items[done])
-            spent += time.monotonic() - begun
-            done += 1
-            yield result
-        if done < len(items):
-            yield from self._share(function, items[done:], workers - 1)
+        if not items:
+            return
+        if self._others:
+            _refuse_script(self._step, (function, items[0]))
+        work = _Work(function, items)
+        worth_s = WORTH_S[self._way]
+        early = threading.Timer(worth_s / len(items), self._share, (work,))
+        if self._pool:  # they are there: let them begin while the first item is done here
+            early.start()
+        try:
+            for number in range(len(items)):
+                while not work.results[number].done():
+                    if self._others and work.seconds_left() >= worth_s:
+                        self._share(work)
+                    if not work.do_one(number + AHEAD):
+                        break
+                yield work.results.pop(number).result()
+        finally:
+            early.cancel()
+            work.left.clear()
 
-    def _worth_it(self, done: int, spent: float, left: int) -> bool:
-        return self._pool is not None or WORTH_S <= 0 or (done > 0 and spent / done * left > WORTH_S)
+    def _share(self, work: "_Work") -> None:
+        with work.sharing:
+            for _ in range(0 if work.shared else self._others):
+                work.hand_out(self._pool or self._start())
+            work.shared = True
 
-    def _share(self, function: Callable[[Item], Result], items: Sequence[Item], others: int) -> Iterator[Result]:
-        """Results in order; what no other process has begun when the next result is waited for is done here."""
+    def _start(self) -> ProcessPoolExecutor:
+        """The thread that starts them must outlive them: the kernel ends them with it."""
+        self._pool = ProcessPoolExecutor(
+            self._others, get_context(self._way), initializer=die_with_parent, initargs=(os.getpid(),)
+        )
         with _script_set_aside():
-            pool = self._of(others)
-            waiting = {number: pool.submit(function, item) for number, item in enumerate(items)}  # starts them
-        mine: dict[int, Result] = {}
-        for number in range(len(items)):
-            while number in waiting and not waiting[number].done() and len(mine) < AHEAD:
-                free = next((i for i, result in waiting.items() if result.cancel()), None)
-                if free is None:
-                    break
-                del waiting[free]
-                mine[free] = function(items[free])
-            yield waiting.pop(number).result() if number in waiting else mine.pop(number)  # and keeps none
-
-    def close(self) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
-
-    def _of(self, others: int) -> ProcessPoolExecutor:
-        if self._pool is None or self._size < others:
-            self.close()
-            self._size = others
-            self._pool = ProcessPoolExecutor(
-                others, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
-            )
+            for _ in range(self._others):
+                self._pool.submit(int)
         return self._pool
+
+
+class _Work:
+    """One `map`: what is left of it, and what became of the rest."""
+
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
+        self._function, self._items = function, items
+        self._spent, self._done = 0.0, 0
+        self.left = deque(range(len(items)))
+        self.results: dict[int, Future[Any]] = {number: Future() for number in self.left}
+        self._taking = threading.Lock()
+        self.shared = False
+        self.sharing = threading.Lock()
+
+    def seconds_left(self) -> float:
+        """Of the items that nobody has begun, going by those that were done here."""
+        return self._spent / max(self._done, 1) * len(self.left)
+
+    def do_one(self, below: int) -> bool:
+        """Do the next item, if it is before so many, in this process; says whether there was one."""
+        if (number := self._take(below)) is None:
+            return False
+        begun = time.monotonic()
+        try:
+            self.results[number].set_result(self._function(self._items[number]))
+        except Exception as failure:
+            self.results[number].set_exception(failure)
+        self._done, self._spent = self._done + 1, self._spent + time.monotonic() - begun
+        return True
+
+    def hand_out(self, pool: ProcessPoolExecutor) -> None:
+        """Have another process do the next item and, whenever it is done with one, the next.
+
+        No more at once: what the executor queues for a process that is busy, nobody else can do.
+        """
+        if (number := self._take(len(self._items))) is None:
+            return
+        result = self.results[number]
+
+        def done(other: Future[Any]) -> None:
+            if other.cancelled():  # nobody waits any more
+                return
+            if failure := other.exception():
+                result.set_exception(failure)
+            else:
+                result.set_result(other.result())
+            self.hand_out(pool)
+
+        try:
+            pool.submit(self._function, self._items[number]).add_done_callback(done)
+        except RuntimeError as broken:  # a process was killed
+            result.set_exception(broken)
+
+    def _take(self, below: int) -> int | None:
+        with self._taking:
+            return self.left.popleft() if self.left and self.left[0] < below else None
+
+
+def _may_fork() -> bool:
+    """Whether no lock can be held while this process is forked: it has no thread, or the one that awaits its owner's end."""
+    harmless = sum(thread.name == OWNER_WATCH for thread in threading.enumerate())
+    return sys.platform == "linux" and len(list(Path("/proc/self/task").iterdir())) == 1 + harmless
 
 
 @contextmanager

@@ -61,11 +61,12 @@ def run_step(
     events = EventLog(store, run, task or name, seen=board.take)
     log = Log({"run": run.key, "step": name})
     started, cache = time.monotonic(), ""
-    with _live_tracking(definition, store, events), _scraped(definition, config, board, log):
+    workers = WorkerPool(name, getattr(config.execution, "workers", 1))  # before there is a thread: it forks
+    with workers, _live_tracking(definition, store, events), _scraped(definition, config, board, log):
         try:
             _tell_start(definition, config, by_role, events)
             preflight(definition, config, by_role, store)
-            with scratch() as workdir, WorkerPool(name) as workers:
+            with scratch() as workdir:
                 ctx = StepContext(store, workdir, run, events, log, name, config, workers, part=part, board=board)
                 drafts, cache = _perform(definition, config, by_role, ctx)
             manifests = {

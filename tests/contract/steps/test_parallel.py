@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import psutil
 import pytest
 
-from tokenmill.steps.pool import WorkerPool
+from tokenmill.steps import pool
 
 SCRIPT = """
 from tokenmill.steps import pool
@@ -18,7 +19,8 @@ from tokenmill.steps import effect, run_step, step
 from tokenmill.store import open_store
 from tokenmill.tracking import RunRef
 
-pool.WORTH_S = 0
+pool.WORTH_S |= {"fork": 0, "spawn": 0}
+pool._may_fork = lambda: "WAY" == "fork"
 
 def own(record):
     return record
@@ -38,17 +40,19 @@ print(run_step("toy.copy", config, {"corpus": sources}, store=store, run=run)["o
 """
 
 
-def run(tmp_path, function, workers):
+def run(tmp_path, function, workers, way="spawn"):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.replace("FUNCTION", function).replace("WORKERS", str(workers)))
+    script.write_text(SCRIPT.replace("FUNCTION", function).replace("WORKERS", str(workers)).replace("WAY", way))
     environment = os.environ | {"TOKENMILL_STORE": f"file://{tmp_path}/store"}
     command = [sys.executable, script]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
 
 
-@pytest.mark.parametrize(("function", "workers"), [("dict", 2), ("own", 1)])
-def test_worker_processes_do_not_run_the_script_again(tmp_path, function, workers):
-    done = run(tmp_path, function, workers)
+@pytest.mark.parametrize(
+    ("function", "workers", "way"), [("dict", 2, "fork"), ("dict", 2, "spawn"), ("own", 1, "spawn")]
+)
+def test_worker_processes_do_not_run_the_script_again(tmp_path, function, workers, way):
+    done = run(tmp_path, function, workers, way)
     assert (done.stdout.split(), done.returncode) == (["begun", "4"], 0), done.stderr
 
 
@@ -63,17 +67,18 @@ def test_a_function_of_the_script_itself_is_refused_in_one_line(tmp_path):
 
 BUSY = """
 from tokenmill.steps import pool
-from tokenmill.steps.pool import WorkerPool
 
-pool.WORTH_S = 0
+pool.WORTH_S["WAY"] = 0
+pool._may_fork = lambda: "WAY" == "fork"
 work = "import pathlib, time; pathlib.Path('begun-NUMBER').touch(); time.sleep(60)"
-list(WorkerPool("toy.sleep").map(exec, [work.replace("NUMBER", number) for number in "123"], 3))
+list(pool.WorkerPool("toy.sleep", 3).map(exec, [work.replace("NUMBER", number) for number in "123"]))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends them, and only Linux's does")
-def test_a_killed_step_leaves_no_worker(tmp_path):
-    (tmp_path / "script.py").write_text(BUSY)
+@pytest.mark.parametrize("way", ["fork", "spawn"])
+def test_a_killed_step_leaves_no_worker(tmp_path, way):
+    (tmp_path / "script.py").write_text(BUSY.replace("WAY", way))
     step = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path)
     while len(list(tmp_path.glob("begun-*"))) < 3:
         assert step.poll() is None
@@ -91,27 +96,67 @@ PROCESS = "__import__('os').getpid()"
 SLOW = f"[__import__('time').sleep(0.05), {PROCESS}][1]"
 
 
-def test_the_workers_of_one_map_are_those_of_the_next(monkeypatch):
-    monkeypatch.setattr("tokenmill.steps.pool.WORTH_S", 0)
-    with WorkerPool("toy.look") as workers:
-        first = set(workers.map(eval, [SLOW] * 8, 3))
-        assert set(workers.map(eval, [SLOW] * 8, 3)) <= first
+@pytest.fixture(params=["fork", "spawn"])
+def way(request, monkeypatch):
+    """Both ways of having other processes, worth it at once."""
+    monkeypatch.setattr(pool, "_may_fork", lambda: request.param == "fork")
+    monkeypatch.setitem(pool.WORTH_S, request.param, 0)
+    return request.param
+
+
+def test_the_workers_of_one_map_are_those_of_the_next(way):
+    with pool.WorkerPool("toy.look", 3) as workers:
+        first = set(workers.map(eval, [SLOW] * 8))
+        assert set(workers.map(eval, [SLOW] * 8)) <= first
         assert all(psutil.pid_exists(process) for process in first) and os.getpid() in first
     assert {process for process in first if psutil.pid_exists(process)} == {os.getpid()}
 
 
-def test_work_that_is_soon_done_starts_no_process_and_more_of_it_does(monkeypatch):
-    with WorkerPool("toy.look") as workers:
-        assert set(workers.map(eval, [PROCESS] * 50, 2)) == {os.getpid()}
-        monkeypatch.setattr("tokenmill.steps.pool.WORTH_S", 0.2)
-        found = list(workers.map(eval, [SLOW] * 60, 2))
+def test_work_that_is_soon_done_is_shared_with_none_and_more_of_it_is(way, monkeypatch):
+    monkeypatch.setitem(pool.WORTH_S, way, 1.0)
+    with pool.WorkerPool("toy.look", 2) as workers:
+        assert set(workers.map(eval, [PROCESS] * 50)) == {os.getpid()}
+        found = list(workers.map(eval, [SLOW] * 60))
     assert len(set(found)) == 2 and found[0] == os.getpid()
 
 
-def test_results_keep_the_order_of_the_items_whoever_is_slow(monkeypatch):
-    monkeypatch.setattr("tokenmill.steps.pool.WORTH_S", 0)
+WAIT = """
+import os, pathlib, time
+folder = pathlib.Path("FOLDER")
+if MARKS:
+    (folder / "NUMBER").touch()
+while not (DONE):
+    time.sleep(0.01)
+"""
+
+
+def waiting(folder, marks, done, count):
+    """Items that leave a mark, or not, and end when a condition holds."""
+    code = WAIT.replace("FOLDER", str(folder)).replace("MARKS", marks).replace("DONE", done)
+    return [code.replace("NUMBER", str(number)) for number in range(count)]
+
+
+def test_a_process_that_is_there_begins_while_the_first_item_is_done_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "_may_fork", lambda: True)
+    with pool.WorkerPool("toy.meet", 2) as workers:
+        list(workers.map(exec, waiting(tmp_path, "True", "len(list(folder.iterdir())) == 2", 2)))
+
+
+def test_no_item_waits_behind_one_that_another_process_is_doing(tmp_path, way):
+    here = f"os.getpid() == {os.getpid()}"
+    with pool.WorkerPool("toy.wait", 2) as workers:
+        list(workers.map(exec, waiting(tmp_path, here, f"{here} or len(list(folder.iterdir())) == 5", 6)))
+
+
+def test_results_keep_the_order_of_the_items_whoever_is_slow(way):
     items = [f"[__import__('time').sleep({0.3 if n in (0, 17) else 0.001}), {n}][1]" for n in range(40)]
-    with WorkerPool("toy.look") as workers:
-        assert list(workers.map(eval, items, 3)) == list(range(40))
+    with pool.WorkerPool("toy.look", 3) as workers:
+        assert list(workers.map(eval, items)) == list(range(40))
         with pytest.raises(ZeroDivisionError):
-            list(workers.map(eval, [*items[1:5], "1/0", *items[1:9]], 2))
+            list(workers.map(eval, [*items[1:5], "1/0", *items[1:9]]))
+
+
+def test_a_killed_worker_is_an_error_not_a_wait(way):
+    die = f"{PROCESS} == {os.getpid()} or __import__('os').kill({PROCESS}, 9)"
+    with pool.WorkerPool("toy.look", 2) as workers, pytest.raises(BrokenProcessPool):
+        list(workers.map(eval, [f"[__import__('time').sleep(0.1), {die}][1]"] * 100))
