@@ -64,9 +64,10 @@ class WorkerPool:
         """
         if not items:
             return
-        if self._others:
-            _refuse_script(self._step, (function, items[0]))
         work = _Work(function, items)
+        if self._others:
+            _pickled(self._step, items[0])
+            work.pickled = _pickled(self._step, function)
         worth_s = WORTH_S[self._way]
         early = threading.Timer(worth_s / len(items), self._share, (work,))
         if self._pool:  # they are there: let them begin while the first item is done here
@@ -108,6 +109,8 @@ class _Work:
         self._spent, self._done = 0.0, 0
         self.left = deque(range(len(items)))
         self.results: dict[int, Future[Any]] = {number: Future() for number in self.left}
+        self.pickled = b""
+        """The function, for the others."""
         self._taking = threading.Lock()
         self.shared = False
         self.sharing = threading.Lock()
@@ -147,7 +150,7 @@ class _Work:
             self.hand_out(pool)
 
         try:
-            pool.submit(self._function, self._items[number]).add_done_callback(done)
+            pool.submit(_do, self.pickled, self._items[number]).add_done_callback(done)
         except RuntimeError as broken:  # a process was killed
             result.set_exception(broken)
 
@@ -173,7 +176,19 @@ def _script_set_aside() -> Iterator[None]:
             sys.modules[_SCRIPT] = script
 
 
-def _refuse_script(step: str, job: object) -> None:
+_function: tuple[bytes, Callable[[Any], Any]] = (b"", int)
+"""What another process did last, pickled and not."""
+
+
+def _do(pickled: bytes, item: Any) -> Any:
+    """Unpickle a function once, not for every item: it may build tables when it is first called."""
+    global _function
+    if _function[0] != pickled:
+        _function = pickled, pickle.loads(pickled)  # noqa: S301 - of the process that forked or spawned this one
+    return _function[1](item)
+
+
+def _pickled(step: str, job: object) -> bytes:
     """`ConfigError` if only the running script defines something that the job is pickled with."""
 
     class Pickler(pickle.Pickler):
@@ -186,4 +201,6 @@ def _refuse_script(step: str, job: object) -> None:
                 )
             return NotImplemented
 
-    Pickler(io.BytesIO()).dump(job)
+    pickled = io.BytesIO()
+    Pickler(pickled).dump(job)
+    return pickled.getvalue()

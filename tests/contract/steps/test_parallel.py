@@ -156,6 +156,31 @@ def test_results_keep_the_order_of_the_items_whoever_is_slow(way):
             list(workers.map(eval, [*items[1:5], "1/0", *items[1:9]]))
 
 
+class Counted:
+    """Says how many times it was called, and how many of it were unpickled, in its process."""
+
+    unpickled = 0
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, seconds):
+        time.sleep(seconds)
+        self.calls += 1
+        return os.getpid(), self.calls, Counted.unpickled
+
+    def __setstate__(self, state):
+        Counted.unpickled += 1
+        vars(self).update(state)
+
+
+def test_a_function_is_unpickled_once_a_process(way):
+    with pool.WorkerPool("toy.count", 2) as workers:
+        done = list(workers.map(Counted(), [0.02] * 100))
+    others = [rest for process, *rest in done if process != os.getpid()]
+    assert len(others) > 3 and others == [[call + 1, 1] for call in range(len(others))]
+
+
 def test_a_killed_worker_is_an_error_not_a_wait(way):
     die = f"{PROCESS} == {os.getpid()} or __import__('os').kill({PROCESS}, 9)"
     with pool.WorkerPool("toy.look", 2) as workers, pytest.raises(BrokenProcessPool):
