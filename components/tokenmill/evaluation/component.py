@@ -40,6 +40,85 @@ def evaluate(
     run_component("evaluation.evaluate", run, inputs=inputs, outputs={"output": evaluation}, config=config, task=name)
 
 
+@dsl.component(base_image=images.EVALUATOR, install_kfp_package=False)
+def choose_datasets(
+    weights: str,
+    tokenizer: str,
+    datasets: list,
+    tasks: list,
+    served: dsl.Output[dsl.Model],
+    words: dsl.Output[dsl.Artifact],
+) -> list:
+    """Datasets of the store by name, each the work of one task of a loop; the model that is asked, and its tokenizer."""
+    from tokenmill.errors import told_in_one_line
+    from tokenmill.evaluation.hub import chosen
+    from tokenmill.model.exchange import model_of
+    from tokenmill.steps.component import hand_on, write_pointer
+    from tokenmill.store import open_store
+
+    with told_in_one_line():
+        store = open_store()
+        model = model_of(store, weights, tokenizer)
+        write_pointer(store, model["tokenizer"], words)
+        write_pointer(store, model["weights"], served) if weights else hand_on(None, served)
+        asked = chosen(store, datasets).questions if datasets or not tasks else {}
+        return [{"digest": questions.digest, "suffix": f".{name}"} for name, questions in asked.items()]
+
+
+@dsl.component(base_image=images.EVALUATOR, install_kfp_package=False)
+def evaluate_endpoint(
+    run: str,
+    url: str,
+    model: str,
+    form: str,
+    questions: str,
+    suffix: str,
+    weights: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    evaluation: dsl.Output[dsl.Artifact],
+) -> None:
+    """A served model on one dataset, over HTTP: the questions that a model in a process is asked."""
+    from tokenmill.steps import run_component
+
+    inputs = {"weights": weights, "tokenizer": tokenizer, "questions": questions}
+    config = {"model": model, "form": form, "execution": {"url": url}}
+    name = f"evaluation.evaluate_endpoint{suffix}"
+    run_component(
+        "evaluation.evaluate_endpoint", run, inputs=inputs, outputs={"output": evaluation}, config=config, task=name
+    )
+
+
+@dsl.component(base_image=images.EVALUATOR, install_kfp_package=False)
+def lm_eval(
+    run: str,
+    url: str,
+    model: str,
+    tasks: list,
+    weights: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    evaluation: dsl.Output[dsl.Artifact],
+) -> None:
+    """Tasks of lm-eval, asked of a served model; where none are named, nothing."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"weights": weights, "tokenizer": tokenizer}, {"output": evaluation}
+    config = {"tasks": tasks, "model": model, "execution": {"url": url}}
+    run_component("evaluation.lm_eval", run, inputs=inputs, outputs=outputs, config=config, go=bool(tasks))
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def board(
+    run: str,
+    evaluations: dsl.Input[list[dsl.Artifact]],
+    others: dsl.Input[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """Models and suites on one page, with confidence intervals."""
+    from tokenmill.steps import run_component
+
+    run_component("evaluation.board", run, inputs={"evaluations": [*evaluations, others]}, outputs={"output": page})
+
+
 @dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
 def current_model(
     run: str,
