@@ -10,7 +10,8 @@ from pydantic import Field
 
 from tokenmill.config import Section
 from tokenmill.errors import InputError
-from tokenmill.evaluation.dataset import INFERENCERS, SHIPPED, Dataset, load, rendered, version
+from tokenmill.evaluation.dataset import INFERENCERS, SHIPPED, Dataset, load
+from tokenmill.evaluation.rendering import rendered, version
 from tokenmill.lineage import resolve
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import write_jsonl

@@ -63,7 +63,8 @@ def show(
 ) -> None:
     """How a dataset is asked; of a folder also the first question, as a model reads it."""
     from tokenmill.evaluation import hub
-    from tokenmill.evaluation.dataset import load, rendered
+    from tokenmill.evaluation.dataset import load
+    from tokenmill.evaluation.rendering import rendered
 
     folder = Path(dataset)
     found = load(folder) if folder.is_dir() else load(folder, shipped=dataset)
@@ -235,7 +236,7 @@ def _line(row: dict[str, Any]) -> str:
         return f"{row['dataset']:<24}failed: {row['failed']}"
     low, high = row["ci_low"], row["ci_high"]
     value = "diverged" if row["value"] is None else f"{row['value']:.4g} [{low:.4g}, {high:.4g}]"
-    line = f"{row['dataset']:<24}{row['metric']:<12}{value:<28}{row['n']:>6} questions  {row['evaluation'][:12]}"
+    line = f"{row['dataset']:<24}{row['metric']:<11} {value:<28}{row['n']:>6} questions  {row['evaluation'][:12]}"
     if row["metric"] == "Δ1" and (other := row["splits"].get("delta2")):
         line += f"  Δ2 {other['value']:+.4g} ± {other['se']:.2g}"
     return line
