@@ -308,7 +308,7 @@ def test_who_asks_a_served_model_needs_no_accelerator_and_alone_holds_its_key(tm
         spec, platform = yaml.safe_load_all((tmp_path / "package.yaml").read_text())
         tasks = spec["deploymentSpec"]["executors"]
         evaluators = {name for name, task in tasks.items() if "/evaluator:" in task["container"]["image"]}
-        assert evaluators == {"exec-choose-datasets", "exec-evaluate-endpoint", "exec-lm-eval"}
+        assert evaluators == {"exec-choose-datasets", "exec-evaluate-endpoint"}
         assert not [name for name, task in tasks.items() if "accelerator" in task["container"]["resources"]]
         executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         assert not [name for name, executor in executors.items() if "nodeSelector" in executor]
@@ -317,7 +317,7 @@ def test_who_asks_a_served_model_needs_no_accelerator_and_alone_holds_its_key(tm
             for name, executor in executors.items()
             if {"secretName": "tokenmill-endpoint", "optional": True}.items() <= executor["secretAsEnv"][-1].items()
         }
-        assert holds == {"exec-evaluate-endpoint", "exec-lm-eval"}
+        assert holds == {"exec-evaluate-endpoint"}
 
 
 def test_one_task_alone_holds_the_key_that_signs_releases(tmp_path):

@@ -49,7 +49,7 @@ def choose_datasets(
     served: dsl.Output[dsl.Model],
     words: dsl.Output[dsl.Artifact],
 ) -> list:
-    """Datasets of the store by name, each the work of one task of a loop; the model that is asked, and its tokenizer."""
+    """What a loop asks: datasets of the store, tasks of lm-eval; beside it the model that is asked, and its tokenizer."""
     from tokenmill.errors import told_in_one_line
     from tokenmill.evaluation.hub import chosen
     from tokenmill.model.exchange import model_of
@@ -62,7 +62,8 @@ def choose_datasets(
         write_pointer(store, model["tokenizer"], words)
         write_pointer(store, model["weights"], served) if weights else hand_on(None, served)
         asked = chosen(store, datasets).questions if datasets or not tasks else {}
-        return [{"digest": questions.digest, "suffix": f".{name}"} for name, questions in asked.items()]
+    loop = [{"questions": found.digest, "lm_eval": "", "suffix": f".{name}"} for name, found in asked.items()]
+    return loop + [{"questions": "", "lm_eval": name, "suffix": f".{name}"} for name in tasks]
 
 
 @dsl.component(base_image=images.EVALUATOR, install_kfp_package=False)
@@ -72,51 +73,33 @@ def evaluate_endpoint(
     model: str,
     form: str,
     questions: str,
+    lm_eval: str,
     suffix: str,
     weights: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
 ) -> None:
-    """A served model on one dataset, over HTTP: the questions that a model in a process is asked."""
+    """A served model on one dataset, or on one task of lm-eval, over HTTP: as a model in a process is asked."""
     from tokenmill.steps import run_component
 
+    step, config = "evaluation.evaluate_endpoint", {"model": model, "form": form, "execution": {"url": url}}
     inputs = {"weights": weights, "tokenizer": tokenizer, "questions": questions}
-    config = {"model": model, "form": form, "execution": {"url": url}}
-    name = f"evaluation.evaluate_endpoint{suffix}"
-    run_component(
-        "evaluation.evaluate_endpoint", run, inputs=inputs, outputs={"output": evaluation}, config=config, task=name
-    )
-
-
-@dsl.component(base_image=images.EVALUATOR, install_kfp_package=False)
-def lm_eval(
-    run: str,
-    url: str,
-    model: str,
-    tasks: list,
-    weights: dsl.Input[dsl.Model],
-    tokenizer: dsl.Input[dsl.Artifact],
-    evaluation: dsl.Output[dsl.Artifact],
-) -> None:
-    """Tasks of lm-eval, asked of a served model; where none are named, nothing."""
-    from tokenmill.steps import run_component
-
-    inputs, outputs = {"weights": weights, "tokenizer": tokenizer}, {"output": evaluation}
-    config = {"tasks": tasks, "model": model, "execution": {"url": url}}
-    run_component("evaluation.lm_eval", run, inputs=inputs, outputs=outputs, config=config, go=bool(tasks))
+    if lm_eval:
+        step, config["tasks"] = "evaluation.lm_eval", [lm_eval]
+        del inputs["questions"]
+    run_component(step, run, inputs=inputs, outputs={"output": evaluation}, config=config, task=f"{step}{suffix}")
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
 def board(
     run: str,
     evaluations: dsl.Input[list[dsl.Artifact]],
-    others: dsl.Input[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """Models and suites on one page, with confidence intervals."""
     from tokenmill.steps import run_component
 
-    run_component("evaluation.board", run, inputs={"evaluations": [*evaluations, others]}, outputs={"output": page})
+    run_component("evaluation.board", run, inputs={"evaluations": evaluations}, outputs={"output": page})
 
 
 @dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)

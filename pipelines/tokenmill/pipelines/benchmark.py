@@ -7,11 +7,11 @@ from typing import Any
 
 from kfp import dsl
 
-from tokenmill.evaluation.component import board, choose_datasets, evaluate_endpoint, lm_eval
+from tokenmill.evaluation.component import board, choose_datasets, evaluate_endpoint
 from tokenmill.pipelines.run import opened, report
 
 DESCRIPTION = (
-    "A served model on datasets of the store, a task a dataset, and on tasks of lm-eval; all scores on one board."
+    "A served model on datasets of the store and tasks of lm-eval, each a task of its own; all scores on one board."
 )
 
 
@@ -31,12 +31,11 @@ def benchmark(preset: str) -> Any:
     ) -> None:
         with opened("benchmark", preset, overrides) as run:
             chosen = choose_datasets(weights=weights, tokenizer=tokenizer, datasets=datasets, tasks=tasks)
-            served = {"run": run, "url": url, "model": model}
+            served = {"run": run, "url": url, "model": model, "form": form}
             served |= {"weights": chosen.outputs["served"], "tokenizer": chosen.outputs["words"]}
-            with dsl.ParallelFor(chosen.outputs["Output"], name="ask") as dataset:
-                asked = evaluate_endpoint(**served, form=form, questions=dataset.digest, suffix=dataset.suffix)
-            others = lm_eval(**served, tasks=tasks).outputs["evaluation"]
-            scores = board(run=run, evaluations=dsl.Collected(asked.outputs["evaluation"]), others=others)
+            with dsl.ParallelFor(chosen.outputs["Output"], name="ask") as one:
+                asked = evaluate_endpoint(**served, questions=one.questions, lm_eval=one.lm_eval, suffix=one.suffix)
+            scores = board(run=run, evaluations=dsl.Collected(asked.outputs["evaluation"]))
             report(run=run).after(scores)
 
     return pipeline
