@@ -302,6 +302,24 @@ def test_upload_makes_a_pipeline_that_is_not_there(kubeflow):
     assert ("POST", "/apis/v2beta1/pipelines/upload") in [(method, path) for method, path, _ in kubeflow.sent]
 
 
+def test_who_asks_a_served_model_needs_no_accelerator_and_alone_holds_its_key(tmp_path):
+    for profile in ("cpu", "gpu"):
+        compile_package("benchmark", "pico", profile, tmp_path / "package.yaml")
+        spec, platform = yaml.safe_load_all((tmp_path / "package.yaml").read_text())
+        tasks = spec["deploymentSpec"]["executors"]
+        evaluators = {name for name, task in tasks.items() if "/evaluator:" in task["container"]["image"]}
+        assert evaluators == {"exec-choose-datasets", "exec-evaluate-endpoint"}
+        assert not [name for name, task in tasks.items() if "accelerator" in task["container"]["resources"]]
+        executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        assert not [name for name, executor in executors.items() if "nodeSelector" in executor]
+        holds = {
+            name
+            for name, executor in executors.items()
+            if {"secretName": "tokenmill-endpoint", "optional": True}.items() <= executor["secretAsEnv"][-1].items()
+        }
+        assert holds == {"exec-evaluate-endpoint"}
+
+
 def test_one_task_alone_holds_the_key_that_signs_releases(tmp_path):
     for profile in ("cpu", "gpu"):
         compile_package("lifecycle", "pico", profile, tmp_path / "package.yaml")

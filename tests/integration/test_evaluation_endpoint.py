@@ -3,6 +3,8 @@
 The model is a pico of random weights, five times their usual size, so that its choices are not all alike.
 """
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +15,9 @@ from pico import Lab, chat, documents
 
 from tokenmill.deployment.server import VLLMServer
 from tokenmill.errors import InputError, UserError
+from tokenmill.evaluation import hub
 from tokenmill.evaluation.config import EndpointConfig, EvaluateConfig
+from tokenmill.evaluation.dataset import load
 from tokenmill.evaluation.endpoint import Endpoint
 from tokenmill.manifest import Manifest
 from tokenmill.model.config import InternLM2Config
@@ -24,6 +28,7 @@ from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import JSONL, read_jsonl
 from tokenmill.serving import serving_available
 from tokenmill.steps.context import materialise
+from tokenmill.tracking import read_events
 
 AVAILABLE, REASON = serving_available()
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(not AVAILABLE, reason=REASON)]
@@ -116,6 +121,44 @@ def test_both_backends_agree_item_by_item(
     assert facts["model"] == other["model"] == weights.content and other["served_as"] == served.name
     for name, suite in facts["suites"].items():
         assert other["suites"][name]["value"] == pytest.approx(suite["value"], rel=1e-4)
+
+
+def test_a_pipeline_asks_each_dataset_in_a_task_and_a_wrong_one_is_told_before_any(
+    lab: Lab, weights: Manifest, questions: Manifest, served: VLLMServer
+) -> None:
+    """As a user runs it: the same numbers as the step alone, of a dataset by name and of questions by digest."""
+    rows = (f'{{"q": "the king saw {i}", "options": [" ships", " hills"], "answer": {i % 2}}}\n' for i in range(8))
+    folder = lab.folder / "which"
+    folder.mkdir()
+    (folder / "test.jsonl").write_text("".join(rows))
+    (folder / "dataset.yaml").write_text(
+        "{name: which, description: d, language: en, licence: MIT, group: qa, inferencer: ppl, choices: options, "
+        "template: '{q}', option: '{choice}'}"
+    )
+    which = hub.add(lab.store, load(folder), folder).questions
+    arguments = [f"url={served.url}", f"model={served.name}", "form=plain"]
+    options = [f"evaluation.evaluate.{name}={value}" for name, value in OPTIONS.items()]
+
+    def run(*datasets: str) -> subprocess.CompletedProcess[str]:
+        given = [f"--arg={one}" for one in (*arguments, f"datasets=[{', '.join(datasets)}]")]
+        command = ["run", "benchmark", "--preset", "pico", *given, *(f"--set={one}" for one in options)]
+        command += [f"--store={lab.store.uri}", f"--input=weights={weights.digest[:16]}", "--json"]
+        command = [sys.executable, "-m", "tokenmill.cli", *command]
+        return subprocess.run(command, cwd=lab.folder, capture_output=True, text=True, timeout=240)
+
+    unknown = run("witch")
+    assert unknown.returncode == 2 and "no dataset witch in the store, which has which" in unknown.stderr
+
+    done = run("which", questions.digest[:16])
+    assert done.returncode == 0, done.stderr[-2000:]
+    events = list(read_events(lab.store, orjson.loads(done.stdout)["run"]))
+    made = {e.task: e.data["outputs"]["output"]["content"] for e in events if e.kind == "step_finished"}
+    config = EndpointConfig(form="plain", model=served.name, execution={"url": served.url}, **OPTIONS)
+    for name, asked in (("which", which), (questions.digest[:12], questions)):
+        inputs = {"weights": weights, "tokenizer": lab.tokenizer, "questions": asked}
+        alone = lab.step("evaluation.evaluate_endpoint", config, **inputs)["output"]
+        assert made[f"evaluation.evaluate_endpoint.{name}"] == alone.content
+    assert "evaluation.board" in made
 
 
 def test_another_tokenizer_another_name_and_nobody_are_told_in_a_line(

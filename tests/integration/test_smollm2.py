@@ -19,8 +19,9 @@ from pico import Lab
 from tokenmill.deployment.server import VLLMServer
 from tokenmill.enhancement.config import EnhanceConfig
 from tokenmill.evaluation.config import EndpointConfig, EvaluateConfig
-from tokenmill.evaluation.dataset import load, rendered
+from tokenmill.evaluation.dataset import load
 from tokenmill.evaluation.questions import sums
+from tokenmill.evaluation.rendering import rendered
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.exchange import Imported, export_model, import_model
 from tokenmill.model.folder import copy_checkpoint, load_model

@@ -40,6 +40,68 @@ def evaluate(
     run_component("evaluation.evaluate", run, inputs=inputs, outputs={"output": evaluation}, config=config, task=name)
 
 
+@dsl.component(base_image=images.EVALUATOR, install_kfp_package=False)
+def choose_datasets(
+    weights: str,
+    tokenizer: str,
+    datasets: list,
+    tasks: list,
+    served: dsl.Output[dsl.Model],
+    words: dsl.Output[dsl.Artifact],
+) -> list:
+    """What a loop asks: datasets of the store, tasks of lm-eval; beside it the model that is asked, and its tokenizer."""
+    from tokenmill.errors import told_in_one_line
+    from tokenmill.evaluation.hub import chosen
+    from tokenmill.model.exchange import model_of
+    from tokenmill.steps.component import hand_on, write_pointer
+    from tokenmill.store import open_store
+
+    with told_in_one_line():
+        store = open_store()
+        model = model_of(store, weights, tokenizer)
+        write_pointer(store, model["tokenizer"], words)
+        write_pointer(store, model["weights"], served) if weights else hand_on(None, served)
+        asked = chosen(store, datasets).questions if datasets or not tasks else {}
+    loop = [{"questions": found.digest, "lm_eval": "", "suffix": f".{name}"} for name, found in asked.items()]
+    return loop + [{"questions": "", "lm_eval": name, "suffix": f".{name}"} for name in tasks]
+
+
+@dsl.component(base_image=images.EVALUATOR, install_kfp_package=False)
+def evaluate_endpoint(
+    run: str,
+    url: str,
+    model: str,
+    form: str,
+    questions: str,
+    lm_eval: str,
+    suffix: str,
+    weights: dsl.Input[dsl.Model],
+    tokenizer: dsl.Input[dsl.Artifact],
+    evaluation: dsl.Output[dsl.Artifact],
+) -> None:
+    """A served model on one dataset, or on one task of lm-eval, over HTTP: as a model in a process is asked."""
+    from tokenmill.steps import run_component
+
+    step, config = "evaluation.evaluate_endpoint", {"model": model, "form": form, "execution": {"url": url}}
+    inputs = {"weights": weights, "tokenizer": tokenizer, "questions": questions}
+    if lm_eval:
+        step, config["tasks"] = "evaluation.lm_eval", [lm_eval]
+        del inputs["questions"]
+    run_component(step, run, inputs=inputs, outputs={"output": evaluation}, config=config, task=f"{step}{suffix}")
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def board(
+    run: str,
+    evaluations: dsl.Input[list[dsl.Artifact]],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """Models and suites on one page, with confidence intervals."""
+    from tokenmill.steps import run_component
+
+    run_component("evaluation.board", run, inputs={"evaluations": evaluations}, outputs={"output": page})
+
+
 @dsl.component(base_image=images.DEPLOYER, install_kfp_package=False)
 def current_model(
     run: str,

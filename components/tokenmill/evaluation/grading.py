@@ -52,6 +52,8 @@ def graded(said: str, record: Mapping[str, Any]) -> tuple[str | None, float]:
 
 def graded_as(mode: str, records: Sequence[Mapping[str, Any]]) -> str:
     """The name of what a suite is measured by; all its questions name one metric."""
+    if "turns" in records[0]:
+        return "circular accuracy"
     if mode == "code":
         return f"pass@{records[0].get('k', 1)}"
     return MODE_NAMES.get(mode) or NAMES[records[0].get("metric", "same")]

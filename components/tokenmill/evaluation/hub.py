@@ -1,5 +1,7 @@
 """The datasets of a store: added once, named by a pin, evaluated like any other questions."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +10,9 @@ from pydantic import Field
 
 from tokenmill.config import Section
 from tokenmill.errors import InputError
-from tokenmill.evaluation.dataset import INFERENCERS, SHIPPED, Dataset, load, rendered, version
+from tokenmill.evaluation.dataset import INFERENCERS, SHIPPED, Dataset, load
+from tokenmill.evaluation.rendering import rendered, version
+from tokenmill.lineage import resolve
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import write_jsonl
 from tokenmill.steps.context import scratch, store_file
@@ -93,6 +97,53 @@ def listed(store: ArtifactStore) -> list[Added]:
     """By name."""
     pins = {name.removeprefix(_PINS): digest for name, digest in store.pins().items() if name.startswith(_PINS)}
     return [Added(name, store.get_manifest(digest)) for name, digest in sorted(pins.items())]
+
+
+class Chosen(NamedTuple):
+    """What is to be asked."""
+
+    questions: dict[str, Manifest]
+    """By dataset; questions that were named by their digest, by that."""
+    lacking: dict[str, list[str]]
+    """Suite → its datasets that the store does not have."""
+
+
+def chosen(store: ArtifactStore, names: Sequence[str]) -> Chosen:
+    """Datasets, suites and digests as people name them; all datasets of the store where nothing is named.
+
+    Raises:
+        InputError: the store has nothing of that name, or nothing at all that was asked for.
+    """
+    added = {one.name: one.questions for one in listed(store)}
+    found: dict[str, Manifest] = {}
+    lacking: dict[str, list[str]] = {}
+    unknown: list[str] = []
+    for name in names or added:
+        if name in added:
+            found[name] = added[name]
+        elif name in suites():
+            own = suite(name).names
+            found |= {one: added[one] for one in own if one in added}
+            if missing := [one for one in own if one not in added]:
+                lacking[name] = missing
+        elif re.fullmatch(r"[0-9a-f]{4,64}", name):
+            found[name[:12]] = _questions(store, name)
+        else:
+            unknown.append(name)
+    if unknown:
+        raise InputError(
+            f"no dataset {', '.join(unknown)} in the store, which has {', '.join(added) or 'none'}; see `eval add`"
+        )
+    if not found:
+        raise InputError("the store has no dataset; see `eval add`")
+    return Chosen(found, lacking)
+
+
+def _questions(store: ArtifactStore, digest: str) -> Manifest:
+    manifest = store.get_manifest(resolve(store, digest))
+    if manifest.kind != "questions":
+        raise InputError(f"{digest[:12]} is {manifest.kind}, no questions")
+    return manifest
 
 
 def suite_name(dataset: Dataset) -> str:

@@ -10,6 +10,7 @@ A `questions` artifact has one shard a suite, `<mode>/<suite>.jsonl.zst`. A reco
     instructions    question, instructions (a list of kind and parameters, as `instructions.follows` takes them)
     format          messages, the last of which is the user's
     contamination   question, answer, split (train | test | reference)
+A circular choice, likelihood or generate question has `turns` too: itself, and itself with its options turned round.
 A dataset's records have `shots` too, its worked examples, which are put before the question; it is then asked as it stands.
 """
 

@@ -220,11 +220,34 @@ def contamination(subject: Subject, records: Sequence[Record]) -> Predictions:
     ]
 
 
-MODES: dict[str, Callable[[Subject, Sequence[Record]], Predictions]] = {
+Mode = Callable[[Subject, Sequence[Record]], Predictions]
+
+
+def in_turns(mode: Mode) -> Mode:
+    """The mode, which asks a question that has `turns` once a turn: it is right if it is right in every one (CircularEval)."""
+
+    def scored(subject: Subject, records: Sequence[Record]) -> Predictions:
+        asked = [record | turn for record in records for turn in record.get("turns", [{}])]
+        found = iter(mode(subject, asked))
+        predictions = []
+        for record in records:
+            if "turns" not in record:
+                predictions.append(next(found))
+                continue
+            turns = [next(found) for _ in record["turns"]]
+            told = [{name: value for name, value in turn.items() if name != "id"} for turn in turns]
+            score = float(all(turn["score"] == 1 for turn in turns))
+            predictions.append({"id": record["id"], "turns": told, "score": score})
+        return predictions
+
+    return scored
+
+
+MODES: dict[str, Mode] = {
     "perplexity": perplexity,
-    "choice": choice,
-    "likelihood": likelihood,
-    "generate": generated,
+    "choice": in_turns(choice),
+    "likelihood": in_turns(likelihood),
+    "generate": in_turns(generated),
     "code": code,
     "instructions": instructed,
     "format": well_formed,

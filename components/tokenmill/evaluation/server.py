@@ -44,11 +44,12 @@ class Server:
         if self.tries < 1:
             raise InputError(f"the {self.called} at {self.url} was never asked: tries is {self.tries}")
         url = f"{self.url.rstrip('/').removesuffix('/v1')}/v1{path}"
-        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(self.key)) else {}
         for turn in range(self.tries):
             last = turn == self.tries - 1
             try:
-                answer = self._http.request(method, url, json=body, headers=headers, timeout=self.timeout_s)
+                answer = self._http.request(
+                    method, url, json=body, auth=self._keyed, timeout=self.timeout_s, allow_redirects=False
+                )
             except requests.RequestException as away:
                 if last:
                     raise UserError(f"the {self.called} at {self.url} does not answer: {type(away).__name__}") from None
@@ -58,9 +59,18 @@ class Server:
             time.sleep(self.pause_s * 4**turn)
         raise AssertionError("the last try returns or raises")
 
+    def _keyed(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """With the server's key, if there is one. As requests' `auth`, in whose place it would take a `.netrc`'s password
+        for that host, in front of any header; nor is a redirect followed, for which it looks there again."""
+        if key := os.environ.get(self.key):
+            request.headers["Authorization"] = f"Bearer {key}"
+        return request
+
     def _json(self, answer: requests.Response, body: Mapping[str, Any] | None) -> Any:
         if answer.status_code != 200:
             advice = f"; set {self.key}" if answer.status_code in (401, 403) else ""
+            if elsewhere := answer.headers.get("Location"):
+                advice = f"; it is at {elsewhere}"
             refused = f" model {body['model']}" if body and "model" in body else ""
             raise UserError(
                 f"the {self.called} at {self.url} refuses{refused}: HTTP {answer.status_code}{advice}{_reason(answer)}"

@@ -63,7 +63,8 @@ def show(
 ) -> None:
     """How a dataset is asked; of a folder also the first question, as a model reads it."""
     from tokenmill.evaluation import hub
-    from tokenmill.evaluation.dataset import load, rendered
+    from tokenmill.evaluation.dataset import load
+    from tokenmill.evaluation.rendering import rendered
 
     folder = Path(dataset)
     found = load(folder) if folder.is_dir() else load(folder, shipped=dataset)
@@ -103,11 +104,14 @@ def add(
 @eval_app.command()
 def run(
     names: Annotated[
-        list[str] | None, typer.Argument(help="datasets of the store, or suites: base, chat [all]")
+        list[str] | None,
+        typer.Argument(help="datasets of the store, suites (base, chat), or digests of questions [all datasets]"),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="of the model: digest or prefix, URI, models:/name@alias; what an endpoint serves"),
+        typer.Option(
+            help="of the model, or its release: digest or prefix, URI, models:/name@alias; what an endpoint serves"
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="that it was trained with [the one in the weights' lineage]")
@@ -122,6 +126,7 @@ def run(
     """Evaluate a model on datasets of the store; what fails on one is told, and the others go on."""
     from tokenmill.cli.running import checked
     from tokenmill.evaluation import hub
+    from tokenmill.model.exchange import model_of
     from tokenmill.steps import configured, find
     from tokenmill.store import open_store
 
@@ -131,20 +136,23 @@ def run(
     if not endpoint and not weights:
         raise InputError("give --weights; or --endpoint and --model, of a model that is served")
     step = "evaluation.evaluate_endpoint" if endpoint else "evaluation.evaluate"
-    given = _model(opened, weights, tokenizer)
+    given = model_of(opened, weights or "", tokenizer or "")
     served = {"model": model, "execution": {"url": endpoint}} if endpoint else {}
     overrides = _form_of(names) | checked(preset, assignments)
     config = configured(find(step), preset, overrides, served)
-    added = {one.name: one for one in hub.listed(opened)}
+    chosen = hub.chosen(opened, names or [])
+    for suite, lacking in chosen.lacking.items():
+        typer.echo(f"suite {suite}: not in the store, see `eval add`: {', '.join(lacking)}", err=True)
     rows = []
-    for name in _wanted(names, list(added)):
+    for name, questions in chosen.questions.items():
         try:
-            asked = given | {"questions": added[name].questions}
-            rows.append({"dataset": name} | _evaluated(opened, step, preset, config, asked))
+            found = _suites(opened, step, preset, config, given | {"questions": questions})
+            more = [{"dataset": name, "suite": suite} | numbers for suite, numbers in found]
         except Exception as failure:  # another dataset's numbers are no less true
-            rows.append({"dataset": name, "failed": f"{type(failure).__name__}: {failure}"})
+            more = [{"dataset": name, "failed": f"{type(failure).__name__}: {failure}"}]
+        rows += more
         if not as_json:
-            typer.echo(_line(rows[-1]))
+            typer.echo("\n".join(_line(row if len(more) == 1 else row | {"dataset": row["suite"]}) for row in more))
     if as_json:
         show_json(rows)
     if failed := [row["dataset"] for row in rows if "failed" in row]:
@@ -168,11 +176,12 @@ def lm_eval(
 ) -> None:
     """Run tasks of EleutherAI's lm-eval on a model, with its prompts and metrics (extra `lm-eval`)."""
     from tokenmill.cli.running import checked
+    from tokenmill.model.exchange import model_of
     from tokenmill.steps import configured, find
     from tokenmill.store import open_store
 
     opened = open_store(use_store(store))
-    given = _model(opened, weights, tokenizer)
+    given = model_of(opened, weights or "", tokenizer or "")
     own: dict[str, Any] = {
         "tasks": tasks,
         "num_fewshot": num_fewshot,
@@ -189,60 +198,12 @@ def lm_eval(
         typer.echo(_line(row))
 
 
-def _model(store: "ArtifactStore", weights: str | None, tokenizer: str | None) -> "dict[str, Manifest]":
-    """Weights where they are given, and the tokenizer; by default the one that the weights were made with."""
-    from tokenmill.lineage import resolve
-
-    given = {
-        role: store.get_manifest(resolve(store, named))
-        for role, named in (("weights", weights), ("tokenizer", tokenizer))
-        if named
-    }
-    if not given:
-        raise InputError("give --weights; of an endpoint whose weights are not in the store, --tokenizer")
-    if "tokenizer" not in given:
-        from tokenmill.model.exchange import tokenizer_of
-
-        given["tokenizer"] = tokenizer_of(store, given["weights"])
-    return given
-
-
 def _form_of(names: list[str] | None) -> dict[str, Any]:
     """A suite's own form, where it alone is named: base models are asked plainly, chat models as in a chat."""
     from tokenmill.evaluation import hub
 
     alone = names[0] if names and len(names) == 1 else ""
     return {"evaluation.evaluate.form": hub.suite(alone).form} if alone in hub.suites() else {}
-
-
-def _wanted(names: list[str] | None, added: list[str]) -> list[str]:
-    """The datasets that are meant; of a suite those that the store has, and what it lacks is told."""
-    from tokenmill.evaluation import hub
-
-    wanted: list[str] = []
-    for name in names or added:
-        if name not in added and name in hub.suites():
-            own = hub.suite(name).names
-            wanted += [one for one in own if one in added]
-            if lacking := [one for one in own if one not in added]:
-                typer.echo(f"suite {name}: not in the store, see `eval add`: {', '.join(lacking)}", err=True)
-        else:
-            wanted.append(name)
-    if unknown := sorted(set(wanted) - set(added)):
-        raise InputError(
-            f"no dataset {', '.join(unknown)} in the store, which has {', '.join(added) or 'none'}; see `eval add`"
-        )
-    if not wanted:
-        raise InputError("the store has no dataset; see `eval add`")
-    return list(dict.fromkeys(wanted))
-
-
-def _evaluated(
-    store: "ArtifactStore", step: str, preset: str, config: Any, inputs: "dict[str, Manifest]"
-) -> dict[str, Any]:
-    """The one suite of an evaluation, and where it is."""
-    (suite, numbers), *_ = _suites(store, step, preset, config, inputs)
-    return {"suite": suite} | numbers
 
 
 def _suites(
@@ -275,7 +236,7 @@ def _line(row: dict[str, Any]) -> str:
         return f"{row['dataset']:<24}failed: {row['failed']}"
     low, high = row["ci_low"], row["ci_high"]
     value = "diverged" if row["value"] is None else f"{row['value']:.4g} [{low:.4g}, {high:.4g}]"
-    line = f"{row['dataset']:<24}{row['metric']:<12}{value:<28}{row['n']:>6} questions  {row['evaluation'][:12]}"
+    line = f"{row['dataset']:<24}{row['metric']:<11} {value:<28}{row['n']:>6} questions  {row['evaluation'][:12]}"
     if row["metric"] == "Δ1" and (other := row["splits"].get("delta2")):
         line += f"  Δ2 {other['value']:+.4g} ± {other['se']:.2g}"
     return line

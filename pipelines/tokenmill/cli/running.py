@@ -12,7 +12,9 @@ from tokenmill.errors import ConfigError
 
 Pipeline = Annotated[
     str,
-    typer.Argument(help="lifecycle, continual, retrieval, serve, smoke, or a phase alone: curation, pretraining, …"),
+    typer.Argument(
+        help="lifecycle, continual, retrieval, serve, benchmark, smoke, or a phase alone: curation, pretraining, …"
+    ),
 ]
 Arguments = Annotated[list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="a parameter of the pipeline")]
 Given = Annotated[

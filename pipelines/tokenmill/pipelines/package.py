@@ -18,7 +18,7 @@ from tokenmill.pipelines.handed_on import HANDED_ON
 from tokenmill.pipelines.opening import refuse_execution
 
 PARTS = ("curation", "pretraining", "enhancement", "sft", "alignment", "evaluation", "deployment")
-NAMES = ("lifecycle", *PARTS, "continual", "retrieval", "serve", "smoke")
+NAMES = ("lifecycle", *PARTS, "continual", "retrieval", "serve", "benchmark", "smoke")
 
 
 def build(name: str, preset: str) -> Any:
@@ -84,7 +84,7 @@ def apply_profile(documents: list[Any], settings: dict[str, Any], registry: str 
         own = merge(settings.get("all", {}), settings.get("images", {}).get(kind, {}))
         own = _added(own, settings.get("tasks", {}).get(name.removeprefix("exec-"), {}))
         if own.get("resources"):
-            container["resources"] = own["resources"]
+            container["resources"] = {what: much for what, much in own["resources"].items() if much}
         if own.get("retry"):
             retries[name] = own["retry"]
         if registry:
@@ -103,7 +103,7 @@ def apply_profile(documents: list[Any], settings: dict[str, Any], registry: str 
 
 
 def _added(settings: Any, more: Any) -> Any:
-    """What a task has beyond others of its image: its lists go on where theirs end."""
+    """What a task has beyond others of its image: its lists go on where theirs end; null takes away."""
     if isinstance(settings, dict) and isinstance(more, dict):
         return settings | {key: _added(settings.get(key), value) for key, value in more.items()}
     return [*settings, *more] if isinstance(settings, list) else more

@@ -206,6 +206,24 @@ def _tokens(folder: Path) -> tuple[int, dict[str, int], str]:
     return words.vocab_size, words.special, ""
 
 
+def model_of(store: ArtifactStore, weights: str = "", tokenizer: str = "") -> dict[str, Manifest]:
+    """`weights` and `tokenizer` of the model that a person means: both of a release; else, where none is named, the tokenizer
+    that the weights were made with. Without weights the tokenizer alone.
+
+    Raises:
+        InputError: neither is given, or nothing is called that.
+    """
+    named = {"weights": weights, "tokenizer": tokenizer}
+    given = {role: store.get_manifest(resolve(store, name)) for role, name in named.items() if name}
+    if not given:
+        raise InputError("give weights; of a served model whose weights are not in the store, its tokenizer")
+    if "tokenizer" not in given:
+        given["tokenizer"] = tokenizer_of(store, given["weights"])
+    if weights and given["weights"].kind == "release":
+        given["weights"] = store.get_manifest(given["weights"].parents["weights"][0])
+    return given
+
+
 def tokenizer_of(store: ArtifactStore, model: Manifest) -> Manifest:
     """The tokenizer that a model was trained with: the nearest one among what it was made from.
 

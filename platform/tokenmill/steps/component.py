@@ -1,7 +1,7 @@
 """The one call in a KFP component's body: artifacts in, step, artifacts out.
 
 A KFP artifact is a *pointer*: its file holds the manifest's digest and its metadata the counts, because KFP's launcher would
-drag a terabyte through pod disks. A report is the exception: KFP shows the file itself.
+drag a terabyte through pod disks. Reports and boards are the exception: KFP shows their page itself.
 """
 
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ def read_pointers(store: ArtifactStore, artifact: Any) -> list[Manifest]:
 
 def write_pointer(store: ArtifactStore, manifest: Manifest, artifact: Any) -> None:
     """Write the pointer file and the metadata that the KFP UI shows."""
-    pages = manifest.shards if manifest.kind == "report" else ()
+    pages = manifest.shards if manifest.kind in ("report", "board") else ()
     page = next((shard for shard in pages if shard.name.endswith(".html")), None)
     pointer = {"digest": manifest.digest, "store": store.uri, "kind": manifest.kind}
     path = Path(artifact.path)

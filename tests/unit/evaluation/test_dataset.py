@@ -9,8 +9,9 @@ import yaml
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.evaluation import hub
 from tokenmill.evaluation.config import GROUPS, EvaluateConfig
-from tokenmill.evaluation.dataset import SHIPPED, Dataset, load, rendered, version
+from tokenmill.evaluation.dataset import SHIPPED, Dataset, load
 from tokenmill.evaluation.evaluate import EVALUATION
+from tokenmill.evaluation.rendering import rendered, version
 
 BASE = {"name": "capitals", "description": "where is it", "language": "en", "licence": "CC0-1.0", "group": "qa"}
 CHOICE = BASE | {
@@ -213,7 +214,11 @@ def test_the_suites_hold_the_reports_scores():
     assert not {"20B-Base"} & (found["mmlu"].keys() | found["agieval"].keys() | found["ceval"].keys())  # spec §0.3
     assert set(base.names) | set(chat.names) == set(found)
     shown = {name: set(suite.models) for suite in (base, chat) for name in suite.names}
-    assert all(found[name].keys() & models for name, models in shown.items())
+    assert {name for name, models in shown.items() if not found[name].keys() & models} == {"humaneval-x-python"}
+    assert found["mathbench-en"]["7B-Base"] == 18.5 and found["mathbench-cn-gen"]["20B-Chat"] == 48.0
+    assert found["gaokao"] == {
+        "7B-Base": 40.7, "7B": 58.6, "20B": 57.1, "7B-SFT": 57.3, "7B-Chat": 58.0, "20B-SFT": 58.6, "20B-Chat": 58.3
+    }  # fmt: skip
     assert {model for scores in found.values() for model in scores} == {*base.models, *chat.models}
 
 
@@ -334,13 +339,13 @@ def test_deltas_and_splits_go_together(folder, wrong):
 
 def test_both_deltas_of_a_dataset_are_measured_and_told(folder, lab):
     """A random model has no favourites: both are within chance, and no score is made up."""
-    from tokenmill.cli.evaluating import _evaluated, _line
+    from tokenmill.cli.evaluating import _line, _suites
 
     path = folder(SPLITS | {"splits": {"train": "train.jsonl", "reference": "test.jsonl"}}, RECORDS, DEV)
     added = hub.add(lab.store, load(path), path)
     inputs = {"weights": lab.weights(), "tokenizer": lab.tokenizer, "questions": added.questions}
-    row = _evaluated(lab.store, "evaluation.evaluate", "pico", EvaluateConfig(), inputs)
-    assert (row["suite"], row["metric"], row["value"]) == ("contamination/capitals", "Δ1", 0.0)  # the same problems
+    ((suite, row),) = _suites(lab.store, "evaluation.evaluate", "pico", EvaluateConfig(), inputs)
+    assert (suite, row["metric"], row["value"]) == ("contamination/capitals", "Δ1", 0.0)  # the same problems
     assert row["splits"]["train"]["n"] == 6 and row["splits"]["delta2"]["se"] > 0
     told = _line({"dataset": "capitals"} | row)
     assert "Δ1" in told and "Δ2" in told
