@@ -209,6 +209,9 @@ def kubernetes_api(folder):
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = (
+            True  # or each answer's body waits 40 ms until the client has acknowledged its headers
+        )
 
         def log_message(self, *_):
             pass

@@ -8,11 +8,15 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import requests
 
 from tokenmill.deployment.server import ENGINE
 from tokenmill.serving import serve_python
+
+CACHE = Path.home() / ".cache" / "vllm"
+"""What vLLM finds out about a model's class, in 7 s, it keeps: one cache for all pods of all tests."""
 
 
 class PodProcess:
@@ -84,4 +88,4 @@ class PodProcess:
                 held = self.api.of("ConfigMap")[named["name"]]["data"].get(named["key"])
                 if held is not None:
                     values[variable["name"]] = held
-        return values | {"HOME": str(room)}
+        return values | {"HOME": str(room), "VLLM_CACHE_ROOT": str(CACHE)}

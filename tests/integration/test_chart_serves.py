@@ -21,6 +21,7 @@ import servers
 import yaml
 from checkpoints import reciting_llama
 from kubernetes_api import kubernetes_api
+from pod_process import CACHE
 from release_facts import FACTS
 from rendered import needs_helm, render
 
@@ -77,7 +78,8 @@ def pod(tmp_path_factory, bucket):
     assert fetched.returncode == 0, fetched.stderr
     engine = spec["containers"][0]
     environment = {"PATH": os.environ["PATH"], "VLLM_API_KEY": KEY}
-    environment |= {e["name"]: here(e["value"]) for e in engine["env"] if "value" in e} | {"HOME": str(room)}
+    environment |= {e["name"]: here(e["value"]) for e in engine["env"] if "value" in e}
+    environment |= {"HOME": str(room), "VLLM_CACHE_ROOT": str(CACHE)}
     with (room / "vllm.log").open("wb") as log:
         process = subprocess.Popen(
             [str(serve_python()), *engine["command"][1:], *map(here, engine["args"])],

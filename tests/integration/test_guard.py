@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -57,13 +58,18 @@ def test_a_guard_whose_parent_is_already_gone_ends_at_once():
 
 
 def test_the_thread_that_started_a_guard_may_end():
-    import threading
-
     started = []
-    thread = threading.Thread(target=lambda: started.append(subprocess.Popen(guarded(os.getpid(), "sleep 300"))))
+
+    def start():
+        process = subprocess.Popen(guarded(os.getpid(), "wait"), stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "started\n"
+
+    thread = threading.Thread(target=start)
     thread.start()
     thread.join()
-    time.sleep(1)
-    assert started[0].poll() is None
-    started[0].terminate()
-    started[0].wait(10)
+    with started[0] as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.terminate()
+        process.wait(10)

@@ -48,8 +48,8 @@ def _threatens(backend: Backend, name: str, keys: set[str]) -> bool:
         return False
     try:
         return not keys.isdisjoint(_posted(backend.uri, name, backend.get))
-    except NotFoundError:
-        return False
+    except NotFoundError:  # what it named, and so may have deleted, cannot be known any more
+        return True
 
 
 @lru_cache(maxsize=8)

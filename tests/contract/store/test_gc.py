@@ -151,21 +151,36 @@ def test_a_run_that_publishes_while_gc_is_about_to_delete_is_spared(
     assert keys(store, "blobs") == blobs(manifest)
 
 
-def test_a_run_that_comes_after_that_look_waits_and_stores_again(
-    store: ArtifactStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("reads_it", ["while it stands", "when it is gone"])
+def test_a_run_that_comes_after_that_look_stores_again(
+    store: ArtifactStore, publish: Publish, monkeypatch: pytest.MonkeyPatch, reads_it: str
 ) -> None:
+    """It finds the blob, which is still there, and a notice; what that says it may come too late to read."""
     store.put_blob(b"old")
     run, published = threading.Thread(target=lambda: published.append(publish(store, b"old"))), list[Manifest]()
-    mark = _Live.mark
+    mark, read, met, over = _Live.mark, store.backend.get, threading.Event(), threading.Event()
 
     def mark_then_publish(live: _Live) -> None:
         mark(live)
         if keys(store, "gc") and not run.ident:
             run.start()
-            time.sleep(0.3)  # it finds the blob, which is still there, and the notice
+            assert met.wait(20)
 
+    def read_and_tell(key: str) -> bytes:
+        if not key.startswith("gc/") or threading.current_thread() is not run:
+            return read(key)
+        if reads_it == "when it is gone":
+            met.set()
+            assert over.wait(20)
+        try:
+            return read(key)
+        finally:
+            met.set()
+
+    monkeypatch.setattr(store.backend, "get", read_and_tell)
     monkeypatch.setattr(_Live, "mark", mark_then_publish)
     report = gc(store, min_age_s=0)
+    over.set()
     assert report.deleted["blobs"].objects == 1
     run.join()
     assert published, "the run came through"

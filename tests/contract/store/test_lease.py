@@ -98,7 +98,6 @@ def test_a_holder_that_was_silent_too_long_learns_that_it_lost(store: ArtifactSt
     watcher = watch_lease(store, KEY, first.attempt)
     silence(first)
     with hold(store, timeout_s=20) as second:
-        time.sleep(TTL_S / 2)
         for loser in (first, watcher):
             with pytest.raises(LeaseLost, match="000002"):
                 loser.check()
@@ -161,14 +160,15 @@ def test_a_slow_taker_does_not_win_with_a_number_that_was_used_before(store: Art
 
 def test_a_holder_works_on_while_the_store_is_away(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known then, and publishing is first-wins anyway: training goes on."""
-    first = hold(store)
+    first, tried = hold(store), threading.Semaphore(0)
 
     def away(prefix: str) -> None:
+        tried.release()
         raise StoreError("away")
 
     with monkeypatch.context() as patch:
         patch.setattr(store.backend, "list", away)
-        time.sleep(TTL_S)
+        assert all(tried.acquire(timeout=20) for _ in range(4)), "four heartbeats, a lifetime of the lease"
         first.check()
         assert first._thread.is_alive()
     first.release()

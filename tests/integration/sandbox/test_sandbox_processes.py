@@ -112,7 +112,8 @@ def test_no_process_outside_is_signalled(place):
 def test_a_daemon_does_not_stay(place):
     mark = f"left-{os.getpid()}-{id(place)}"
     code = f"""
-    import os, sys, time
+    import os, sys
+    until_it_runs, held = os.pipe()  # by whoever has not become another program yet
     if os.fork() == 0:
         try:
             os.setsid()
@@ -121,7 +122,8 @@ def test_a_daemon_does_not_stay(place):
         if os.fork() == 0:
             os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", {mark!r}])
         os._exit(0)
-    time.sleep(0.3)
+    os.close(held)
+    os.read(until_it_runs, 1)
     """
     result = place.run(code)
     assert result.status == "ok" and result.wall_s < 5, result

@@ -1,7 +1,7 @@
 """Checkpoints where ranks store at different speed, where stored bytes are damaged, and what each rank gets back."""
 
 import random
-import time
+import threading
 from pathlib import Path
 
 import numpy
@@ -44,16 +44,21 @@ def begin(rank, root, world, **execution):
 
 def save_slowly(rank, root):
     store, checkpoints = begin(rank, root, 2, keep_last=3)
+    let_go, stored = threading.Event(), []
     if rank == 1:
         put = store.backend.put
-        store.backend.put = lambda key, data: (time.sleep(0.5), put(key, data))
-    engine, started = Files(), time.monotonic()
+        store.backend.put = lambda key, data: (let_go.wait(20), stored.append(key), put(key, data))
+    engine = Files()
     for step in (4, 8):
         checkpoints.save(engine, step, {})
         engine.weights += 10  # training goes on
-    assert time.monotonic() - started < 0.4, "two slots: neither save waits for an upload"
-    checkpoints.save(engine, 12, {})
-    assert rank == 0 or time.monotonic() - started > 0.9, "the third waits for the first"
+    assert not stored, "two slots: neither save waits for an upload"
+    third = threading.Thread(target=checkpoints.save, args=(engine, 12, {}))
+    third.start()
+    third.join(0.3)
+    assert rank == 0 or third.is_alive(), "the third waits for the first"
+    let_go.set()
+    third.join()
     checkpoints.wait()
     if rank == 0:
         assert [c.step for c in complete_checkpoints(store, "key")] == [4, 8, 12]  # rank 0 may leave now

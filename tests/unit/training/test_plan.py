@@ -76,8 +76,8 @@ config = InternLM2Config(vocab_size=512, hidden_size=512, num_hidden_layers=6, n
                          head_dim=64, intermediate_size=1536)
 model = InternLM2ForCausalLM(config)
 model.model.recompute = "RECOMPUTE"
-ids = torch.zeros(4096, dtype=torch.long)
-ends = torch.arange(0, 4097, 512, dtype=torch.int32)
+ids = torch.zeros(1024, dtype=torch.long)
+ends = torch.arange(0, 1025, 128, dtype=torch.int32)
 model.model.packed(ids, ends).sum().backward()  # gradients, threads and buffers are there now
 gc.collect()
 before = Process().memory_info().rss
@@ -90,11 +90,11 @@ print(Process().memory_info().rss - before)
 def test_activations_of_a_small_model_are_what_its_process_takes(run_python, recompute):
     small = InternLM2Config(vocab_size=512, hidden_size=512, num_hidden_layers=6, num_attention_heads=8,
                             num_key_value_heads=2, head_dim=64, intermediate_size=1536)  # fmt: skip
-    layout = Layout(ranks=1, zero_stage=1, micro_batch_tokens=4096, recompute=recompute, precision="fp32")
+    layout = Layout(ranks=1, zero_stage=1, micro_batch_tokens=1024, recompute=recompute, precision="fp32")
     code = MEASURE.replace("RECOMPUTE", recompute)
     measured = int(run_python(code, MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536"))
     expected = activations(small, layout, fused=False)
     if recompute == "selective":  # the layer that is whole again is so in the backward pass
         one = replace(small, num_hidden_layers=1), replace(layout, recompute="none")
-        expected -= activations(*one, fused=False) - 4096 * 2 * 4 * small.hidden_size
+        expected -= activations(*one, fused=False) - 1024 * 2 * 4 * small.hidden_size
     assert expected == pytest.approx(measured, rel=0.1)
