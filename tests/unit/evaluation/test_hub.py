@@ -36,6 +36,11 @@ def test_datasets_are_meant_by_name_by_suite_by_digest_or_all(lab: Lab) -> None:
     found = hub.chosen(lab.store, ["base", drawn.digest[:20], "capitals"])
     assert found.questions == {"gsm8k": maths, drawn.digest[:12]: drawn, "capitals": capitals}
     assert set(found.lacking["base"]) == {*hub.suite("base").names} - {"gsm8k"}
+    assert hub.loop_items(lab.store, ["capitals"], ["arc_easy"]) == [
+        {"questions": capitals.digest, "lm_eval": "", "suffix": ".capitals"},
+        {"questions": "", "lm_eval": "arc_easy", "suffix": ".arc_easy"},
+    ]
+    assert len(hub.loop_items(lab.store, [], [])) == 2 and len(hub.loop_items(lab.store, [], ["arc_easy"])) == 1
     with pytest.raises(InputError, match="no dataset witch, wicked in the store, which has capitals, gsm8k"):
         hub.chosen(lab.store, ["witch", "capitals", "wicked"])
     with pytest.raises(InputError, match="is corpus, no questions"):
