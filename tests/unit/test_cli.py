@@ -1,6 +1,7 @@
 """The command line at its edges: a wrong argument is one line and exit code 2, and scripts get JSON."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -281,3 +282,25 @@ def test_models_are_compared_and_put_on_a_board(
     assert f"model {store.get_manifest(models[0]).content[:8]} (plain) |" in tokenmill("eval", "board", "base").out
     nobody = tokenmill("eval", "run", "which", "--tokenizer", lab.tokenizer.digest)
     assert nobody.code == 2 and "give --weights; or --endpoint and --model" in nobody.err
+
+
+@pytest.mark.skipif(find_spec("reasoning_gym") is None, reason="pip install --no-deps reasoning-gym")
+def test_a_generated_benchmark_gets_its_twins_and_is_added_with_them(
+    store: ArtifactStore, tmp_path: Path, tokenmill: Callable[..., Said]
+) -> None:
+    from tokenmill.problems import problems
+
+    folder = tmp_path / "sums"
+    folder.mkdir()
+    for name, seed in (("test", 1), ("train", 99)):
+        rows = problems("basic_arithmetic", 12, seed)
+        (folder / f"{name}.jsonl").write_text("".join(orjson.dumps(row).decode() + "\n" for row in rows))
+    told = "{name: sums, description: d, language: en, licence: MIT, group: reasoning, inferencer: deltas, "
+    told += "template: '{question}', splits: {train: train.jsonl%s}}"
+    (folder / "dataset.yaml").write_text(told % "")
+    assert "say where twins go" in tokenmill("eval", "twins", str(folder)).err
+    (folder / "dataset.yaml").write_text(told % ", reference: twins.jsonl")
+    assert "12 twins of 12 tests, 0 rejected" in tokenmill("eval", "twins", str(folder)).out
+    assert "is there already" in tokenmill("eval", "twins", str(folder)).err
+    added = tokenmill("eval", "add", str(folder))
+    assert added.code == 0 and "36 questions" in added.out

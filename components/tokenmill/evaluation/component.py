@@ -51,7 +51,7 @@ def choose_datasets(
 ) -> list:
     """What a loop asks: datasets of the store, tasks of lm-eval; beside it the model that is asked, and its tokenizer."""
     from tokenmill.errors import told_in_one_line
-    from tokenmill.evaluation.hub import chosen
+    from tokenmill.evaluation.hub import loop_items
     from tokenmill.model.exchange import model_of
     from tokenmill.steps.component import hand_on, write_pointer
     from tokenmill.store import open_store
@@ -61,9 +61,7 @@ def choose_datasets(
         model = model_of(store, weights, tokenizer)
         write_pointer(store, model["tokenizer"], words)
         write_pointer(store, model["weights"], served) if weights else hand_on(None, served)
-        asked = chosen(store, datasets).questions if datasets or not tasks else {}
-    loop = [{"questions": found.digest, "lm_eval": "", "suffix": f".{name}"} for name, found in asked.items()]
-    return loop + [{"questions": "", "lm_eval": name, "suffix": f".{name}"} for name in tasks]
+        return loop_items(store, datasets, tasks)
 
 
 @dsl.component(base_image=images.EVALUATOR, install_kfp_package=False)

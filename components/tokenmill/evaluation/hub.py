@@ -13,6 +13,7 @@ from tokenmill.errors import InputError
 from tokenmill.evaluation.dataset import INFERENCERS, SHIPPED, Dataset, load
 from tokenmill.evaluation.rendering import rendered, version
 from tokenmill.lineage import resolve
+from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import write_jsonl
 from tokenmill.steps.context import scratch, store_file
@@ -137,6 +138,15 @@ def chosen(store: ArtifactStore, names: Sequence[str]) -> Chosen:
     if not found:
         raise InputError("the store has no dataset; see `eval add`")
     return Chosen(found, lacking)
+
+
+def loop_items(store: ArtifactStore, names: Sequence[str], tasks: Sequence[str]) -> list[dict[str, str]]:
+    """What a KFP loop asks: `chosen` datasets, unless tasks of lm-eval alone are named; and those."""
+    found, lacking = chosen(store, names) if names or not tasks else Chosen({}, {})
+    for named, datasets in lacking.items():
+        Log({"suite": named}).warning("not in the store, see `eval add`", datasets=datasets)
+    items = [{"questions": asked.digest, "lm_eval": "", "suffix": f".{name}"} for name, asked in found.items()]
+    return items + [{"questions": "", "lm_eval": name, "suffix": f".{name}"} for name in tasks]
 
 
 def _questions(store: ArtifactStore, digest: str) -> Manifest:

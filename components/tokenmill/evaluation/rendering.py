@@ -46,7 +46,7 @@ def rendered(dataset: Dataset, folder: Path) -> tuple[str, list[Record]]:
 def _records(dataset: Dataset, folder: Path) -> list[Record]:
     shots = _shots(dataset, folder)
     records: list[Record] = []
-    for place, record in _read(folder / dataset.records):
+    for place, record in read(folder / dataset.records):
         made = _asked(dataset, record, place)
         records.append(
             {"id": str(record.get("id", f"{len(records):05d}")), **made}
@@ -65,7 +65,7 @@ def _of_split(dataset: Dataset, path: Path, split: str) -> list[Record]:
             "question": _fill(dataset.template, record, place),
             "answer": _fill(dataset.answer, record, place),
         }
-        for number, (place, record) in enumerate(_read(path))
+        for number, (place, record) in enumerate(read(path))
     ]
     if not found:
         raise InputError(f"{path} holds no problem")
@@ -77,7 +77,7 @@ def version(dataset: Dataset, folder: Path) -> str:
     sha = hashlib.sha256()
     shots = [dataset.few_shot.records] if dataset.few_shot else []
     for name in [dataset.records, *shots, *(dataset.splits[split] for split in sorted(dataset.splits))]:
-        for _, record in _read(folder / name):
+        for _, record in read(folder / name):
             sha.update(orjson.dumps(record, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
         sha.update(b"\n")  # a question that became an example is another version
     return sha.hexdigest()
@@ -89,7 +89,7 @@ def _shots(dataset: Dataset, folder: Path) -> str | None:
         return None
     if not (few := dataset.few_shot):
         return ""
-    examples = list(_read(folder / few.records))
+    examples = list(read(folder / few.records))
     if len(examples) < few.n:
         raise InputError(f"{folder / few.records} holds {len(examples)} examples; few_shot.n is {few.n}")
     drawn = examples[: few.n] if few.seed is None else random.Random(few.seed).sample(examples, few.n)
@@ -235,7 +235,7 @@ def _fill(template: str, fields: Mapping[str, Any], place: str) -> str:
     return _FIELD.sub(value, template)
 
 
-def _read(path: Path) -> Iterator[tuple[str, Record]]:
+def read(path: Path) -> Iterator[tuple[str, Record]]:
     """Records, each with where it stands."""
     if not path.is_file():
         raise InputError(f"there is no {path}; expected are one JSON object a line")

@@ -1,4 +1,4 @@
-"""Commands about datasets: `tokenmill eval list | show | add | run`; `compare` and `board` are in `ranking`."""
+"""Commands about datasets: `tokenmill eval list | show | add | twins | run`; `compare` and `board` are in `ranking`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,6 +99,40 @@ def add(
         return
     typer.echo(f"{made.suite}: {made.questions.digest}  {made.questions.shards[0].records} questions")
     typer.echo(f"hand on   --input questions={made.questions.digest[:12]}")
+
+
+@eval_app.command()
+def twins(
+    folder: Annotated[Path, typer.Argument(help="folder with dataset.yaml, which names a reference in `splits`")],
+    seed: Annotated[int | None, typer.Option(help="of the draw; far from the tests' own [1000003]")] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="have a chat model rewrite the tests")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="its name there")] = None,
+    field: Annotated[str, typer.Option(help="of a record, which is rewritten")] = "question",
+) -> None:
+    """Make a reference for Δ1: the tests' tasks drawn again with other numbers, or the tests in other words."""
+    from tokenmill.evaluation.dataset import load
+    from tokenmill.evaluation.judge import Endpoint
+    from tokenmill.evaluation.rendering import read
+    from tokenmill.evaluation.twins import SEED, Twins, redrawn, rewritten
+    from tokenmill.records import line_of
+
+    dataset = load(folder)
+    if not (name := dataset.splits.get("reference")):
+        raise InputError(f"{folder / 'dataset.yaml'}: say where twins go: `splits: {{reference: twins.jsonl}}`")
+    if (path := folder / name).exists():
+        raise InputError(f"{path} is there already: remove it to make others")
+    if bool(endpoint) != bool(model):
+        raise InputError("--endpoint and --model go together")
+    tests = [record for _, record in read(folder / dataset.records)]
+    if endpoint and model:
+        made = rewritten(tests, Endpoint(endpoint, model), model, field)
+    else:
+        train = read(folder / dataset.splits["train"]) if "train" in dataset.splits else ()
+        made = Twins(redrawn(tests, [str(record.get("question")) for _, record in train], seed or SEED), [])
+    for file, rows in ((path, made.made), (path.with_suffix(".rejected.jsonl"), made.rejected)):
+        if rows:
+            file.write_bytes(b"".join(map(line_of, rows)))
+    typer.echo(f"{path}: {len(made.made)} twins of {len(tests)} tests, {len(made.rejected)} rejected")
 
 
 @eval_app.command()

@@ -120,6 +120,8 @@ def board(
     asked += [resolve(opened, named) for named in questions or ()]
     children = (opened.get_manifest(child) for digest in asked for child in opened.children(digest))
     found = {manifest.digest: manifest for manifest in children if manifest.kind == "evaluation"}
+    if not found:
+        raise InputError("no model was evaluated on datasets of this store; see `tokenmill eval run`")
     run = RunRef.new("board", suite)
     given = {"evaluations": _latest_last(list(found.values()))}
     made = run_step("evaluation.board", BoardConfig(suite=suite), given, store=opened, run=run)["output"]

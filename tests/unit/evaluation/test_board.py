@@ -32,7 +32,7 @@ def test_models_stand_beside_the_reports_scores_as_shares(lab: Lab) -> None:
     assert list(rows) == ["InternLM2-7B-Base", "InternLM2-7B", "InternLM2-20B-Base", "InternLM2-20B", "ours"]
     assert rows["InternLM2-7B"]["cells"]["choice/mmlu"]["value"] == pytest.approx(0.658)  # spec §8.5
     assert "choice/mmlu" not in rows["InternLM2-20B-Base"]["cells"]  # spec §0.3: the row repeats another
-    assert document["columns"][:2] == ["choice/mmlu", "choice/cmmlu"] and len(document["columns"]) == 18
+    assert document["columns"][:2] == ["choice/mmlu", "choice/cmmlu"] and len(document["columns"]) == 22
     line = next(line for line in text.splitlines() if line.startswith("| choice/mmlu"))
     assert line == "| choice/mmlu | accuracy | 0.64 | 0.658 | – | 0.677 | 0.31 [0.21, 0.41] |"
     assert "| diverged |" in next(line for line in text.splitlines() if line.startswith("| generate/gsm8k"))
