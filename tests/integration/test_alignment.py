@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 import psutil
 import pytest
+import yaml
 from pico import Lab
 
 from tokenmill.cli import annotating
@@ -20,12 +21,14 @@ from tokenmill.errors import Interrupted
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.model.config import InternLM2Config
+from tokenmill.model.exchange import export_model
 from tokenmill.model.folder import load_model, read_config, save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import TokenizeConfig, TokenizerConfig
 from tokenmill.records import read_jsonl
 from tokenmill.rlhf.annotation_store import retire
+from tokenmill.rlhf.conditional import conditional_prompts
 from tokenmill.rlhf.config import (
     CollectPreferencesConfig,
     DecideConfig,
@@ -295,7 +298,11 @@ def test_ppo_is_on_policy_and_reports_every_iteration(ppo, sft, records):
 def test_the_reward_model_that_leaves_is_the_most_accurate_on_questions_it_does_not_learn(
     lab, preferences, sft, tokens, records
 ):
+    """And it says under which prompts it learned, those of a domain of people's own among them; so does its export."""
+    learned, verse = records(preferences["train"]), {"domain": "verse", "condition": "You judge the verse."}
+    own = [r | verse for r in learned if r["domain"] == "helpful"][::3]
     inputs = {"preferences": preferences["train"], "sft": sft["weights"], "tokenizer": tokens[1]}
+    inputs["patches"] = [lab.issue("preferences", {"part-00000.jsonl.zst": own})]
     update = {"evaluations": 5, "validation_share": 0.3, "batch_tokens": 256, "optim": OptimConfig(lr=3e-3)}
     config = REWARD_MODEL.model_copy(update=update)
     made = lab.step("rlhf.train_reward_model", config, **inputs)
@@ -304,9 +311,14 @@ def test_the_reward_model_that_leaves_is_the_most_accurate_on_questions_it_does_
     assert made["weights"].facts["best"] == {k: best[k] for k in ("step", "validation/accuracy")}
     assert len(told) == 5 and len({row["validation/accuracy"] for row in told}) > 1
 
-    words = Tokenizer.load(materialise(lab.store, tokens[1], lab.folder / "best-words"))
-    model = load_model(materialise(lab.store, made["weights"], lab.folder / "best"), InternLM2ForRewardModel)
-    pairs, _, _ = sound_pairs(records(preferences["train"]), words, 128)
+    there, words_at = lab.folder / "best", materialise(lab.store, tokens[1], lab.folder / "best-words")
+    model = load_model(materialise(lab.store, made["weights"], there), InternLM2ForRewardModel)
+    words = Tokenizer.load(words_at)
+    export_model(there, words_at, lab.folder / "exported")
+    for folder in (there, lab.folder / "exported"):
+        told = yaml.safe_load((folder / "rm_prompts.yaml").read_text())
+        assert told == {d: conditional_prompts()[d] for d in ("helpful", "harmless")} | {"verse": verse["condition"]}
+    pairs, _, _ = sound_pairs([*learned, *own], words, 128)
     _, measured = kept_apart(pairs, pairs, 0.3)
     right = [chosen > rejected for chosen, rejected in evaluated(model, encode_pairs(measured, words, 128))]
     assert sum(right) / len(right) == pytest.approx(best["validation/accuracy"], abs=1e-6)

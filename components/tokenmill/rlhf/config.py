@@ -12,8 +12,11 @@ from tokenmill.training.settings import AnomalyConfig, ChoosingConfig, OptimConf
 class ReadPreferencesConfig(OverlapConfig):
     """The users' own pairs, from sources of type `preferences`; and what counts as a copy of a question of evaluation."""
 
-    domains: dict[str, str] = Field(
-        default_factory=dict, description="source → domain of its pairs that name none; a key of rm_prompts.yaml"
+    domains: dict[str, str] = Field(default_factory=dict, description="source → domain of its pairs that name none")
+    prompts: dict[str, str] = Field(
+        default_factory=dict,
+        description="domain of your own → the system prompt under which the reward model judges it, beside those of "
+        "rm_prompts.yaml (helpful, harmless, code, math)",
     )
     max_rejected: float = Field(
         0.01, ge=0, le=1, description="share of unusable records of such sources above which the step stops"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import yaml
 
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest, sha256
@@ -23,7 +26,7 @@ ACCURACY = "validation/accuracy"
 KINDS = {"preferences": "preferences", "patches": "preferences", "sft": "weights", "tokenizer": "tokenizer"}
 
 
-@training_step("rlhf.train_reward_model", version=4, kinds=KINDS)
+@training_step("rlhf.train_reward_model", version=5, kinds=KINDS)
 def build(
     config: RewardModelConfig,
     preferences: Manifest,
@@ -34,13 +37,15 @@ def build(
 ) -> TrainingRun:
     """One epoch over all pairs and patches; the body starts as SFT's, which reads system prompts, the head anew.
 
-    Where several evaluations choose the weights, the pairs of some questions are measured instead of learned.
+    Its folder has the prompts that it learned under. Where several evaluations choose the weights, the pairs of some questions
+    are measured instead of learned.
     """
     from dataclasses import replace
 
-    from tokenmill.model.folder import load_model, save_model
+    from tokenmill.model.folder import RM_PROMPTS, load_model, save_model
     from tokenmill.model.modeling import InternLM2ForRewardModel
     from tokenmill.model.tokenizer import Tokenizer
+    from tokenmill.rlhf.conditional import prompts_of
     from tokenmill.rlhf.pairs import RewardBatches, encode_pairs, reward_loss, sound_pairs, with_shuffled_labels
     from tokenmill.rlhf.scoring import reward_scores
     from tokenmill.training.run import Best, TrainingRun, evenly
@@ -53,6 +58,12 @@ def build(
         pairs = encode_pairs(with_shuffled_labels(records, config.seed), words, config.max_length)
     aside.require_few(len(given), config.max_set_aside, "rlhf.train_reward_model.max_set_aside", ctx.log)
     pairs, kept_back = kept_apart(records, pairs, config.validation_share if config.evaluations else 0)
+
+    prompts = yaml.safe_dump(prompts_of(records), sort_keys=True, allow_unicode=True, width=1000)
+
+    def export(model: InternLM2ForRewardModel, folder: Path) -> None:
+        save_model(model, folder)
+        (folder / RM_PROMPTS).write_text(prompts, encoding="utf-8")
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
         scores = reward_scores(model, [side for pair in kept_back for side in pair])  # type: ignore[arg-type] # as is
@@ -72,7 +83,7 @@ def build(
         batches=batches,
         loss=reward_loss(config),
         optim=config.optim,
-        export=save_model,
+        export=export,
         evaluate=evaluate if kept_back else None,
         evaluate_at=evenly(config.evaluations, 0, len(batches)),
         best_by=Best(ACCURACY) if kept_back else None,
