@@ -1,7 +1,8 @@
 """Alignment measured: PPO beside TRL's, vLLM's answers beside transformers' generate, the way of weights to vLLM, SFT.
 
-`python benchmarks/alignment.py ppo|rollouts|rollouts_bf16|weight_sync|sft|all [--json] [--rounds N]`; one thread, processor
-time, that of vLLM's process with it. Contestants take turns, round after round; what each needs to start is no part.
+`python benchmarks/alignment.py ROW|all [--json] [--rounds N]`, ROW one of ppo, rollouts, rollouts_bf16, rollouts_ended,
+weight_sync, sft; one thread, processor time, that of vLLM's process with it. Contestants take turns, round after round; what
+each needs to start is no part.
 """
 
 import os
@@ -32,7 +33,7 @@ from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
 from tokenmill.rlhf.conditional import Query
 from tokenmill.rlhf.config import PPOConfig, PPOExecution, SamplingConfig
-from tokenmill.rlhf.engines import NativeEngine, Request
+from tokenmill.rlhf.engines import NativeEngine, Request, RolloutEngine
 from tokenmill.rlhf.rollouts import Rollouts
 from tokenmill.rlhf.vllm_engine import VLLMEngine, VLLMProcess
 from tokenmill.serving import serving_available
@@ -55,6 +56,8 @@ LARGER = replace(
 )
 """Ten million parameters: of nano's milliseconds a token most are Python's."""
 ANSWERS, NEW_TOKENS, ITERATIONS = 32, 48, 5
+LONGEST = 256
+"""Tokens an answer at most, where answers end by themselves: a fifth of it on average."""
 TOP_P = 0.9
 WORDS = "sure first get ready then open close paint wash the door wall coat key box fish step by home how do we please".split()  # noqa: SIM905
 
@@ -105,40 +108,78 @@ def rollouts_bf16(rounds: int) -> dict[str, Any]:
     return _rollouts(LARGER, rounds, torch.bfloat16)
 
 
+@TABLE.row
+def rollouts_ended(rounds: int) -> dict[str, Any]:
+    """Useful tokens a second of answers as PPO has them: each ends by itself, after 51 tokens on average and 256 at most.
+
+    One request of 32, and one of 128 of which 32 are drawn at once: vLLM goes on with the next prompt where an answer has
+    ended, ours with the rows that are left, and transformers' batch runs until its last answer ends.
+    """
+    from alignment_peer import Generation
+
+    actor, told = InternLM2ForCausalLM(LARGER, seed=0), {}
+    prompts, sampling = _prompts(), SamplingConfig(max_new_tokens=LONGEST, top_p=1.0)
+    stops = _stops(actor, prompts[:ANSWERS], 5 / LONGEST)
+    batches = [Request(prompts[i : i + ANSWERS], seed=i) for i in range(0, 4 * ANSWERS, ANSWERS)]
+    peers = [Generation(actor, request.prompts) for request in batches]
+    with _engine(actor) as process:
+        vllm, native = VLLMEngine(process, actor, sampling, stops), NativeEngine(actor, sampling, stops)
+        for many in (1, 4):
+            contestants = {
+                "vLLM": partial(_drawn, vllm, batches[:many]),
+                "native": partial(_drawn, native, batches[:many]),
+                "transformers": lambda some=peers[:many]: sum(peer.until(stops, LONGEST) for peer in some),
+            }
+            told |= _compared(contestants, rounds, process, f"{many * ANSWERS} answers")
+    return told
+
+
+def _stops(actor: InternLM2ForCausalLM, prompts: Sequence[list[int]], wanted: float) -> list[int]:
+    """Tokens that together are said `wanted` of the time: an answer that they end has 1 / `wanted` tokens on average."""
+    from tokenmill.training.packing import Pack
+
+    pack = Pack.of(prompts)
+    with torch.no_grad():
+        said = actor(pack.input_ids, pack.cu_seqlens).softmax(-1).mean(0)
+    first = 1  # beyond the padding
+    return list(range(first, first + int((said[first:].cumsum(0) < wanted).sum()) + 1))
+
+
 def _rollouts(shape: InternLM2Config, rounds: int, dtype: torch.dtype) -> dict[str, Any]:
     from alignment_peer import Generation
 
     actor, request = InternLM2ForCausalLM(shape, seed=0).to(dtype), Request(_prompts()[:ANSWERS], seed=1)
-    peer, told = Generation(shape, request.prompts, dtype), {}
+    peer, told = Generation(actor, request.prompts), {}
     with _engine(actor) as process:
         for top_p in (1.0, TOP_P):
             sampling = SamplingConfig(max_new_tokens=NEW_TOKENS, top_p=top_p)
-            contestants: dict[str, Callable[[], None]] = {
-                "vLLM": partial(_drawn, VLLMEngine(process, actor, sampling, ()), request),
-                "native": partial(_drawn, NativeEngine(actor, sampling, ()), request),
+            contestants: dict[str, Callable[[], int]] = {
+                "vLLM": partial(_drawn, VLLMEngine(process, actor, sampling, ()), [request]),
+                "native": partial(_drawn, NativeEngine(actor, sampling, ()), [request]),
                 "transformers": partial(peer, NEW_TOKENS, top_p),
             }
-            spent = _in_turns(contestants, rounds, process)
-            for name, times in spent.items():
-                told[f"top_p {top_p}: {name}, tokens/s"] = ANSWERS * NEW_TOKENS / statistics.median(times)
-            for name in ("vLLM", "native"):
-                for what, value in _ratio(spent["transformers"], spent[name]).items():
-                    told[f"top_p {top_p}: {name} over transformers, {what}"] = value
+            told |= _compared(contestants, rounds, process, f"top_p {top_p}")
     return told
 
 
-def _in_turns(
-    contestants: Mapping[str, Callable[[], None]], rounds: int, process: VLLMProcess
-) -> dict[str, list[float]]:
-    """Processor seconds of each, round after round; a first one is for warming up."""
+def _compared(
+    contestants: Mapping[str, Callable[[], int]], rounds: int, process: VLLMProcess, what: str
+) -> dict[str, Any]:
+    """Tokens a second of each, and of the others over the last; a first round is for warming up."""
     spent: dict[str, list[float]] = {name: [] for name in contestants}
+    """Processor seconds a token."""
     for number in range(rounds + 1):
         for name, contestant in contestants.items():
             start = _processor(process)
-            contestant()
+            tokens = contestant()
             if number:
-                spent[name].append(_processor(process) - start)
-    return spent
+                spent[name].append((_processor(process) - start) / tokens)
+    told: dict[str, Any] = {f"{what}: {name}, tokens/s": 1 / statistics.median(t) for name, t in spent.items()}
+    *ours, peer = contestants
+    for name in ours:
+        for of, value in _ratio(spent[peer], spent[name]).items():
+            told[f"{what}: {name} over {peer}, {of}"] = value
+    return told
 
 
 @TABLE.row
@@ -224,20 +265,25 @@ def _ours() -> list[float]:
     groups = [ParameterGroup(list(model.actor.parameters())), ParameterGroup(list(model.critic.parameters()))]
     run = TrainingRun(model, batches, ppo_loss(config), config.optim, lambda *_: None, groups, on_step=batches.measured)
     ends: list[float] = []
+
+    def at_end(values: Mapping[str, float], tokens: int) -> None:
+        if "loss" in values:  # of a step: the loop also tells what has happened before it began
+            ends.append(time.process_time())
+
     with tempfile.TemporaryDirectory() as folder:
         store = open_store((Path(folder) / "store").as_uri())
         checkpoints = Checkpoints(store, "key", Path(folder) / "local", config.execution, Log())
         heart = Heart(store, "work/key/attempt", rank=0, limit_s=60)
         heart.start()
-        Loop(run, config, checkpoints, lambda *_: ends.append(time.process_time()), lambda: None, heart).train()
+        Loop(run, config, checkpoints, at_end, lambda: None, heart).train()
         heart.stop()
     assert len(ends) == ITERATIONS
     return [after - before for before, after in pairwise(ends)]
 
 
-def _drawn(engine: Any, request: Request) -> None:
-    (answers,) = engine.draw([request])
-    assert all(len(answer.tokens) == NEW_TOKENS for answer in answers)
+def _drawn(engine: RolloutEngine, requests: Sequence[Request]) -> int:
+    """Tokens of all answers."""
+    return sum(len(answer.tokens) for answers in engine.draw(requests) for answer in answers)
 
 
 def _processor(process: VLLMProcess) -> float:

@@ -20,6 +20,8 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTr
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from tokenmill.model.config import InternLM2Config
+from tokenmill.model.layout import llama_state
+from tokenmill.model.modeling import InternLM2ForCausalLM
 
 PAD = 0
 
@@ -95,24 +97,34 @@ def ppo_seconds(
 
 
 class Generation:
-    """transformers' generate with its KV cache, a whole batch at once, padded on the left."""
+    """transformers' generate with its KV cache, a whole batch at once, padded on the left; of the actor's own weights."""
 
-    def __init__(self, shape: InternLM2Config, prompts: Sequence[list[int]], dtype: torch.dtype) -> None:
-        self.model = LlamaForCausalLM(llama(shape)).to(dtype).eval()
+    def __init__(self, actor: InternLM2ForCausalLM, prompts: Sequence[list[int]]) -> None:
+        shape = actor.config
+        self.model = LlamaForCausalLM(llama(shape)).to(actor.output.weight.dtype).eval()
+        self.model.load_state_dict(llama_state(shape, actor.state_dict()))
         padded = words(shape).pad({"input_ids": [list(prompt) for prompt in prompts]}, return_tensors="pt")
         self.ids, self.mask = padded["input_ids"], padded["attention_mask"]
 
+    def __call__(self, new_tokens: int, top_p: float) -> int:
+        """Sample `new_tokens` tokens a prompt; says how many that are."""
+        return self._sampled(new_tokens, min_new_tokens=new_tokens, top_p=top_p).numel()
+
+    def until(self, stops: Sequence[int], new_tokens: int) -> int:
+        """Sample until one of `stops`; says how many tokens that are, those with it, without what fills up the batch."""
+        made = self._sampled(new_tokens, eos_token_id=list(stops))
+        ended = torch.isin(made, torch.tensor(stops))
+        return int((ended.cumsum(1) - ended.int() == 0).sum())
+
     @torch.no_grad()
-    def __call__(self, new_tokens: int, top_p: float) -> None:
-        """Sample `new_tokens` tokens a prompt."""
+    def _sampled(self, new_tokens: int, **how: Any) -> torch.Tensor:
         made = self.model.generate(
             input_ids=self.ids,
             attention_mask=self.mask,
             max_new_tokens=new_tokens,
-            min_new_tokens=new_tokens,
             do_sample=True,
             top_k=0,
-            top_p=top_p,
             pad_token_id=PAD,
+            **how,
         )
-        assert made.shape[1] == self.ids.shape[1] + new_tokens
+        return made[:, self.ids.shape[1] :]

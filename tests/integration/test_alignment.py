@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 import psutil
 import pytest
+import yaml
 from pico import Lab
 
 from tokenmill.cli import annotating
@@ -20,11 +21,14 @@ from tokenmill.errors import Interrupted
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.model.config import InternLM2Config
+from tokenmill.model.exchange import export_model
 from tokenmill.model.folder import load_model, read_config, save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
+from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import TokenizeConfig, TokenizerConfig
 from tokenmill.records import read_jsonl
 from tokenmill.rlhf.annotation_store import retire
+from tokenmill.rlhf.conditional import conditional_prompts
 from tokenmill.rlhf.config import (
     CollectPreferencesConfig,
     DecideConfig,
@@ -37,8 +41,12 @@ from tokenmill.rlhf.config import (
     SamplingConfig,
     SnapshotAnnotationsConfig,
 )
+from tokenmill.rlhf.pairs import encode_pairs, sound_pairs
+from tokenmill.rlhf.scoring import reward_scores
+from tokenmill.rlhf.train_reward_model import kept_apart
 from tokenmill.serving import serving_available
 from tokenmill.sft.config import PrepareConfig, SFTTrainConfig
+from tokenmill.steps.context import materialise
 from tokenmill.training.settings import OptimConfig, TrainingExecution
 
 pytestmark = pytest.mark.integration
@@ -110,24 +118,40 @@ def base(lab):
     return lab.issue_folder("weights", folder, counts={"tokens_seen": 1000})
 
 
+SFT = SFTTrainConfig(
+    context=128,
+    packs_per_step=4,
+    pretraining_types=("qa",),
+    precision="fp32",
+    optim=OptimConfig(lr=3e-3, warmup_ratio=0.1),
+    execution=TWO_RANKS,
+)
+
+
 @pytest.fixture(scope="module")
 def sft(lab, conversations, base, tokens):
-    config = SFTTrainConfig(
-        context=128,
-        packs_per_step=4,
-        pretraining_types=("qa",),
-        precision="fp32",
-        optim=OptimConfig(lr=3e-3, warmup_ratio=0.1),
-        execution=TWO_RANKS,
-    )
     inputs = {"conversations": conversations["train"], "heldout": conversations["heldout"], "tokens": tokens[0]}
-    return lab.step("sft.train", config, base=base, tokenizer=tokens[1], **inputs)
+    return lab.step("sft.train", SFT, base=base, tokenizer=tokens[1], **inputs)
 
 
 @pytest.fixture(scope="module")
 def preferences(lab, conversations, tokens):
     config = CollectPreferencesConfig(heldout_templates=4, judge_share=0)
     return lab.step("rlhf.collect_preferences", config, conversations=conversations["train"], tokenizer=tokens[1])
+
+
+def test_sft_that_ruins_a_model_leaves_the_weights_of_the_smallest_heldout_loss(
+    lab, conversations, sft, tokens, records
+):
+    """At a rate that ruins it the best model is the one that it starts as."""
+    ruinous = OptimConfig(lr=0.1, final_lr_ratio=1.0, warmup_ratio=0.0)
+    config = SFT.model_copy(update={"evaluations": 3, "optim": ruinous})
+    inputs = {"conversations": conversations["train"], "heldout": conversations["heldout"], "tokens": tokens[0]}
+    made = lab.step("sft.train", config, base=sft["weights"], tokenizer=tokens[1], **inputs)
+    losses = {r["step"]: r["heldout/loss"] for r in records(made["training_log"]) if "heldout/loss" in r}
+    assert len(losses) == 3 and losses[0] == min(losses.values()) < max(losses.values())
+    assert made["weights"].facts["best"] == {"step": 0, "heldout/loss": losses[0]}
+    assert made["weights"].content == sft["weights"].content
 
 
 REWARD_MODEL = RewardModelConfig(
@@ -269,6 +293,40 @@ def test_ppo_is_on_policy_and_reports_every_iteration(ppo, sft, records):
     assert (
         len({m.content for m in (sft["weights"], ppo["early"], ppo["weights"])}) == 2
     )  # of 3 iterations early is the 1st
+
+
+def test_the_reward_model_that_leaves_is_the_most_accurate_on_questions_it_does_not_learn(
+    lab, preferences, sft, tokens, records
+):
+    """And it says under which prompts it learned, those of a domain of people's own among them; so does its export."""
+    learned, verse = records(preferences["train"]), {"domain": "verse", "condition": "You judge the verse."}
+    own = [r | verse for r in learned if r["domain"] == "helpful"][::3]
+    inputs = {"preferences": preferences["train"], "sft": sft["weights"], "tokenizer": tokens[1]}
+    inputs["patches"] = [lab.issue("preferences", {"part-00000.jsonl.zst": own})]
+    update = {"evaluations": 5, "validation_share": 0.3, "batch_tokens": 256, "optim": OptimConfig(lr=3e-3)}
+    config = REWARD_MODEL.model_copy(update=update)
+    made = lab.step("rlhf.train_reward_model", config, **inputs)
+    told = [r for r in records(made["training_log"]) if "validation/accuracy" in r]
+    best = max(told, key=lambda row: row["validation/accuracy"])  # the first of equals
+    assert made["weights"].facts["best"] == {k: best[k] for k in ("step", "validation/accuracy")}
+    assert len(told) == 5 and len({row["validation/accuracy"] for row in told}) > 1
+
+    there, words_at = lab.folder / "best", materialise(lab.store, tokens[1], lab.folder / "best-words")
+    model = load_model(materialise(lab.store, made["weights"], there), InternLM2ForRewardModel)
+    words = Tokenizer.load(words_at)
+    export_model(there, words_at, lab.folder / "exported")
+    for folder in (there, lab.folder / "exported"):
+        told = yaml.safe_load((folder / "rm_prompts.yaml").read_text())
+        assert told == {d: conditional_prompts()[d] for d in ("helpful", "harmless")} | {"verse": verse["condition"]}
+    pairs, _, _ = sound_pairs([*learned, *own], words, 128)
+    _, measured = kept_apart(pairs, pairs, 0.3)
+    right = [chosen > rejected for chosen, rejected in evaluated(model, encode_pairs(measured, words, 128))]
+    assert sum(right) / len(right) == pytest.approx(best["validation/accuracy"], abs=1e-6)
+
+
+def evaluated(model, pairs):
+    """Scores of both sides, one side at a time."""
+    return [[float(reward_scores(model, [side])) for side in pair] for pair in pairs]
 
 
 def test_ppo_learns_the_same_with_its_optimizer_on_the_cpu_and_gradients_sharded(lab, ppo_inputs, ppo, records):

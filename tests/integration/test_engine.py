@@ -17,6 +17,7 @@ from tokenmill.training.settings import OptimConfig, TrainingConfig, TrainingExe
 pytestmark = pytest.mark.integration
 CONTEXT, PACKS, RANKS = 32, 4, 2
 LAID_OUT = (
+    {"zero_stage": 0},
     {"recompute": "selective"},
     {"zero_stage": 3, "recompute": "full"},
     {"zero_stage": 2, "offload_optimizer": True},
@@ -43,6 +44,11 @@ def three_steps(rank, packs_at_once, sharers, **execution):
         dist.all_reduce(loss)
         measured.append((float(loss) / share.weight, engine.grad_norm()))
     engine.gather()
+    oracle = InternLM2ForCausalLM(InternLM2Config.preset("pico"), seed=1)
+    whole = batches.at(0, 0, 1)
+    sum(next_token_loss(oracle, pack).loss for pack in whole.micro_batches).div(whole.weight).backward()
+    norm = torch.nn.utils.clip_grad_norm_(oracle.parameters(), optim.clip)  # which returns what it was before
+    assert measured[0][1] == pytest.approx(float(norm), rel=1e-5) and norm > optim.clip
     return measured, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 

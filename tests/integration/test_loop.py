@@ -17,9 +17,10 @@ from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.store import open_store
 from tokenmill.training.checkpoint import Checkpoints
 from tokenmill.training.data import next_token_loss
+from tokenmill.training.exports import apart, left
 from tokenmill.training.loop import Loop
 from tokenmill.training.prefetch import Prefetched
-from tokenmill.training.run import TrainingRun
+from tokenmill.training.run import Best, TrainingRun, evenly
 from tokenmill.training.settings import OptimConfig, TrainingConfig, TrainingExecution
 from tokenmill.training.timing import STEP_PHASES
 from tokenmill.training.watchdog import Heart
@@ -102,7 +103,7 @@ def choose_and_go_on(rank, root):
                 seen.append((left[0], model.state_dict()["output.weight"].clone()))
                 return {"good": left.pop(0)}
 
-            told = {"evaluate": evaluate, "evaluate_at": frozenset({0, 3, STEPS}), "best_by": "good"}
+            told = {"evaluate": evaluate, "evaluate_at": frozenset({0, 3, STEPS}), "best_by": Best("good")}
             loop.run = replace(loop.run, export=save_model, milestones={"early": 1}, **told)
             return loop
 
@@ -126,6 +127,38 @@ def choose_and_go_on(rank, root):
 
 def test_weights_of_the_best_evaluation_and_of_a_milestone_are_kept_over_a_restart(tmp_path):
     torch.multiprocessing.spawn(choose_and_go_on, (tmp_path,), nprocs=1)
+
+
+def choose_the_smallest(rank, root):
+    """A loss that falls and rises again: the weights in the middle leave, and those of the end are kept beside them."""
+    one_rank(rank, root)
+    made, seen = batches(steps=STEPS), []
+    loop, _ = loop_over(root, made, None)
+
+    def evaluate(model):
+        seen.append(model.state_dict()["output.weight"].clone())
+        return {"bad": {1: 3.0, 2: 1.0, 3: 1.0, 4: 2.0}[len(seen)]}
+
+    told = {"evaluate": evaluate, "evaluate_at": evenly(4, 0, STEPS), "best_by": Best("bad", smallest=True)}
+    loop.run = replace(loop.run, export=save_model, kept_at=frozenset({3, STEPS}), **told)
+    loop.train()
+    drafts = left(loop.checkpoints.store, loop.run, loop, root / "weights")
+
+    def head(draft):
+        (blob,) = [shard.blob for shard in draft.shards if shard.name == "model.safetensors"]
+        return load(loop.checkpoints.store.get_blob(blob))["output.weight"]
+
+    assert drafts["weights"].facts["best"] == {"step": 2, "bad": 1.0}
+    assert torch.equal(head(drafts["weights"]), seen[1])
+    third, last = apart(drafts["kept"])
+    assert (third.counts["steps"], last.counts["steps"]) == (3, STEPS)
+    assert torch.equal(head(third), seen[2]) and torch.equal(head(last), seen[3])
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_the_best_weights_leave_and_the_last_are_kept_beside_them(tmp_path):
+    torch.multiprocessing.spawn(choose_the_smallest, (tmp_path,), nprocs=1)
 
 
 def spend_and_go_on(rank, root):

@@ -39,7 +39,7 @@ def shown(pair: Pair) -> dict[str, str]:
     return {
         "id": pair.id,
         "batch": pair.batch,
-        "instruction": conditional_prompts()[pair.domain],
+        "instruction": pair.condition or conditional_prompts()[pair.domain],
         "prompt": told(pair.prompt),
         "a": pair.a,
         "b": pair.b,

@@ -31,6 +31,8 @@ class Pair:
     b: str
     models: tuple[str, str]
     """Who said `a`, and who `b`: nothing that an annotator is shown."""
+    condition: str = ""
+    """The conditional prompt, of a domain that people brought."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def pairs_of(batch: str, responses: Iterable[Record]) -> list[Pair]:
             turned = -1 if int(identity[-1], 16) % 2 else 1
             (a, b), sides = texts[::turned], models[::turned]
             prompt = tuple(record["prompt"])
-            found.append(Pair(identity[:16], batch, record["domain"], prompt, a, b, (sides[0], sides[1])))
+            models_ab, condition = (sides[0], sides[1]), record.get("condition", "")
+            found.append(Pair(identity[:16], batch, record["domain"], prompt, a, b, models_ab, condition))
     return sorted(found, key=lambda pair: (NEWEST not in pair.models, pair.id))
 
 
@@ -111,6 +114,7 @@ def preferences(
                     "template": "annotated",
                     "conflict": False,
                 }
+                | ({"condition": pair.condition} if pair.condition else {})
             )
     return records, dropped
 

@@ -172,7 +172,7 @@ def _share(text: str) -> float:
 
 def _own_query(pair: Record) -> Record:
     """What a pair of people's own answers; pairs of one prompt and domain are one query."""
-    asked = {"domain": pair["domain"], "messages": pair["prompt"]}
+    asked = {"messages": pair["prompt"]} | {key: pair[key] for key in ("domain", "condition") if key in pair}
     identity = f"{pair['source']}/{sha256(canonical(asked))[:16]}"
     return asked | {"id": identity, "template": pair["template"], "source": pair["source"]}
 

@@ -16,6 +16,7 @@ from tokenmill.records import Record
 from tokenmill.rlhf.set_aside import SetAside
 from tokenmill.steps.partitions import short
 
+NO_PROMPT = "which has no prompt in rm_prompts.yaml, nor one in rlhf.read_preferences.prompts"
 _ANSWERED = {"role": "assistant", "content": "…"}
 """Any answer: with one, what waits for it must be a conversation."""
 
@@ -27,6 +28,13 @@ class Query:
     id: str
     domain: str
     prompt: tuple[Mapping[str, Any], ...]
+    own_condition: str = ""
+    """The conditional prompt of a domain that people brought: its records carry it, rm_prompts.yaml has it not."""
+
+    @property
+    def condition(self) -> str | None:
+        """What the reward model is told of the wishes that count; None where nobody has said."""
+        return self.own_condition or conditional_prompts().get(self.domain)
 
     @classmethod
     def of(cls, record: Record) -> "Query":
@@ -39,7 +47,7 @@ class Query:
         why = flaw([*messages, _ANSWERED]) if messages else "nothing is asked"
         if why:
             raise NoDialogueError(record["id"], why)
-        return cls(record["id"], record["domain"], tuple(messages))
+        return cls(record["id"], record["domain"], tuple(messages), record.get("condition", ""))
 
 
 class NoDialogueError(InputError):
@@ -70,8 +78,8 @@ def sound_queries(
         try:
             query = Query.of(record)
             asked = len(encode_prompt(query.prompt, tokenizer))
-            if query.domain not in conditional_prompts():
-                aside.add(record, f"of domain {query.domain!r}, which has no prompt in rm_prompts.yaml")
+            if not query.condition:
+                aside.add(record, f"of domain {query.domain!r}, {NO_PROMPT}")
             elif asked >= context or len(reward_input(query, [], tokenizer, max_length=max_length + 1)) >= max_length:
                 aside.add(record, "too long to be answered and judged")
             else:
@@ -95,8 +103,24 @@ def reward_input(
 
     `conditional=False` leaves it out: then nothing can tell the domains apart.
     """
-    known = conditional_prompts()
-    if query.domain not in known:
-        raise InputError(f"{query.id}: no prompt for domain {query.domain!r}; rm_prompts.yaml has {', '.join(known)}")
-    condition = [{"role": "system", "content": known[query.domain]}] if conditional else []
+    if not query.condition:
+        raise InputError(f"{query.id}: of domain {query.domain!r}, {NO_PROMPT}")
+    condition = [{"role": "system", "content": query.condition}] if conditional else []
     return encode_judged([*condition, *query.prompt], answer, tokenizer, max_length=max_length)
+
+
+def prompts_of(records: Sequence[Record]) -> dict[str, str]:
+    """Domain → conditional prompt of what a reward model learns: what it must be told where it is asked.
+
+    Raises:
+        InputError: a domain has two.
+    """
+    found: dict[str, str] = {}
+    for record in records:
+        query = Query.of(record)
+        if found.setdefault(query.domain, query.condition or "") != query.condition:
+            raise InputError(
+                f"{query.id}: domain {query.domain!r} has two prompts, {found[query.domain]!r} and {query.condition!r}: "
+                "labels of a prompt that was changed keep theirs; give the new prompt a domain of its own"
+            )
+    return found

@@ -6,14 +6,17 @@ from pydantic import Field, model_validator
 
 from tokenmill.config import Section, StepConfig
 from tokenmill.overlap import OverlapConfig
-from tokenmill.training.settings import AnomalyConfig, OptimConfig, TrainingConfig, TrainingExecution
+from tokenmill.training.settings import AnomalyConfig, ChoosingConfig, OptimConfig, TrainingConfig, TrainingExecution
 
 
 class ReadPreferencesConfig(OverlapConfig):
     """The users' own pairs, from sources of type `preferences`; and what counts as a copy of a question of evaluation."""
 
-    domains: dict[str, str] = Field(
-        default_factory=dict, description="source → domain of its pairs that name none; a key of rm_prompts.yaml"
+    domains: dict[str, str] = Field(default_factory=dict, description="source → domain of its pairs that name none")
+    prompts: dict[str, str] = Field(
+        default_factory=dict,
+        description="domain of your own → the system prompt under which the reward model judges it, beside those of "
+        "rm_prompts.yaml (helpful, harmless, code, math)",
     )
     max_rejected: float = Field(
         0.01, ge=0, le=1, description="share of unusable records of such sources above which the step stops"
@@ -53,9 +56,16 @@ class CollectPreferencesConfig(StepConfig):
     seed: int = Field(1024, description="of what is broken, and how")
 
 
-class RewardModelConfig(TrainingConfig):
-    """The conditional reward model (report §4.2.1)."""
+class RewardModelConfig(ChoosingConfig):
+    """The conditional reward model (report §4.2.1). The best weights are the most accurate."""
 
+    validation_share: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="share of the first questions whose pairs are not learned but measured, where evaluations > 0; not "
+        "published",
+    )
     batch_tokens: int = Field(16_384, ge=32, description="tokens of pairs an optimizer step, over all ranks (§4.2.1)")
     max_length: int = Field(8192, ge=16, description="tokens of one side of a pair, system prompt included (§4.2.1)")
     gamma: float = Field(2.0, ge=0, description="exponent of the focal decay; 0 = plain ranking loss (§4.2.1)")
@@ -112,7 +122,7 @@ class PPOExecution(TrainingExecution):
     )
 
 
-class PPOConfig(TrainingConfig):
+class PPOConfig(ChoosingConfig):
     """PPO with four models: actor and critic learn, reference and reward model are frozen (report §4.2.3)."""
 
     iterations: int = Field(400, ge=1, description="rounds of sampling and learning (§4.2.3: about 400)")
@@ -177,8 +187,6 @@ class PPOConfig(TrainingConfig):
     def _answers_fill_blocks(self) -> Self:
         if self.answers % self.block:
             raise ValueError(f"answers ({self.answers}) must be a multiple of block ({self.block})")
-        if self.evaluations == 1:
-            raise ValueError("one evaluation is of the start alone, and chooses nothing: give 2 or more, or 0")
         return self
 
 

@@ -14,7 +14,7 @@ from tokenmill.errors import InputError
 from tokenmill.model.chat import answer_ids
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
-from tokenmill.rlhf.conditional import Query, conditional_prompts, reward_input, unreadable
+from tokenmill.rlhf.conditional import NO_PROMPT, Query, reward_input, unreadable
 from tokenmill.rlhf.config import RewardModelConfig
 from tokenmill.rlhf.reward import pair_loss
 from tokenmill.rlhf.set_aside import SetAside
@@ -37,8 +37,8 @@ def sound_pairs(
     sound, pairs, aside = [], [], SetAside()
     for record in records:
         try:
-            if record["domain"] not in conditional_prompts():
-                aside.add(record, f"of domain {record['domain']!r}, which has no prompt in rm_prompts.yaml")
+            if not Query.of(record).condition:
+                aside.add(record, f"of domain {record['domain']!r}, {NO_PROMPT}")
             elif record["chosen"].strip() == record["rejected"].strip():
                 aside.add(record, "with equal sides")
             elif max(map(len, pair := _encode(record, tokenizer, max_length + 1))) > max_length:

@@ -37,13 +37,18 @@ def patch(pattern: str, asked: Query | GoldQuestion, *, chosen: str, rejected: s
     said = canonical([pattern, chosen, rejected])
     return {
         "id": f"{asked.id}#patch-{sha256(said)[:12]}",
-        "domain": asked.domain,
-        "prompt": list(asked.prompt),
+        **_asked(asked),
         "chosen": chosen,
         "rejected": rejected,
         "template": f"patch: {pattern}",
         "conflict": False,
     }
+
+
+def _asked(query: Query | GoldQuestion) -> Record:
+    """What a record says of the query that it is made of."""
+    told = {"domain": query.domain, "prompt": list(query.prompt)}
+    return told | ({"condition": query.own_condition} if isinstance(query, Query) and query.own_condition else {})
 
 
 Judged = tuple[Answers, Sequence[float]]
@@ -86,8 +91,7 @@ def responses(asked: Sequence[Query], said: Mapping[str, Answers], part: slice) 
     return [
         {
             "id": query.id,
-            "domain": query.domain,
-            "prompt": list(query.prompt),
+            **_asked(query),
             "answers": {name: answers.texts[part][i] for name, answers in said.items()},
         }
         for i, query in enumerate(asked)

@@ -48,7 +48,7 @@ def build(
     from tokenmill.rlhf.validation import WORTH, Validation, kept_apart
     from tokenmill.training.engine import DTYPES
     from tokenmill.training.pieces import PretrainingPieces
-    from tokenmill.training.run import ParameterGroup, TrainingRun
+    from tokenmill.training.run import Best, ParameterGroup, TrainingRun
     from tokenmill.training.tokens import read_documents
 
     if config.execution.zero_stage > 2:
@@ -85,7 +85,7 @@ def build(
         on_step=batches.measured,
         evaluate=Validation(batches, kept_back) if kept_back else None,
         evaluate_at=_moments(config),
-        best_by=WORTH if kept_back else "",
+        best_by=Best(WORTH) if kept_back else None,
         milestones={"early": early_step(config)},
         kept=batches.kl_coefficient,
         facts=aside.facts(),
@@ -100,9 +100,10 @@ def early_step(config: PPOConfig) -> int:
 
 def _moments(config: PPOConfig) -> frozenset[int]:
     """Optimizer steps before which the policy is evaluated: from where the actor begins to learn to the end, evenly."""
-    first, between = min(config.critic_warmup, config.iterations), max(1, config.evaluations - 1)
-    places = (first + number * (config.iterations - first) / between for number in range(config.evaluations))
-    return frozenset(round(place) * config.passes for place in places)
+    from tokenmill.training.run import evenly
+
+    first = min(config.critic_warmup, config.iterations)
+    return frozenset(place * config.passes for place in evenly(config.evaluations, first, config.iterations))
 
 
 def _engine(config: PPOConfig, actor: InternLM2ForCausalLM, words: Tokenizer, ctx: WorkerContext) -> RolloutEngine:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenmill.errors import ConfigError
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
 from tokenmill.model.conversation import Message, flaw
 from tokenmill.overlap import Asked, count_by_suite, question_text
@@ -29,6 +30,7 @@ def read_preferences(
     config: ReadPreferencesConfig, sources: Manifest, questions: Manifest | None, ctx: StepContext
 ) -> Draft:
     """Pairs that say something, each once, without those that hold what evaluation asks; the others with their reasons."""
+    _require_sound(config.prompts)
     asked = Asked.of(config, {s.name: ctx.records(questions, s) for s in questions.shards}) if questions else None
     if not any(map(is_preferences, sources.shards)):
         return ctx.write_records("preferences", {f"part-00000{JSONL}": []})
@@ -40,11 +42,21 @@ def read_preferences(
     return draft.model_copy(update={"facts": {"decontamination": looked_for}})
 
 
+def _require_sound(prompts: Mapping[str, str]) -> None:
+    """Refuse prompts that say nothing, and others for the domains that have one: their generated pairs are judged under it."""
+    if taken := sorted(set(prompts) & set(conditional_prompts())):
+        raise ConfigError(
+            f"rlhf.read_preferences.prompts: {taken[0]!r} has a prompt in rm_prompts.yaml: name your domain otherwise"
+        )
+    if empty := sorted(domain for domain, prompt in prompts.items() if not prompt.strip()):
+        raise ConfigError(f"rlhf.read_preferences.prompts: the prompt of {empty[0]!r} is empty")
+
+
 def _read(sources: Manifest, config: ReadPreferencesConfig, ctx: StepContext) -> Iterator[Outcome]:
     fields, taken_down = (told(ctx.store, sources, what) for what in (FIELDS, TOMBSTONES))
     for shard in sorted(filter(is_preferences, sources.shards), key=lambda s: s.name):
         _, source, path = shard.name.split("/", 2)
-        file = _File(source, path, config.domains.get(source), fields.get(source, {}))
+        file = _File(source, path, config.domains.get(source), fields.get(source, {}), config.prompts)
         gone = frozenset(taken_down.get(source, ()))
         for outcome in file.pairs(rows_of(path, ctx.store.blob_path(shard.blob), "preferences")):
             if isinstance(outcome, Keep) and outcome.record["id"] in gone:
@@ -86,6 +98,8 @@ class _File:
     """Of records that name none."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Our name → theirs."""
+    own_prompts: Mapping[str, str] = field(default_factory=dict)
+    """Domain that rm_prompts.yaml has not → its conditional prompt, which every pair of it carries."""
 
     def pairs(self, rows: Rows) -> Iterator[Outcome]:
         """An outcome a row. An id follows from what is said, so the same pair has it in every file of a source."""
@@ -103,19 +117,24 @@ class _File:
         if not isinstance(row, Mapping):
             raise UnreadableError("no record (an object with fields is wanted)")
         row = dict(row) | {ours: row[theirs] for ours, theirs in self.fields.items() if theirs in row}
-        domain, known = row.get("domain") or self.domain, conditional_prompts()
+        domain, known = row.get("domain") or self.domain, [*conditional_prompts(), *self.own_prompts]
         if domain is None:
             raise UnreadableError(
                 f"no domain (name one in the record, or in rlhf.read_preferences.domains.{self.source})"
             )
         if not isinstance(domain, str) or domain not in known:
-            raise UnreadableError(f"unknown domain ({domain!r:.40}; rm_prompts.yaml has {', '.join(known)})")
+            raise UnreadableError(
+                f"unknown domain ({domain!r:.40}; known: {', '.join(known)}; rlhf.read_preferences.prompts adds others)"
+            )
         prompt, chosen, rejected = read_pair(row)
         if chosen.strip() == rejected.strip():
             raise UnreadableError("equal sides")
         pair = {"domain": domain, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+        identity = {"id": f"{self.source}/{sha256(canonical(pair))[:16]}"}
+        if domain in self.own_prompts:
+            pair["condition"] = self.own_prompts[domain]
         traits = {"template": TEMPLATE, "conflict": False, "source": self.source, "path": self.path}
-        return {"id": f"{self.source}/{sha256(canonical(pair))[:16]}"} | pair | traits
+        return identity | pair | traits
 
 
 def read_pair(row: Mapping[str, Any]) -> tuple[list[Message], str, str]:

@@ -5,7 +5,7 @@ from pydantic import Field
 from tokenmill.config import Section, StepConfig
 from tokenmill.overlap import OverlapConfig
 from tokenmill.sft.formats import Format
-from tokenmill.training.settings import LoRAConfig, OptimConfig, TrainingConfig
+from tokenmill.training.settings import ChoosingConfig, LoRAConfig, OptimConfig
 
 
 class PrepareConfig(StepConfig):
@@ -48,8 +48,8 @@ class RepositoriesConfig(StepConfig):
     )
 
 
-class SFTTrainConfig(TrainingConfig):
-    """One epoch over all conversations (report §4.1)."""
+class SFTTrainConfig(ChoosingConfig):
+    """One epoch over all conversations (report §4.1). The best weights are those of the smallest held-out loss."""
 
     context: int = Field(32_768, ge=16, description="tokens a pack; a longer conversation is cut on the right (XTuner)")
     pretraining_share: float = Field(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokenmill.training.run import TrainingRun
     from tokenmill.training.worker import WorkerContext
 
+HELDOUT = "heldout/loss"
 KINDS = {
     "conversations": "conversations",
     "base": "weights",
@@ -49,7 +50,7 @@ def build(
     from tokenmill.sft.samples import chat_samples, pretraining_samples
     from tokenmill.training.data import PackedBatches, Samples, mean_loss, next_token_loss
     from tokenmill.training.prefetch import Prefetched
-    from tokenmill.training.run import TrainingRun
+    from tokenmill.training.run import Best, TrainingRun, evenly
     from tokenmill.training.tokens import read_documents
 
     if config.pretraining_share and not tokens:
@@ -74,8 +75,13 @@ def build(
         chat_samples(ctx.records(heldout), words, config.context)[0] if heldout and heldout.counts["records"] else []
     )
 
+    if config.evaluations and not kept_back:
+        raise InputError(
+            "no held-out conversations to choose weights by: give `heldout`, or set sft.train.evaluations=0"
+        )
+
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
-        return {"heldout/loss": mean_loss(model, kept_back)}
+        return {HELDOUT: mean_loss(model, kept_back)}
 
     model = load_model(ctx.files(base))
     export = trainable(model, config.lora, config.seed)
@@ -86,7 +92,8 @@ def build(
         optim=config.optim,
         export=export,
         evaluate=evaluate if kept_back else None,
-        evaluate_at=frozenset((0, len(batches))),
+        evaluate_at=evenly(config.evaluations or 2, 0, len(batches)),
+        best_by=Best(HELDOUT, smallest=True) if config.evaluations else None,
         facts={"unlearned": left_out} if left_out else {},
         tokens_before=base.counts.get("tokens_seen", 0),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from tokenmill.errors import ConfigError, InputError
 from tokenmill.lineage import resolve
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.model.folder import (
+    RM_PROMPTS,
     config_values,
     copy_checkpoint,
     export_llama,
@@ -109,7 +111,8 @@ def export_model(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write a folder that transformers and vLLM load: config, weights, generation config, tokenizer, chat template.
+    """Write a folder that transformers and vLLM load: config, weights, generation config, tokenizer, chat template; of a
+    reward model of ours also the prompts that it is asked under.
 
     Args:
         weights: a model folder, e.g. a weights artifact laid out.
@@ -132,6 +135,8 @@ def export_model(
         copy_checkpoint(weights, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
         write_generation_config(target, config, words.stop_ids)
     words.save(target)
+    if (prompts := weights / RM_PROMPTS).exists():
+        shutil.copyfile(prompts, target / RM_PROMPTS)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from tokenmill.model.tensor_parallel import require_divisible, shard, unshard
 from tokenmill.model.weights import MAX_SHARD_BYTES, read_state, refuse_unsound, write_state
 
 CONFIG = "config.json"
+RM_PROMPTS = "rm_prompts.yaml"
+"""Of a reward model: domain → system prompt that it is to be asked under."""
 
 Model = TypeVar("Model", bound=InternLM2)
 

@@ -51,6 +51,9 @@ class Engine:
         self.micro_batches = micro_batches
         self.begin: Callable[[str], None] = lambda phase: None
         """Told of each phase of a step."""
+        self._untold = config.precision == "fp32" and not config.execution.zero_stage
+        """Whether DeepSpeed has no optimizer of its own around AdamW: then it clips, and forgets the norm."""
+        self._norm = torch.zeros(())
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=run.model,
             optimizer=optimizer,
@@ -85,6 +88,8 @@ class Engine:
                 value = torch.as_tensor(value, dtype=torch.float64, device=self.device)
                 sums[name] = sums[name] + value if name in sums else value
             self.begin("optimizer")
+            if self._untold and self.engine.is_gradient_accumulation_boundary():
+                self._norm = self._own_norm()
             self.engine.step()
         return sums
 
@@ -104,8 +109,13 @@ class Engine:
                 parameter.data = whole
 
     def grad_norm(self) -> float:
-        norm = self.engine.get_global_grad_norm()
-        return 0.0 if norm is None else float(norm)
+        """Of the whole gradient of the last step, over all ranks, before it was clipped."""
+        return float(self._norm if self._untold else self.engine.get_global_grad_norm())
+
+    def _own_norm(self) -> torch.Tensor:
+        """Of the gradients as they are, which every rank has whole and averaged."""
+        gradients = [p.grad for p in self.run.model.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
 
 
 def adam_of(engine: Any) -> torch.optim.Optimizer:

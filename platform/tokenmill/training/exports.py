@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenmill.manifest import Draft, Shard
 from tokenmill.steps.context import store_file
 from tokenmill.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from tokenmill.training.loop import Loop
+    from tokenmill.training.run import TrainingRun
 
 KEPT = "kept_weights"
 
@@ -26,6 +31,30 @@ class Exports:
 
     def _place(self, step: int) -> str:
         return f"work/{self.key}/exports/{step}.json"
+
+
+def left(store: ArtifactStore, run: "TrainingRun", loop: "Loop", folder: Path) -> dict[str, Draft]:
+    """All weights that a training leaves: the chosen ones, milestones, and those of the way.
+
+    The last ones are written into `folder` only where something is made of them.
+    """
+    steps, facts, kept_at = len(run.batches), dict(loop.facts), run.kept_at or ()
+    if loop.skipped:
+        facts["skipped_steps"] = sorted(loop.skipped)
+    way = {step: loop.exports.at(step) for step in sorted(kept_at) if step < steps}
+    if not loop.best or steps in kept_at:
+        run.export(run.model, folder)
+        way[steps] = weights(store, folder, steps, loop.tokens)
+    if loop.best and run.best_by:
+        step, value = loop.best
+        chosen, facts["best"] = loop.exports.at(step), {"step": step, run.best_by.metric: value}
+    else:
+        chosen = way[steps]
+    drafts = {"weights": chosen.model_copy(update={"facts": facts})}
+    drafts |= {role: loop.exports.at(step) for role, step in run.milestones.items()}
+    if run.kept_at is not None:
+        drafts["kept"] = together([one for step, one in way.items() if step in kept_at])
+    return drafts
 
 
 def weights(store: ArtifactStore, folder: Path, steps: int, tokens: int) -> Draft:

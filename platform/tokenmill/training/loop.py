@@ -196,8 +196,9 @@ class Loop:
             self.run.model.train()
             self.log.append({"step": step, "tokens": self.tokens} | values)
             self.report(values, self.tokens)
-            if self.run.best_by and (not self.best or values[self.run.best_by] > self.best[1]):
-                self.best = (step, values[self.run.best_by])
+            by = self.run.best_by
+            if by and (not self.best or by.better(values[by.metric], than=self.best[1])):
+                self.best = (step, values[by.metric])
                 self._export(step)
 
     def _export(self, step: int) -> None:

@@ -7,7 +7,7 @@ does the rest: engine, schedule, checkpoints, metrics, export.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -85,6 +85,22 @@ class ParameterGroup:
     weight_decay: float | None = None
 
 
+class Best(NamedTuple):
+    """What makes weights the best: a metric, and whether less of it is better. Of equals the earliest are."""
+
+    metric: str
+    smallest: bool = False
+
+    def better(self, value: float, than: float) -> bool:
+        return value < than if self.smallest else value > than
+
+
+def evenly(times: int, first: int, last: int) -> frozenset[int]:
+    """So many places from `first` to `last`, both among them, equally far apart."""
+    between = max(1, times - 1)
+    return frozenset(round(first + number * (last - first) / between) for number in range(times))
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """Everything the loop needs, built alike in every rank."""
@@ -100,8 +116,8 @@ class TrainingRun:
     evaluate: Callable[[torch.nn.Module], dict[str, float]] | None = None
     """Held-out metrics; called on every rank at `evaluate_at` steps, before the step."""
     evaluate_at: frozenset[int] = frozenset()
-    best_by: str = ""
-    """Metric of `evaluate` that chooses the weights which leave: those for which it was largest; without one, the last."""
+    best_by: Best | None = None
+    """What of `evaluate` chooses the weights which leave (ZeRO 0 to 2); without it, the last."""
     milestones: Mapping[str, int] = field(default_factory=dict)
     """Output → optimizer step before which the weights become an artifact of that name too (ZeRO 0 to 2)."""
     kept_at: frozenset[int] | None = None

@@ -147,6 +147,27 @@ class TrainingConfig(StepConfig):
     execution: TrainingExecution = TrainingExecution()
 
 
+class ChoosingConfig(TrainingConfig):
+    """A training whose best weights may leave, where its last would."""
+
+    evaluations: int = Field(
+        0,
+        ge=0,
+        description="times that held-out data are measured, evenly from start to end; the best weights then leave. 0: the "
+        "last leave; not published",
+    )
+
+    @model_validator(mode="after")
+    def _there_is_a_choice(self) -> Self:
+        if self.evaluations == 1:
+            raise ValueError("one evaluation is of the start alone, and chooses nothing: give 2 or more, or 0")
+        if self.evaluations and self.execution.zero_stage > 2:
+            raise ValueError(
+                "weights of the way are written whole: with evaluations > 0 set execution.zero_stage to 2 or less"
+            )
+        return self
+
+
 class LoRAConfig(Section):
     """Adapters in the place of the whole model (Hu et al. 2021; XTuner trains at rank 64, α 16, dropout 0.1)."""
 

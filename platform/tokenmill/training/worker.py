@@ -137,30 +137,18 @@ def _train(store: ArtifactStore, spec: Spec, rank: int, world: int) -> None:
 def _publish(store: ArtifactStore, spec: Spec, run: Any, loop: Any, workdir: Path) -> None:
     """Store the weights, the training log and what else the training leaves, then `result.json`, last."""
     from tokenmill.records import JSONL, write_jsonl
-    from tokenmill.training.exports import stored, together, weights
+    from tokenmill.training.exports import left, stored
 
-    steps, facts = len(run.batches), dict(loop.facts)
-    if loop.best:
-        step, value = loop.best
-        chosen, facts["best"] = loop.exports.at(step), {"step": step, run.best_by: value}
-    else:
-        run.export(run.model, folder := workdir / "weights")
-        chosen = weights(store, folder, steps, loop.tokens)
-    if loop.skipped:
-        facts["skipped_steps"] = sorted(loop.skipped)
+    outputs = left(store, run, loop, workdir / "weights")
     log = workdir / f"training-log{JSONL}"
     _, count = write_jsonl(log, loop.log.rows())
     training_log = Draft(
         kind="training_log", shards=(store_file(store, log, log.name, count),), counts={"records": count}
     )
-    outputs = {"weights": chosen.model_copy(update={"facts": facts}), "training_log": training_log}
-    outputs |= {role: loop.exports.at(step) for role, step in run.milestones.items()}
-    if run.kept_at is not None:
-        way = [loop.exports.at(step) for step in sorted(run.kept_at) if step < steps]
-        outputs["kept"] = together([*way, chosen] if steps in run.kept_at else way)
+    outputs["training_log"] = training_log
     if run.optimizer_out:
         state = stored(store, run.optimizer_out)
-        outputs["training_state"] = Draft(kind="training_state", shards=state, counts={"steps": steps})
+        outputs["training_state"] = Draft(kind="training_state", shards=state, counts={"steps": len(run.batches)})
     result = Result(outputs=outputs)
     store.backend.put(f"{spec.folder}/result.json", result.model_dump_json().encode())
 

@@ -1,16 +1,23 @@
 """A user's folder of pairs: from its files to what the reward model, PPO and the probe are given."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 from pico import Lab
 
 from tokenmill.curation.config import IngestConfig, RegisterSourcesConfig
-from tokenmill.errors import InputError
+from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Manifest
 from tokenmill.records import read_jsonl
+from tokenmill.rlhf.annotation_formats import write
+from tokenmill.rlhf.annotations import pairs_of, preferences
+from tokenmill.rlhf.answering import Answers
+from tokenmill.rlhf.conditional import Query, conditional_prompts, prompts_of, reward_input
 from tokenmill.rlhf.config import CollectPreferencesConfig, ReadPreferencesConfig
+from tokenmill.rlhf.patches import patch, responses
 from tokenmill.takedown import take_down
 
 
@@ -99,8 +106,14 @@ BAD = [
     ({"prompt": "Q?", "chosen": "a", "rejected": " a ", "domain": "helpful"}, "equal sides"),
     ({"chosen": "a", "rejected": "b", "domain": "helpful"}, "no prompt (in the field `prompt`"),
     ({"prompt": "Q?", "chosen": "a", "rejected": "b"}, "no domain (name one in the record, or in rlhf.read_pref"),
-    ({"prompt": "Q?", "chosen": "a", "rejected": "b", "domain": "poetry"}, "unknown domain ('poetry'; rm_prompts.yaml"),
-    ({"prompt": "Q?", "chosen": "a", "rejected": "b", "domain": ["math"]}, "unknown domain (['math']; rm_prompts.yaml"),
+    (
+        {"prompt": "Q?", "chosen": "a", "rejected": "b", "domain": "poetry"},
+        "unknown domain ('poetry'; known: helpful, harmless",
+    ),
+    (
+        {"prompt": "Q?", "chosen": "a", "rejected": "b", "domain": ["math"]},
+        "unknown domain (['math']; known: helpful, harmless",
+    ),
     ({"prompt": [assistant("Hi.")], "chosen": "a", "rejected": "b", "domain": "helpful"}, "begins with the assistant"),
     (
         {"prompt": "Q?", "chosen": [assistant("a"), user("b")], "rejected": "b", "domain": "math"},
@@ -111,6 +124,22 @@ BAD = [
         "a prompt that ends with",
     ),
 ]
+
+
+VERSE = "You judge whether the answer is a good verse."
+
+
+@pytest.mark.parametrize(
+    ("prompts", "why"),
+    [
+        ({"helpful": VERSE}, "'helpful' has a prompt in rm_prompts.yaml"),
+        ({"verse": " "}, "the prompt of 'verse' is empty"),
+    ],
+)
+def test_a_prompt_that_says_nothing_or_says_another_thing_is_refused(lab, tmp_path, prompts, why):
+    lines(tmp_path / "mine.jsonl", pair(1))
+    with pytest.raises(ConfigError, match=why):
+        read(lab, tmp_path / "mine.jsonl", prompts=prompts)
 
 
 def test_what_is_no_pair_is_set_aside_with_its_file_line_and_reason(lab, tmp_path):
@@ -183,3 +212,28 @@ def test_a_judge_learns_pairs_of_questions_that_no_rounds_reward_model_learns(la
     asked = {r["messages"][0]["content"] for role in ("queries", "heldout_queries") for r in records(lab, made[role])}
     assert asked == parts[0] | parts[2], "a patch of a judge's question would teach the others what it learned"
     assert collected(lab, own, judge_share=0)["judge"].counts["records"] == 0
+
+
+def test_a_domain_of_ones_own_is_judged_under_its_own_prompt_wherever_its_pairs_lead(lab, tmp_path, tokenizer):
+    lines(tmp_path / "mine.jsonl", *(pair(n, "verse" if n % 2 else "helpful") for n in range(60)))
+    own = read(lab, tmp_path / "mine.jsonl", prompts={"verse": VERSE})
+    made = collected(lab, own, heldout_own=0.2, judge_share=0)
+    helpful = conditional_prompts()["helpful"]
+    rows = [r for role in ("train", "heldout", "queries", "heldout_queries") for r in records(lab, made[role])]
+    assert len(rows) == 120 and prompts_of(rows) == {"helpful": helpful, "verse": VERSE}
+
+    query = next(Query.of(r) for r in records(lab, made["queries"]) if r["domain"] == "verse")
+    said = Answers([[1]], [[2]], [[0.0]], ["an answer"], [1.0])
+    (response,) = responses([query], {"policy": said, "sft": replace(said, texts=["another"])}, slice(None))
+    (shown,) = pairs_of("b" * 64, [response])
+    labelled, _ = preferences({shown.id: shown}, {shown.id: {"a": 1}}, 1)
+    patched = patch("a hack", query, chosen="a", rejected="b")
+    assert orjson.loads(write([shown], "jsonl"))["instruction"] == VERSE
+    for record in (patched, *labelled):
+        assert Query.of(record).condition == VERSE
+        told, untold = (
+            reward_input(Query.of(record), [], tokenizer, max_length=512, conditional=so) for so in (True, False)
+        )
+        assert VERSE in tokenizer.decode(told) and VERSE not in tokenizer.decode(untold)
+    with pytest.raises(InputError, match="domain 'verse' has two prompts, 'You judge whether"):
+        prompts_of([patched, patched | {"condition": "You judge rhymes."}])

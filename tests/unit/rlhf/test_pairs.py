@@ -10,6 +10,7 @@ from tokenmill.rlhf.config import RewardModelConfig
 from tokenmill.rlhf.pairs import RewardBatches, encode_pairs, reward_loss, sound_pairs, with_shuffled_labels
 from tokenmill.rlhf.reward import pair_loss
 from tokenmill.rlhf.scoring import reward_scores
+from tokenmill.rlhf.train_reward_model import kept_apart
 
 
 @pytest.fixture
@@ -153,3 +154,15 @@ def test_a_pair_that_no_batch_holds_is_refused(records, tokenizer):
     RewardBatches(pairs, longest, seed=0, micro_batch_tokens=1)
     with pytest.raises(InputError, match=f"a pair has {longest} tokens, more than a batch may have"):
         RewardBatches(pairs, longest - 1, seed=0, micro_batch_tokens=1)
+
+
+def test_a_question_is_learned_or_measured_with_all_its_pairs():
+    asked = [f"Question {number // 3}?" for number in range(30)]
+    records = [{"prompt": [{"role": "user", "content": text}]} for text in asked]
+    learned, measured = kept_apart(records, list(enumerate(asked)), 0.2)
+    assert sorted(learned + measured) == list(enumerate(asked)) and len(measured) == 6
+    assert not {text for _, text in learned} & {text for _, text in measured}
+    assert kept_apart(records, asked, 0) == (asked, [])
+    assert len(kept_apart(records[:6], asked[:6], 0.9)[0]) == 3  # one question is always left to learn
+    with pytest.raises(InputError, match="all pairs are of one question"):
+        kept_apart(records[:3], asked[:3], 0.5)
