@@ -1,93 +1,26 @@
-"""Aliases of a registered model: they move here and nowhere else, and every move leaves a record.
-
-A record is written before its alias moves, so no move is without one. Records are numbered files in the store, each made
-by exclusive creation and holding the sha256 of the one before: a line that was taken out or written anew shows. MLflow
-gets a copy as a tag of the registered model, for who looks there.
-"""
+"""Aliases of a registered model: they move here and nowhere else, and every move leaves its records."""
 
 import getpass
-import hashlib
 import os
 import re
 import socket
-from datetime import UTC, datetime
+from contextlib import suppress
 from types import EllipsisType
-from typing import Literal
 
 import orjson
-from pydantic import Field, ValidationError
 
-from tokenmill.errors import CorruptError, InputError
-from tokenmill.manifest import Frozen, canonical, sha256
+from tokenmill.deployment.audit import Action, AuditLog, Intent, Record
+from tokenmill.errors import InputError, UserError
 from tokenmill.store import ArtifactStore, acquire
-from tokenmill.store.backend import Backend
-from tokenmill.store.layout import audit_key
 from tokenmill.tracking import Registry
 from tokenmill.tracking.connection import MANIFEST_TAG
 
-AUDIT_TAG = "tokenmill.audit"
 VERDICT_TAG = "gate.verdict"
 LOCK_S = 30.0
 """How long a process that moves an alias may be silent before another one takes its place."""
 LONGEST_REASON = 1000
-Action = Literal["registered", "promoted", "rolled back"]
+"""Characters: MLflow keeps 5,000 of a tag, and the rest of a record is short."""
 _VERSION = re.compile(r"^(?:models:/)?(?P<name>[^/@]+)(?:@|/)(?P<version>[^/@]+)$")
-
-
-class Record(Frozen):
-    """One move of one alias."""
-
-    number: int = Field(description="1 is a model's first")
-    time: str = Field(description="UTC")
-    who: str = Field(description="as the mover's environment says: nothing proves it")
-    model: str
-    alias: str
-    action: Action
-    before: str | None = Field(description="version that it stood at")
-    after: str | None = Field(description="version that it moved to; null: the alias is gone")
-    why: str
-    forced: bool = Field(False, description="without a passed verdict, by --force")
-    release: str | None = Field(description="manifest of `after`")
-    verdict: str | None = Field(description="manifest of the gate's verdict that let it pass")
-    previous: str = Field(description="sha256 of the record before; empty for the first")
-
-
-class AuditLog:
-    """The records of one registered model, oldest first."""
-
-    def __init__(self, backend: Backend, identity: str, model: str):
-        self.backend, self.identity, self.model = backend, identity, model
-
-    def records(self) -> list[Record]:
-        """All of them.
-
-        Raises:
-            CorruptError: one is missing or was written anew.
-        """
-        found, previous = list[Record](), ""
-        keys = sorted(entry.key for entry in self.backend.list(audit_key(self.identity, self.model, None)))
-        for number, key in enumerate(keys, 1):
-            data = self.backend.get(key)
-            try:
-                record = Record.model_validate(orjson.loads(data))
-            except (ValueError, ValidationError):
-                raise CorruptError(f"{self.backend.uri}/{key} is no record of an alias: restore it") from None
-            if key != audit_key(self.identity, self.model, number) or record.previous != previous:
-                raise CorruptError(f"{self.backend.uri}/{key} does not follow the record before it: restore that")
-            found.append(record)
-            previous = hashlib.sha256(data).hexdigest()
-        return found
-
-    def append(self, record: Record) -> None:
-        if not self.backend.create(audit_key(self.identity, self.model, record.number), canonical(record.model_dump())):
-            raise CorruptError(
-                f"{self.model}: record {record.number} was written by another hand: look, then try again"
-            )
-
-
-def log_of(registry: Registry, model: str) -> AuditLog:
-    """By the model's own identity: an address changes, through a port-forward or after a restore."""
-    return AuditLog(registry.store.backend, registry.identity(model), model)
 
 
 def move(
@@ -110,26 +43,17 @@ def move(
     Raises:
         InputError: it is promoted to a version that no gate let pass, and nobody forced it; or it stands elsewhere.
     """
-    log = log_of(registry, model)
+    log = AuditLog(registry, model)
     lock = acquire(registry.store, f"alias-{log.identity}", ttl_s=LOCK_S)
     assert lock  # nothing says that the work is done
     with lock:
+        log.settle()
         now = registry.alias_version(model, alias)
         if now == to:
             return None
-        if expected not in (..., now):
-            stood, stands = expected or "none", now or "none"
-            raise InputError(
-                f"{model}@{alias} went from version {stood} to {stands} meanwhile: see `tokenmill audit {model}`"
-            )
-        tags = registry.version_tags(model, to) if to else {}
-        verdict = tags.get(VERDICT_TAG)
-        if action == "promoted" and to and not forced:
-            verdict = passed_verdict(registry.store, f"{model} version {to}", tags)
-        earlier = log.records()
-        record = Record(
-            number=len(earlier) + 1,
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
+        _require_standing(f"{model}@{alias}", now, expected)
+        release, verdict = _evidence(registry, model, to, gated=action == "promoted" and not forced)
+        intent = Intent(
             who=who or actor(),
             model=model,
             alias=alias,
@@ -138,15 +62,44 @@ def move(
             after=to,
             why=why[:LONGEST_REASON],
             forced=forced,
-            release=tags.get(MANIFEST_TAG),
+            release=release,
             verdict=verdict,
-            previous=sha256(canonical(earlier[-1].model_dump())) if earlier else "",
         )
         lock.check()
-        log.append(record)
-        registry.tag_model(model, f"{AUDIT_TAG}.{record.number:06d}", canonical(record.model_dump()).decode())
-        registry.set_alias(model, alias, to)
-    return record
+        return _made(log, intent)
+
+
+def _require_standing(what: str, now: str | None, expected: str | EllipsisType | None) -> None:
+    if expected not in (..., now):
+        model = what.partition("@")[0]
+        raise InputError(
+            f"{what} went from version {expected or 'none'} to {now or 'none'} meanwhile: see `tokenmill audit {model}`"
+        )
+
+
+def _evidence(registry: Registry, model: str, version: str | None, *, gated: bool) -> tuple[str | None, str | None]:
+    """Manifests of a version's release and of its verdict; of a `gated` move the verdict passed, or `InputError`."""
+    if version is None:
+        return None, None
+    tags = registry.version_tags(model, version)
+    verdict = passed_verdict(registry.store, f"{model} version {version}", tags) if gated else tags.get(VERDICT_TAG)
+    return tags.get(MANIFEST_TAG), verdict
+
+
+def _made(log: AuditLog, intent: Intent) -> Record:
+    """Move the alias between the record of its intent and the record of what came of it."""
+    try:
+        log.begin(intent)
+        log.registry.set_alias(intent.model, intent.alias, intent.after)
+    except UserError:
+        with suppress(UserError):  # what took the move may take this too: then whoever moves an alias next settles it
+            log.settle()
+        raise
+    ended = log.settle()
+    assert ended
+    if ended.state != "moved":
+        raise InputError(f"{intent.model}@{intent.alias} was moved away at once: somebody moves it past TokenMill")
+    return ended
 
 
 def passed_verdict(store: ArtifactStore, what: str, tags: dict[str, str]) -> str:
@@ -174,8 +127,9 @@ def passed_verdict(store: ArtifactStore, what: str, tags: dict[str, str]) -> str
 
 def way_back(registry: Registry, model: str, alias: str, version: str) -> str | None:
     """The version that `version` took the alias from, when it last came there other than by a way back."""
-    for record in reversed(log_of(registry, model).records()):
-        if record.alias == alias and record.after == version and record.action != "rolled back":
+    for record in reversed(AuditLog(registry, model).moves()):
+        led_here = record.alias == alias and record.after == version and record.state != "not moved"
+        if led_here and record.action != "rolled back":
             return record.before
     return None
 

@@ -156,11 +156,15 @@ class ReferenceLimits(Section):
 
 
 class LicencePolicy(Section):
-    """Which licences may stand behind a model: patterns of the shell, without case, against each source's licence."""
+    """Which licences may stand behind a model: of every source and every imported model in its lineage.
+
+    Patterns of the shell against each licence in SPDX's spelling, without case, whatever way it was written; `*-NC-*` finds
+    the word NC anywhere in it, and `unknown` is what nobody stated.
+    """
 
     allow: tuple[str, ...] | None = Field(None, description="licences that may; null: all that are not denied")
     deny: tuple[str, ...] = Field(
-        ("", "unknown", "proprietary*", "*-NC", "*-NC-*", "*-ND", "*-ND-*"),
+        ("unknown", "proprietary*", "*-NC-*", "*-ND-*"),
         description="licences that may not; by default what nobody stated, and what forbids commercial use or changes",
     )
 

@@ -28,8 +28,8 @@ VERDICT, VERDICT_TEXT, PAGE = "verdict.json", "verdict.md", "verdict.html"
 
 @step(
     "evaluation.gate",
-    version=7,
-    libraries=("numpy", "jinja2"),
+    version=8,
+    libraries=("numpy", "jinja2", "license-expression"),
     kinds={
         "candidate": "evaluation",
         "references": "evaluation",

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import CollectConfig
-from tokenmill.lineage import LineageGraph, upstream
+from tokenmill.lineage import LineageGraph, Source, upstream
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.model.config import InternLM2Config
 from tokenmill.steps import StepContext, effect
@@ -32,7 +32,7 @@ HELDOUT = "heldout"
 """nor through a role of this name, which training only measures."""
 
 
-@effect("evaluation.collect_training_sets", version=2, kinds={"weights": "weights"})
+@effect("evaluation.collect_training_sets", version=3, kinds={"weights": "weights"})
 def collect_training_sets(config: CollectConfig, weights: Manifest, ctx: StepContext) -> Draft:
     """Everything whose text the model was trained on, at any stage of its life; the raw sources and trainings behind it.
 
@@ -55,7 +55,7 @@ def collect_training_sets(config: CollectConfig, weights: Manifest, ctx: StepCon
         elif manifest.kind not in BARRIERS:
             ahead += [d for role, digests in manifest.parents.items() if role != HELDOUT for d in digests]
     found = sorted(sets.values(), key=lambda s: (s["kind"], s["step"], s["digest"], s["tokens"] or ""))
-    sources = [source._asdict() for source in graph.sources]
+    sources = [source._asdict() for source in (*graph.sources, *_unsourced(graph))]
     value = {
         "model": weights.content,
         "weights": weights.digest,
@@ -73,6 +73,15 @@ def _present(graph: LineageGraph, digest: str, ctx: StepContext) -> Manifest:
             "its contamination cannot be checked; train again, or evaluate without"
         )
     return graph.nodes[digest]
+
+
+def _unsourced(graph: LineageGraph) -> Iterator[Source]:
+    """Where a lineage ends at no source: at a model from elsewhere, or at what is gone. Nobody stated a licence of that."""
+    for digest, manifest in graph.nodes.items():
+        if manifest.kind == "weights" and not manifest.parents:
+            yield Source(f"weights {digest[:12]} of {manifest.step}", "", "", digest)
+    for digest in sorted(graph.missing):
+        yield Source(f"{digest[:12]}, which is gone", "", "", digest)
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:

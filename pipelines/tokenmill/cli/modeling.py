@@ -73,8 +73,10 @@ def import_(
     source: Annotated[
         Path, typer.Argument(help="folder in InternLM2 or LLaMA layout, with tokenizer.json or tokenizer.model")
     ],
+    licence: Annotated[
+        str, typer.Option(help="of the weights, best as an SPDX identifier, or `unknown`; it follows them to the gate")
+    ],
     name: Annotated[str, typer.Option(help="of the source in lineage and model cards [the folder's]")] = "",
-    licence: Annotated[str, typer.Option(help="of the weights; it follows them to the release")] = "not stated",
     origin: Annotated[str, typer.Option(help="where they are from, for people [the name]")] = "",
     tokens_seen: Annotated[int, typer.Option(min=0, help="tokens it was trained on, where a training goes on")] = 0,
     store: StoreUri = None,
@@ -87,7 +89,7 @@ def import_(
     if not source.is_dir():
         raise InputError(f"there is no folder {source}")
     made = import_model(
-        open_store(use_store(store)), source, name=name, licence=licence, origin=origin, tokens_seen=tokens_seen
+        open_store(use_store(store)), source, licence=licence, name=name, origin=origin, tokens_seen=tokens_seen
     )
     manifests = {"sources": made.sources, "tokenizer": made.tokenizer, "weights": made.weights}
     if as_json:

@@ -9,7 +9,7 @@ from tokenmill.cli.main import AsJson, StoreUri, app
 from tokenmill.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenmill.deployment.alias import Record
+    from tokenmill.deployment.audit import Record
     from tokenmill.tracking import Registry
 
 Alias = Annotated[str, typer.Option("--alias", help="which of its aliases")]
@@ -64,27 +64,44 @@ def rollback(
 def audit(
     model: Annotated[str, typer.Argument(help="registered name")],
     alias: Annotated[str, typer.Option("--alias", help="only this one [all]")] = "",
+    accept: Annotated[
+        bool, typer.Option("--accept", help="give MLflow the copies that it lacks, as after a restore of an older one")
+    ] = False,
     store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every move of a model's aliases: who, when, from, to, why, by which verdict; and where they stand now."""
-    from tokenmill.deployment.alias import log_of
+    """Every move of a model's aliases: who, when, from, to, why, by which verdict; and where they stand now.
+
+    Exits with 2 if a record was changed or taken away, the newest too: MLflow has copies.
+    """
+    from tokenmill.deployment.audit import AuditLog
 
     registry = _registry(store)
-    records = [r for r in log_of(registry, model).records() if alias in ("", r.alias)]
+    log = AuditLog(registry, model)
+    accepted = log.accept() if accept else 0
+    records = [r for r in log.moves() if alias in ("", r.alias)]
     stands = {name: registry.alias_version(model, name) for name in sorted({r.alias for r in records})}
     if as_json:
         show({"model": model, "aliases": stands, "records": [r.model_dump() for r in records]})
         return
     if not records:
         raise InputError(f"no alias of {model!r} was ever moved in this registry{f' ({alias})' if alias else ''}")
+    if accept:
+        typer.echo(f"{accepted} copies given to MLflow")
     for record in records:
         typer.echo(_line(record))
-    last = {r.alias: r.after for r in records}
+    ends = {r.alias: _ends(r) for r in records}
     for name, version in stands.items():
         typer.echo(f"{model}@{name} is version {version or 'none'}")
-        if version != last[name]:
-            typer.echo(f"  by the records it should be {last[name] or 'none'}: somebody moved it past TokenMill")
+        if version not in ends[name]:
+            typer.echo(f"  by the records it should be {ends[name][0] or 'none'}: somebody moved it past TokenMill")
+
+
+def _ends(record: "Record") -> tuple[str | None, ...]:
+    """Where an alias may stand by the record of its last move."""
+    return {"moved": (record.after,), "not moved": (record.before,), "begun": (record.after, record.before)}[
+        record.state
+    ]
 
 
 def _tell(record: "Record | None", otherwise: str, as_json: bool) -> None:
@@ -97,5 +114,6 @@ def _tell(record: "Record | None", otherwise: str, as_json: bool) -> None:
 def _line(record: "Record") -> str:
     moved = f"{record.before or 'none'} → {record.after or 'none'}"
     judged = f"verdict {record.verdict[:12]}" if record.verdict else "no verdict"
+    ended = {"moved": record.action, "not moved": "NOT MOVED", "begun": "UNFINISHED"}[record.state]
     forced = "FORCED, " if record.forced else ""
-    return f"{record.time}  {record.alias:<12} {moved:<12} {record.action:<12} {forced}{judged}  {record.who}: {record.why}"
+    return f"{record.time}  {record.alias:<12} {moved:<12} {ended:<12} {forced}{judged}  {record.who}: {record.why}"

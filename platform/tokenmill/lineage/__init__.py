@@ -6,12 +6,13 @@ A document keeps its id through every shard, which answers "which models saw thi
 
 from tokenmill.lineage.differences import Diff, diff
 from tokenmill.lineage.documents import DocumentTrace, find_document
-from tokenmill.lineage.graph import LineageGraph, downstream, parents_first, resolve, upstream
+from tokenmill.lineage.graph import LineageGraph, Source, downstream, parents_first, resolve, upstream
 
 __all__ = [
     "Diff",
     "DocumentTrace",
     "LineageGraph",
+    "Source",
     "diff",
     "downstream",
     "find_document",

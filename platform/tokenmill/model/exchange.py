@@ -56,8 +56,8 @@ def import_model(
     store: ArtifactStore,
     folder: Path,
     *,
+    licence: str,
     name: str = "",
-    licence: str = "not stated",
     origin: str = "",
     tokens_seen: int = 0,
 ) -> Imported:
@@ -68,15 +68,18 @@ def import_model(
     licences and origins give equal digests.
 
     Args:
+        licence: of the weights, best as an SPDX identifier; `unknown` is one, which a gate refuses by default.
         name: of the source in lineage and model cards; by default the folder's.
         origin: where it is from, for people; by default the name.
         tokens_seen: tokens that it was trained on: where the x axis of a further training starts.
 
     Raises:
-        InputError: there is no model or tokenizer, or they do not belong together.
+        InputError: no licence is stated; there is no model or tokenizer, or they do not belong together.
         ConfigError: the model is not one that InternLM2 can hold.
         CorruptError: a file is damaged.
     """
+    if not licence.strip():
+        raise InputError(f"{folder} has no licence: state it, or `unknown`; it follows the weights to the release")
     store.check()
     config, state = read_checkpoint(folder)
     words, known = Tokenizer.adopt(folder, config.vocab_size)

@@ -8,7 +8,7 @@ work/<key>/lease/<n>                who works on an action; work/<key>/<attempt>
 runs/<run>/…                        events of a run
 pins/<name>                         a digest that garbage collection keeps, with all its ancestors; registered models have one
 registry/<mlflow>/<model>/<digest>  the version that a manifest is registered as
-audit/<mlflow>/<model>/<n>          one move of an alias of a registered model; never deleted
+audit/<identity>/<model>/<n>        a move of an alias of a registered model, begun or ended; never deleted
 annotations/…                       what people said of answers; nothing that is made anew: collection leaves it alone
 tombstones/<document>               a document that was taken down, and every model that saw it
 gc/<notice>                         what a running collection is about to delete

@@ -30,6 +30,7 @@ from tokenmill.tracking.events import RunRef, manifest_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import RegisteredModel
 
 _VERSIONS_TAG = "mlflow.modelVersions"  # what MLflow's pages link a model to its versions by
 _MODEL_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
@@ -130,16 +131,22 @@ class Registry:
         Raises:
             InputError: there is none of that name.
         """
+        return sha256(f"{name} {self._registered(name).creation_timestamp}".encode())[:12]
+
+    def model_tags(self, name: str) -> dict[str, str]:
+        """A registered model's own tags; `InputError` if there is none of that name."""
+        return dict(self._registered(name).tags)
+
+    def _registered(self, name: str) -> "RegisteredModel":
         from mlflow.exceptions import MlflowException
 
         with one_line_errors(self.uri):
             try:
-                made = self.client.get_registered_model(name).creation_timestamp
+                return self.client.get_registered_model(name)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 raise InputError(f"no model {name!r} is registered in this MLflow") from None
-        return sha256(f"{name} {made}".encode())[:12]
 
     def alias_version(self, name: str, alias: str) -> str | None:
         """The version an alias stands at; None when nobody has set it."""

@@ -54,6 +54,19 @@ def hits(lab: Lab, weights: Manifest, asked: Manifest) -> dict[str, int]:
     return {suite: row["hits"] for suite, row in searched(lab, weights, asked)[0]["suites"].items()}
 
 
+def test_where_a_lineage_ends_at_a_model_or_at_what_is_gone_nobody_stated_a_licence(lab: Lab) -> None:
+    """Planted: weights of another store that came without their sources; and a source that the store lost."""
+    found = lab.issue_folder("weights", lab.folder / "weights-0", step="made.elsewhere") if lab.weights() else None
+    assert found
+    tuned = lab.weights(3, base=found)
+    _, told = collect(lab, tuned)
+    stated = {(s["name"], s["licence"]) for s in told["sources"]}
+    assert stated == {("tales", "CC0-1.0"), (f"weights {found.digest[:12]} of made.elsewhere", "")}
+    lab.store.backend.delete(f"manifests/{lab.sources.digest}")
+    _, told = collect(lab, tuned)
+    assert {s["licence"] for s in told["sources"]} == {""} and len(told["sources"]) == 2
+
+
 def test_every_stage_of_a_models_life_is_walked(lab: Lab) -> None:
     """Base ← tokens ← corpus; enhanced; SFT on conversations; a reward model's preferences; PPO on prompts."""
     base = lab.weights(step="pretraining.train")
