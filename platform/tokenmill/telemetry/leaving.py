@@ -3,9 +3,9 @@
 `TOKENMILL_METRICS_DIR` is a folder that node-exporter's textfile collector reads; `TOKENMILL_PUSHGATEWAY` the address of a
 Pushgateway. With neither nothing happens, and a number that cannot be written costs one warning, never the step.
 
-At a Pushgateway a running run has a group a task, so runs never meet; of a step in parts the one that ended last is there. When
-the run ends its groups are deleted, and all that they said goes into the one group of its pipeline and preset, which the next
-run that ends replaces.
+At a Pushgateway a running run has a group a task, so runs never meet; of a step in parts the one that ended last is there.
+When the run ends its groups are deleted, and all that they said goes into the one group of its pipeline and preset, which the
+next run that ends replaces.
 """
 
 import fcntl
