@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from life import Life, Lived
+from planted_sources import SOURCES, pico_and
 
-import tokenmill.curation
 from tokenmill.telemetry import METRICS, Board, Page
 from tokenmill.tracking import Registry, read_events
 
@@ -99,26 +98,15 @@ def test_a_planted_secret_is_found_nowhere(life, first):
     assert holders == []
 
 
-SOURCES = Path(tokenmill.curation.__file__).parent / "sources"
-
-
 def leaking_sources(folder: Path) -> Path:
     """Pico's sources, and a notebook that quotes every problem of theirs: those, too, that evaluation will ask.
 
     Each stands on two of its pages, since some pages are held out of training, as of any source.
     """
-    known = yaml.safe_load((SOURCES / "pico.yaml").read_text())
-    for source in known:
-        paths = source["uri"] if isinstance(source["uri"], list) else [source["uri"]]
-        source["uri"] = [str(SOURCES / path) for path in paths]
     problems = [json.loads(line)["text"] for line in (SOURCES / "pico" / "problems.jsonl").read_text().splitlines()]
     on = [problems[i::20] + problems[(i + 7) % 20 :: 20] for i in range(20)]
     pages = [f"What the teacher wrote down on day {i}.\n\n" + "\n\n".join(quoted) for i, quoted in enumerate(on)]
-    (folder / "notebook.jsonl").write_text("".join(json.dumps({"text": page}) + "\n" for page in pages))
-    notebook = {"name": "notebook", "uri": str(folder / "notebook.jsonl"), "type": "math"}
-    known.append(notebook | {"licence": "CC0-1.0", "origin": "made for this test"})
-    (folder / "leaking.yaml").write_text(yaml.safe_dump(known))
-    return folder / "leaking.yaml"
+    return pico_and(folder, "notebook", "".join(json.dumps({"text": page}) + "\n" for page in pages), type="math")
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,17 @@
 """The phase curation in a KFP loop over groups of shards makes what it makes in one piece."""
 
-from importlib import resources
+from pathlib import Path
 
 import orjson
 import pytest
 from life import Life, Lived
+from planted_sources import pico_and
 
 from tokenmill.lineage import upstream
 from tokenmill.records import read_jsonl
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+SHORT = 2000
 
 
 def corpus(lived: Lived) -> dict[str, dict]:
@@ -24,13 +26,25 @@ def life(tmp_path_factory) -> Life:
 
 
 @pytest.fixture(scope="module")
-def whole(life) -> Lived:
-    return life.run("curation")
+def sources(life) -> Path:
+    """Pico's, and one of lines too short to keep, which is larger than a group: of that group nothing is left."""
+    lines = "".join(f'{{"text": "too short {n}", "lang": "en"}}\n' for n in range(SHORT))
+    return pico_and(life.folder, "scraps", lines, type="web")
 
 
 @pytest.fixture(scope="module")
-def grouped(life, whole) -> Lived:
-    return life.run("curation", "--set", "curation.plan.group_bytes=40000")
+def whole(life, sources) -> Lived:
+    return life.run("curation", "--set", f"curation.register_sources.sources={sources}")
+
+
+def in_groups(life, sources) -> Lived:
+    settings = (f"curation.register_sources.sources={sources}", "curation.plan.group_bytes=70000")
+    return life.run("curation", *(option for setting in settings for option in ("--set", setting)))
+
+
+@pytest.fixture(scope="module")
+def grouped(life, sources, whole) -> Lived:
+    return in_groups(life, sources)
 
 
 def test_a_corpus_in_groups_is_the_same_corpus(whole, grouped):
@@ -57,8 +71,8 @@ def test_every_group_ends_at_the_same_registered_sources(grouped):
     assert {source.digest for source in graph.sources} == {registered.digest}
 
 
-def test_a_group_whose_files_did_not_change_is_found_done(life, grouped):
-    again = life.run("curation", "--set", "curation.plan.group_bytes=40000")
+def test_a_group_whose_files_did_not_change_is_found_done(life, sources, grouped):
+    again = in_groups(life, sources)
     tasks = {t: f["cache"] for t, f in again.finished.items() if ".group-" in t}
     assert tasks and set(tasks.values()) == {"hit"}
     assert again.finished["curation.order_code"]["outputs"] == grouped.finished["curation.order_code"]["outputs"]
@@ -73,17 +87,8 @@ def test_a_document_s_history_names_its_own_group_and_no_other(life, grouped):
     assert "absent" not in {fate for _, fate in stages}
 
 
-def test_a_group_of_which_nothing_is_left_costs_the_others_nothing(life):
-    folder = life.folder / "mixed"
-    folder.mkdir()
-    pages = resources.files("tokenmill.curation") / "sources" / "pico" / "pages.jsonl"
-    (folder / "good.jsonl").write_bytes(pages.read_bytes())
-    (folder / "junk.jsonl").write_text("".join(f'{{"text": "too short {n}", "lang": "en"}}\n' for n in range(20)))
-    source = f"{{name: mixed, uri: {folder}, type: web, licence: CC0-1.0, origin: test}}"
-    settings = (f"curation.register_sources.sources=[{source}]", "curation.plan.group_bytes=1")
-    mixed = life.run("curation", *(option for setting in settings for option in ("--set", setting)))
-
-    cleaned = [mixed.manifest(task) for task in mixed.finished if task.startswith("curation.filter.group-")]
-    assert [m.dropped for m in cleaned if not m.counts["records"]] == [{"length": 20}]
-    assert corpus(mixed) and all(r["path"] == "good.jsonl" for r in corpus(mixed).values())
-    assert mixed.manifest("curation.funnel").counts["stages"] == 8
+def test_a_group_of_which_nothing_is_left_costs_the_others_nothing(grouped):
+    cleaned = [grouped.manifest(task) for task in grouped.finished if task.startswith("curation.filter.group-")]
+    assert [m.dropped for m in cleaned if not m.counts["records"]] == [{"length": SHORT}]
+    assert corpus(grouped) and all(r["source"] != "scraps" for r in corpus(grouped).values())
+    assert grouped.manifest("curation.funnel").counts["stages"] == 8

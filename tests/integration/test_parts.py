@@ -16,6 +16,7 @@ from tokenmill.store import open_store
 from tokenmill.tracking import read_events
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(290)]
+HOW = ("--set", "curation.filter.execution.workers=3", "--set", "curation.ingest.max_rejected=0.5")
 SHORT = ("--set", "pretraining.pretrain.short.tokens=2048", "--set", "pretraining.pretrain.long.tokens=5120")
 
 
@@ -49,12 +50,20 @@ def finished(folder, result):
 
 @pytest.fixture(scope="module")
 def curated(folder):
-    return run(folder, "curation")
+    return run(folder, "curation", *HOW)
 
 
 @pytest.fixture(scope="module")
 def pretrained(folder, curated):
     return run(folder, "pretraining", *SHORT, "--input", f"corpus={curated['outputs']['corpus'][:12]}")
+
+
+def test_how_a_run_is_computed_is_set_on_the_command_line_and_is_no_part_of_what_it_makes(folder, curated):
+    events = read_events(open_store(f"file://{folder}/store"), curated["run"])
+    started = {event.task: event.data for event in events if event.kind == "step_started"}
+    assert started["curation.filter"]["options"]["execution"]["workers"] == 3
+    assert started["curation.filter"]["config"] == {}
+    assert started["curation.ingest"]["config"] == {"max_rejected": 0.5}
 
 
 def test_each_names_what_the_next_one_takes(folder, curated, pretrained):
@@ -124,21 +133,33 @@ def test_sft_alone_goes_on_from_that_base(folder, curated, pretrained):
     assert told["sources"] == 2 and told["records"] > 50
 
 
-def test_a_killed_run_leaves_no_rank_and_a_rerun_ends_as_if_nothing_had_been(folder, tmp_path, curated, pretrained):
+def working_on(store):
+    """Command lines of the processes whose command line or environment names the store."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            command = " ".join(process.cmdline())
+            if str(store) in command or str(store) in process.environ().get("TOKENMILL_STORE", ""):
+                found.append(command)
+        except psutil.Error:  # it ended while it was looked at, or is not ours to look at
+            continue
+    return found
+
+
+def test_a_run_killed_with_9_leaves_no_task_and_no_rank_and_a_rerun_ends_as_if_nothing_had_been(
+    folder, tmp_path, curated, pretrained
+):
     shutil.copytree(folder / "store", tmp_path / "store")
     for action in (tmp_path / "store" / "actions").iterdir():
         action.unlink()
     arguments = (*SHORT, "--input", f"corpus={curated['outputs']['corpus']}")
     process = start(tmp_path, "run", "pretraining", "--preset", "pico", *arguments)
 
-    def ranks():
-        lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
-        return [line for line in lines if "tokenmill.training.worker" in line and str(tmp_path) in line]
-
-    wait_for(ranks, "a rank", 120)
+    store = tmp_path / "store"
+    wait_for(lambda: sum("training.worker" in one for one in working_on(store)) > 1, "ranks", 120)
     process.kill()
     process.communicate()
-    wait_for(lambda: not ranks(), "the ranks to die with their run", 10)
+    wait_for(lambda: not working_on(store), "tasks and ranks to die with their run", 10)
     assert run(tmp_path, "pretraining", *arguments)["outputs"] == pretrained["outputs"]
 
 

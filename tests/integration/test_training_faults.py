@@ -42,6 +42,26 @@ def prepared(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("faults"))
 
 
+@pytest.fixture(scope="module")
+def killed(prepared, tmp_path_factory):
+    """The store of a training by two ranks that was killed with two whole checkpoints; tests copy it."""
+    root, inputs, _ = prepared
+    folder = tmp_path_factory.mktemp("killed") / "store"
+    shutil.copytree(root / "store", folder)
+    process = start(folder, inputs)
+    wait_for(lambda: len(complete_checkpoints(folder)) > 1 or process.poll() is not None, "two checkpoints")
+    assert process.poll() is None, "it was over before it could be killed"
+    kill(folder, process)
+    return folder
+
+
+@pytest.fixture
+def left(killed, tmp_path):
+    """What a killed training left, to go on from, and its newest whole checkpoint's step."""
+    shutil.copytree(killed, tmp_path / "store")
+    return tmp_path / "store", max(complete_checkpoints(tmp_path / "store"))
+
+
 def kill_and_rerun(prepared, tmp_path, when):
     root, inputs, expected = prepared
     folder = tmp_path / "store"
@@ -87,14 +107,8 @@ def test_kill_before_any_checkpoint_starts_anew_to_the_same_digests(prepared, tm
     assert resumed_from == 0
 
 
-def test_a_checkpoint_without_every_marker_is_not_taken_for_whole(prepared, tmp_path):
-    root, inputs, expected = prepared
-    folder = tmp_path / "store"
-    shutil.copytree(root / "store", folder)
-    process = start(folder, inputs)
-    wait_for(lambda: 2 * EVERY in complete_checkpoints(folder) or process.poll() is not None, "two checkpoints")
-    kill(folder, process)
-    newest = max(complete_checkpoints(folder))
+def test_a_checkpoint_without_every_marker_is_not_taken_for_whole(prepared, left):
+    (_, inputs, expected), (folder, newest) = prepared, left
     next(folder.glob(f"work/*/checkpoints/{newest}/*/rank-1.json")).unlink()
     for file in folder.glob(f"work/*/checkpoints/{newest}/*/*.pt"):
         file.write_bytes(b"torn")
@@ -138,14 +152,8 @@ def test_a_killed_rank_is_named_and_a_rerun_goes_on(prepared, tmp_path):
     assert finish(start(folder, prepared[1])) == prepared[2]
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(prepared, tmp_path):
-    root, inputs, expected = prepared
-    folder = tmp_path / "store"
-    shutil.copytree(root / "store", folder)
-    process = start(folder, inputs)
-    wait_for(lambda: len(complete_checkpoints(folder)) > 1 or process.poll() is not None, "two checkpoints")
-    kill(folder, process)
-    newest = max(complete_checkpoints(folder))
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(prepared, left):
+    (_, inputs, expected), (folder, newest) = prepared, left
     next(folder.glob(f"work/*/checkpoints/{newest}/*/*.pt")).write_bytes(b"damaged")
     process = start(folder, inputs)
     out, err = process.communicate(timeout=240)
@@ -156,24 +164,31 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(prepared, tmp_path)
     assert orjson.loads(out.splitlines()[-1]) == expected
 
 
-def stop_after_a_checkpoint(folder, inputs, ranks):
-    process = start(folder, inputs, ranks)
-    wait_for(lambda: complete_checkpoints(folder, ranks) or process.poll() is not None, "a checkpoint")
-    kill(folder, process)
-    return max(complete_checkpoints(folder, ranks))
+@pytest.mark.parametrize("after", [(1, 1), (2, 2), (4, 1)])
+def test_another_layout_than_of_two_ranks_goes_on_from_their_checkpoint(prepared, left, after):
+    goes_on_as_if_undisturbed(prepared, left[0], 2, after)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, (1, 1)), (1, (2, 1)), (2, (2, 2)), (2, (4, 1))])
-def test_another_layout_of_ranks_goes_on_from_the_checkpoint(prepared, tmp_path, before, after):
-    """The 20 steps and more after it are those of an undisturbed run, but for the order of sums over ranks."""
-    root, inputs, expected = prepared
+def test_two_ranks_go_on_from_the_checkpoint_of_one(prepared, tmp_path):
+    root, inputs, _ = prepared
     folder = tmp_path / "store"
     shutil.copytree(root / "store", folder)
-    step = stop_after_a_checkpoint(folder, inputs, before)
+    process = start(folder, inputs, 1)
+    wait_for(lambda: complete_checkpoints(folder, 1) or process.poll() is not None, "a checkpoint")
+    kill(folder, process)
+    goes_on_as_if_undisturbed(prepared, folder, 1, (2, 1))
+
+
+def goes_on_as_if_undisturbed(prepared, folder, before, after):
+    """The 20 steps after the first checkpoint are those of an undisturbed run, but for the order of sums over ranks."""
+    root, inputs, expected = prepared
+    for later in complete_checkpoints(folder, before) - {EVERY}:
+        for checkpoint in folder.glob(f"work/*/checkpoints/{later}"):
+            shutil.rmtree(checkpoint)
     process = start(folder, inputs, *after)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err[-2000:]
-    assert f"going on from the checkpoint of step {step} by {before} rank" in err
+    assert f"going on from the checkpoint of step {EVERY} by {before} rank" in err
     calm, resumed = training_log(root / "calm", expected), training_log(folder, orjson.loads(out.splitlines()[-1]))
     assert list(resumed) == list(calm) == list(range(STEPS))
     for name in ("lr", "tokens"):

@@ -99,6 +99,44 @@ def test_an_output_is_told_by_records_bytes_and_reasons() -> None:
     assert values[("tokenmill_step_budget_seconds", None)] == 60
 
 
+def test_parts_of_a_step_are_one_task_with_what_they_made_together() -> None:
+    def part(number: int, records: int, dropped: int, ended: float) -> Page:
+        board = Board(Page(), f"curation.filter.group-{number:05d}")
+        board.take("step_started", {"step": "curation.filter", "budget_s": None}, ended - 2)
+        corpus = {"kind": "corpus", "counts": {"records": records}, "dropped": {"short": dropped}, "bytes": 10}
+        board.take("step_finished", {"outputs": {"o": corpus}, "cache": "miss", "seconds": 2.0}, ended)
+        return board.page
+
+    failed = Board(Page(), "curation.filter.group-00002")
+    failed.take("step_started", {"step": "curation.filter", "budget_s": None}, 50.0)
+    failed.take("step_failed", {}, 51.0)
+    whole = Page.of_all([part(0, 90, 7, 12.0), part(1, 30, 1, 99.0), failed.page])
+    assert {labels["task"] for _, labels, _ in whole.samples()} == {"curation.filter"}
+    values = {metric: value for metric, _, value in whole.samples()}
+    assert values == {
+        "tokenmill_step_started_timestamp_seconds": 10.0,
+        "tokenmill_step_finished_timestamp_seconds": 99.0,
+        "tokenmill_step_seconds": 4.0,
+        "tokenmill_step_success": 0.0,
+        "tokenmill_output_records": 120.0,
+        "tokenmill_output_bytes": 20.0,
+        "tokenmill_dropped_records": 8.0,
+    }
+
+
+def test_a_textfile_of_another_version_stops_nothing(folder: Path) -> None:
+    (folder / TEXTFILE).write_text(
+        'tokenmill_step_seconds{phase="a",step="a.b",task="a.b",cache="miss",shard="9"} 1.0\n'
+        'tokenmill_step_seconds{phase="a",step="a.c",task="a.c",cache="miss"} 2.0\n'
+    )
+    step_ended("curation.filter", "miss", 3.0)
+    left = samples((folder / TEXTFILE).read_text())
+    assert {key[-1]: value for key, value in left.items() if key[0] == "tokenmill_step_seconds"} == {
+        "a.c": 2.0,
+        "curation.filter": 3.0,
+    }
+
+
 def test_a_name_means_what_its_step_means_by_it() -> None:
     assert metric_of("accuracy", "rlhf.dpo")[0].metric == "tokenmill_rlhf_pair_accuracy_ratio"
     assert metric_of("accuracy", "curation.train_scorer") is None

@@ -30,7 +30,7 @@ def current(config: CurrentConfig, weights: Manifest, tokenizer: Manifest, ctx: 
         ctx.log.info("no model in use", name=name, alias=config.alias)
         return own
     digest = registry.resolve_model(f"models:/{name}@{config.alias}")
-    if not ctx.store.backend.exists(f"manifests/{digest}"):
+    if not ctx.store.has_manifest(digest):
         raise InputError(
             f"models:/{name}@{config.alias} points at {digest[:12]}, which is not in {ctx.store.uri}: nothing can be compared "
             "with it; set evaluation.current.alias to another one, or remove the alias"

@@ -83,13 +83,14 @@ def close_run(job_id: str, state: str, message: str) -> None:
 
 def _leave_metrics(store: ArtifactStore, run: RunRef, status: Status) -> None:
     """The whole run's numbers for Prometheus: what its tasks pushed one by one goes."""
-    page, boards, ended = Page(), dict[str, Board](), 0.0
+    boards, ended = dict[str, Board](), 0.0
     for event in read_events(store, run.key):
-        boards.setdefault(event.task, Board(page, event.task)).take(event.kind, event.data, event.time)
+        boards.setdefault(event.task, Board(Page(), event.task)).take(event.kind, event.data, event.time)
         ended = event.time
+    page = Page.of_all(board.page for board in boards.values())
     page.set("tokenmill_run_success", float(status == "succeeded"))
     page.set("tokenmill_run_finished_timestamp_seconds", ended)
-    leave_run(page, run.key, boards, run.name, run.preset)
+    leave_run(page, run.key, {board.labels["task"] for board in boards.values()}, run.name, run.preset)
 
 
 def import_manifest(run: str, uri: str, artifact: Any) -> None:

@@ -116,7 +116,7 @@ def _walk(
             digest = onward(edge)
             if digest in nodes or digest in missing:
                 continue
-            if not store.backend.exists(f"manifests/{digest}"):
+            if not store.has_manifest(digest):
                 missing.add(digest)
                 continue
             nodes[digest] = store.get_manifest(digest)
@@ -159,7 +159,7 @@ def resolve(store: ArtifactStore, reference: str) -> str:
             f"{reference!r} is no artifact: give a digest (or its beginning), a manifest's URI, or models:/name@alias"
         )
     if len(name) == 64:
-        if not store.backend.exists(f"manifests/{name}"):
+        if not store.has_manifest(name):
             raise InputError(f"no manifest {name[:12]}… in {store.uri}")
         return name
     found = sorted(entry.key.removeprefix("manifests/") for entry in store.backend.list(f"manifests/{name}"))

@@ -242,7 +242,7 @@ def tokenizer_of(store: ArtifactStore, model: Manifest) -> Manifest:
     while ahead:
         parents = {d for manifest in ahead for d in manifest.parent_digests} - seen
         seen |= parents
-        ahead = [store.get_manifest(d) for d in sorted(parents) if store.backend.exists(f"manifests/{d}")]
+        ahead = [store.get_manifest(d) for d in sorted(parents) if store.has_manifest(d)]
         found = {manifest.content: manifest for manifest in ahead if manifest.kind == "tokenizer"}
         if len(found) > 1:
             raise InputError(

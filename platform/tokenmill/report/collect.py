@@ -33,7 +33,7 @@ def collect(store: ArtifactStore, run_key: str) -> RunData:
     events = list(read_events(store, run_key))
     steps = _steps(events)
     digests = [(row, output["digest"]) for row in steps for output in row["outputs"].values()]
-    made = [(row, store.get_manifest(d)) for row, d in digests if store.backend.exists(f"manifests/{d}")]
+    made = [(row, store.get_manifest(d)) for row, d in digests if store.has_manifest(d)]
     logs = [
         (row, manifest, list(_records(store, manifest))) for row, manifest in made if manifest.kind == "training_log"
     ]
@@ -144,7 +144,7 @@ def _ancestors(manifests: list[Manifest]) -> dict[str, set[str]]:
 
 def _training(store: ArtifactStore, row: Row, records: list[dict[str, Any]]) -> dict[str, Any]:
     weights = row["outputs"].get("weights")
-    there = weights and store.backend.exists(f"manifests/{weights['digest']}")
+    there = weights and store.has_manifest(weights["digest"])
     ledger = store.get_manifest(weights["digest"]).facts.get("ledger", {}) if there else {}
     return {"step": row["step"], "task": row["task"], "log": records, "ledger": ledger}
 

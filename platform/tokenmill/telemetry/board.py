@@ -1,13 +1,16 @@
 """Numbers as Prometheus reads them, taken from the events of steps: what MLflow is told and what is scraped is one thing."""
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from tokenmill.telemetry.catalogue import METRICS, STEP, metric_of
 
 Value = float | Callable[[], float]
+_PART = re.compile(r"\.(group|part)-\d+$")
+"""What the name of a loop's task ends with. A label with it would be as many series as a corpus has groups."""
 
 
 class Page:
@@ -33,6 +36,19 @@ class Page:
                 if METRICS[metric].kind == "gauge":
                     for key in [key for key in series if gone <= set(key)]:
                         del series[key]
+
+    @classmethod
+    def of_all(cls, pages: Iterable["Page"]) -> "Page":
+        """All pages in one: series that several have, of parts of a step, become one."""
+        whole, known = cls(), dict[tuple[str, ...], float]()
+        for page in pages:
+            for metric, labels, value in page.samples():
+                series = (metric, *(word for pair in sorted(labels.items()) for word in pair))
+                if series in known:
+                    value = METRICS[metric].of_both(known[series], value)
+                known[series] = value
+                whole.set(metric, value, **labels)
+        return whole
 
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
         """(metric, labels, value), in the catalogue's order."""
@@ -79,7 +95,7 @@ class Board:
 
     @property
     def labels(self) -> dict[str, str]:
-        return {"phase": self.step.partition(".")[0], "step": self.step, "task": self.task}
+        return {"phase": self.step.partition(".")[0], "step": self.step, "task": _PART.sub("", self.task)}
 
     def set(self, metric: str, value: Value, **own: str) -> None:
         self.page.set(metric, value, **self.labels, **own)

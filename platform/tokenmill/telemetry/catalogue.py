@@ -1,11 +1,13 @@
 """Every metric that a step, a training or a run exposes to Prometheus, and which numbers of their events each is.
 
 Names are `tokenmill_<thing>_<unit>`, in base units (seconds, bytes, ratios from 0 to 1). Every series has `phase`, `step` and
-`task`; which run it is stands in `tokenmill_run_info` alone, or is the group of a push. Dashboards and alerts may use nothing
-that is not here.
+`task`; which run it is stands in `tokenmill_run_info` alone, or is the group of a push. A step that is done in parts, a task
+each, is one `task`. Dashboards and alerts may use nothing that is not here.
 """
 
+import operator
 import re
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 
@@ -15,18 +17,22 @@ class Metric(NamedTuple):
     told: str
     labels: tuple[str, ...] = ()
     kind: Literal["gauge", "counter"] = "gauge"
+    of_both: Callable[[float, float], float] = operator.add
+    """The value of two parts of a step together."""
 
 
 STEP = ("phase", "step", "task")
 METRICS = {
-    "tokenmill_run_info": Metric("Which run of which pipeline the step is a part of.", ("run", "pipeline", "preset")),
+    "tokenmill_run_info": Metric(
+        "Which run of which pipeline the step is a part of.", ("run", "pipeline", "preset"), of_both=max
+    ),
     "tokenmill_run_success": Metric("Whether the latest run of the pipeline succeeded."),
     "tokenmill_run_finished_timestamp_seconds": Metric("When the latest run of the pipeline ended."),
-    "tokenmill_step_started_timestamp_seconds": Metric("When the step's latest run began."),
-    "tokenmill_step_finished_timestamp_seconds": Metric("When the step's latest run ended."),
+    "tokenmill_step_started_timestamp_seconds": Metric("When the step's latest run began.", of_both=min),
+    "tokenmill_step_finished_timestamp_seconds": Metric("When the step's latest run ended.", of_both=max),
     "tokenmill_step_seconds": Metric("Wall time of the step's latest run.", ("cache",)),
-    "tokenmill_step_budget_seconds": Metric("Wall time that the plan allows the step."),
-    "tokenmill_step_success": Metric("Whether the step's latest run succeeded."),
+    "tokenmill_step_budget_seconds": Metric("Wall time that the plan allows the step.", of_both=max),
+    "tokenmill_step_success": Metric("Whether the step's latest run succeeded.", of_both=min),
     "tokenmill_steps_total": Metric("Runs of the step by outcome.", ("cache", "outcome"), "counter"),
     "tokenmill_step_progress_ratio": Metric("Share of a piece of the step's work that is done.", ("work",)),
     "tokenmill_step_records": Metric("Records that the step has gone through so far.", ("outcome", "reason")),

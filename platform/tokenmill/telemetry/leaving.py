@@ -3,8 +3,9 @@
 `TOKENMILL_METRICS_DIR` is a folder that node-exporter's textfile collector reads; `TOKENMILL_PUSHGATEWAY` the address of a
 Pushgateway. With neither nothing happens, and a number that cannot be written costs one warning, never the step.
 
-At a Pushgateway a running run has a group a task, so runs never meet. When it ends its groups are deleted, and all that they
-said goes into the one group of its pipeline and preset, which the next run that ends replaces.
+At a Pushgateway a running run has a group a task, so runs never meet; of a step in parts the one that ended last is there.
+When the run ends its groups are deleted, and all that they said goes into the one group of its pipeline and preset, which the
+next run that ends replaces.
 """
 
 import fcntl
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from tokenmill.logs import Log
 from tokenmill.telemetry.board import Page
-from tokenmill.telemetry.catalogue import METRICS
+from tokenmill.telemetry.catalogue import METRICS, STEP
 
 FOLDER, GATEWAY = "TOKENMILL_METRICS_DIR", "TOKENMILL_PUSHGATEWAY"
 TEXTFILE = "tokenmill.prom"
@@ -65,8 +66,10 @@ def _merge(folder: Path, page: Page, labels: Mapping[str, str], cache: str) -> N
         fcntl.flock(lock, fcntl.LOCK_EX)
         path, merged = folder / TEXTFILE, Page()
         for family in text_string_to_metric_families(path.read_text("utf-8") if path.exists() else ""):
-            for sample in family.samples if family.samples and family.samples[0].name in METRICS else ():
-                merged.set(sample.name, sample.value, **sample.labels)
+            for sample in family.samples:  # what another version left, and this one does not know, is not kept
+                known = METRICS.get(sample.name)
+                if known and set(sample.labels) <= {*STEP, *known.labels}:
+                    merged.set(sample.name, sample.value, **sample.labels)
         merged.forget(**labels)
         for metric, own, value in page.samples():
             merged.set(metric, value, **own)

@@ -1,6 +1,7 @@
 """A release pins what it is made of; whatever differs is refused."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,9 +21,16 @@ from tokenmill.errors import CorruptError, InputError
 from tokenmill.steps.context import materialise
 
 
-@pytest.fixture
-def folder(lab: Lab) -> Path:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lab = Lab(tmp_path_factory.mktemp("lab"))
     return materialise(lab.store, released(lab).release, lab.folder / "release")
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A release that a test may damage."""
+    return Path(shutil.copytree(original, tmp_path / "release"))
 
 
 def test_a_whole_release_is_accepted(folder: Path) -> None:

@@ -36,6 +36,9 @@ class Files:
         self.weights = torch.load(Path(folder) / tag / f"{dist.get_rank()}.pt")["weights"]
 
 
+pytestmark = pytest.mark.integration
+
+
 def begin(rank, root, world, **execution):
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=world)
     store = open_store(f"file://{root}/store")
