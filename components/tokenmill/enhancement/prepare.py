@@ -13,7 +13,7 @@ from tokenmill.records import Record
 from tokenmill.steps import Drop, Keep, StepContext, step
 
 
-@step("enhancement.prepare", version=2, kinds={"corpus": "corpus", "questions": "questions"})
+@step("enhancement.prepare", version=3, kinds={"corpus": "corpus", "questions": "questions"})
 def prepare(config: PrepareConfig, corpus: Manifest, questions: Manifest, ctx: StepContext) -> dict[str, Draft]:
     """Documents of the domain plus the best of the rest, without what evaluation asks word for word or reads."""
     asked = Asked.of(config, {shard.name: ctx.records(questions, shard) for shard in questions.shards})
@@ -29,7 +29,7 @@ def prepare(config: PrepareConfig, corpus: Manifest, questions: Manifest, ctx: S
         "dropped": draft.dropped,
         "shares": shares_of(config, chosen),
         "hits": dict(sorted(hits.items())),
-        "not_looked_for": dict(count_by_suite(asked.index.too_short)),
+        "not_looked_for": dict(count_by_suite(asked.index.unsearchable)),
     }
     counts = {"hits": sum(hits.values()), "documents": len(chosen)}
     return {"corpus": draft, "decontamination": ctx.write_json("decontamination", REPORT, report, counts=counts)}

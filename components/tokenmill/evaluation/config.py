@@ -151,7 +151,8 @@ class ReferenceLimits(Section):
     )
     tolerance: float = Field(0.0, ge=0, description="loss of accuracy that is accepted beyond chance")
     max_perplexity_ratio: dict[str, float] = Field(
-        {"perplexity/*": 1.1}, description="suite → highest candidate / reference perplexity"
+        {"perplexity/*": 1.1},
+        description="suite → highest candidate / reference perplexity, of the same text and a token of the reference's",
     )
 
 
@@ -204,6 +205,13 @@ class GateConfig(StepConfig):
     )
     max_near: dict[str, float] | None = Field(
         None, description="suites → highest share of questions that training data reword; null: only told"
+    )
+    max_unsearchable: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="highest share of such a suite's questions that cannot be looked for: too short, or all their wording "
+        "is shared with others of the suite; they are no evidence that training data are clean",
     )
     licences: LicencePolicy | None = Field(
         LicencePolicy(), description="of every source in the model's lineage; null: not asked"

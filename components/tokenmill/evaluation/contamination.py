@@ -22,7 +22,7 @@ from tokenmill.evaluation.questions import suite_of as mode_and_suite
 from tokenmill.evaluation.search import LABELS, Search
 from tokenmill.evaluation.training_sets import TRAINING_SETS
 from tokenmill.manifest import Draft, Manifest, Shard
-from tokenmill.overlap import is_test
+from tokenmill.overlap import is_test, training_text
 from tokenmill.overlap.index import suite_of
 from tokenmill.overlap.sketch import Sketch
 from tokenmill.records import JSONL, Record, read_jsonl, write_jsonl
@@ -34,7 +34,7 @@ DECONTAMINATION, ITEMS = "decontamination.json", f"items{JSONL}"
 
 @step(
     "evaluation.contamination",
-    version=4,
+    version=5,
     kinds={"training_sets": "training_sets", "questions": "questions"},
 )
 def check_contamination(
@@ -53,7 +53,7 @@ def check_contamination(
     index = ctx.workdir / "search.pickle"
     index.write_bytes(pickle.dumps(search))
     jobs = list(_jobs(ctx.store, lineage, index))
-    findings = Findings(lineage["sets"], asked, search.too_short, search.near_for)
+    findings = Findings(lineage["sets"], asked, search.unsearchable, search.near_for)
     for job, hits in zip(jobs, ctx.parallel(_Job.run, jobs, "training shards"), strict=True):
         findings.add(job.sets, job.shard, hits)
     return _report(config, lineage, questions, findings, ctx)
@@ -66,17 +66,6 @@ SPLIT = "@"
 def _suite(shard: Shard, record: Record) -> str:
     suite = "/".join(mode_and_suite(shard.name))
     return suite if is_test(record) else f"{suite}{SPLIT}{record['split']}"
-
-
-def training_text(record: Record) -> str:
-    """The text of a document, a conversation or a preference pair."""
-    if "text" in record:
-        return str(record["text"])
-    parts: list[str] = []
-    for field_ in ("prompt", "messages", "chosen", "rejected"):
-        value = record.get(field_)
-        parts += [value] if isinstance(value, str) else [str(message["content"]) for message in value or ()]
-    return "\n".join(parts)
 
 
 # ---- one shard, in a worker process ----------------------------------------------------------------------------------
@@ -96,8 +85,8 @@ class _Job:
     def run(self) -> dict[str, tuple[str, str]]:
         """Question → its label, and the first document that gives it that."""
         search, hits, store = _loaded(self.index), dict[str, tuple[str, str]](), open_store(self.store)
-        texts = (training_text(record) for record in _rows(store, self.shard))
-        suspects = list(Sketch.remembered(store, self.shard, texts).suspects(search.probes))
+        records = _rows(store, self.shard)
+        suspects = list(Sketch.remembered(store, self.shard, records).suspects(search.probes))
         for number, record in _among(_rows(store, self.shard), suspects):
             if record.get("id") not in self.heldout:
                 for name, label in search.find(training_text(record)).items():
@@ -151,7 +140,8 @@ class Findings:
 
     sets: Sequence[dict[str, Any]]
     asked: dict[str, list[str]]
-    too_short: set[str]
+    unsearchable: dict[str, str]
+    """Questions that cannot be looked for → why."""
     near_for: set[str]
     """Questions that are looked for reworded too."""
     labels: dict[str, str] = field(default_factory=dict)
@@ -176,7 +166,7 @@ class Findings:
                     for number, (label, where) in sorted(self.where.get(name, {}).items())
                 ]
                 row = {"suite": suite, "id": one, "label": self.labels.get(name, LABELS[0]), "found": found}
-                yield row | {"too_short": True} if name in self.too_short else row
+                yield row | {"unsearchable": self.unsearchable[name]} if name in self.unsearchable else row
 
     def suites(self) -> dict[str, dict[str, Any]]:
         """Counts a suite: `hits` were found word for word, `near` reworded; `where` names the first place of each."""
@@ -186,10 +176,12 @@ class Findings:
         names = {one: f"{suite}#{one}" for one in ids}
         counted = Counter(self.labels.get(name, LABELS[0]) for name in names.values())
         hits = counted["input"] + counted["input+label"]
+        why_not = Counter(self.unsearchable.get(name) for name in names.values())
         found = {one: min(self.where[name].items())[1][1] for one, name in names.items() if name in self.labels}
         return {
             "questions": len(ids),
-            "too_short": len(self.too_short & set(names.values())),
+            "too_short": why_not["too_short"],
+            "template_only": why_not["template_only"],
             "near_looked_for": len(self.near_for & set(names.values())),
             **{label: counted[label] for label in LABELS},
             "hits": hits,
@@ -238,6 +230,7 @@ def _report(
     write_jsonl(folder / ITEMS, findings.items())
     counts = {
         "questions": sum(row["questions"] for row in tests.values()),
+        "unsearchable": sum(row["too_short"] + row["template_only"] for row in tests.values()),
         "hits": sum(row["hits"] for row in tests.values()),
         "near": sum(row["near"] for row in tests.values()),
     }

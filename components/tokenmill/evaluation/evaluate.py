@@ -25,7 +25,7 @@ EVALUATION, PREDICTIONS = "evaluation.json", f"predictions{JSONL}"
 
 @step(
     "evaluation.evaluate",
-    version=5,
+    version=6,
     reproducible="same_platform",
     libraries=("torch", "numpy", "tokenizers", "sacrebleu"),
     kinds={"weights": "weights", "tokenizer": "tokenizer", "questions": "questions"},
@@ -50,7 +50,7 @@ def in_process(config: EvaluateConfig, weights: Manifest, ctx: StepContext) -> "
 
 @effect(
     "evaluation.evaluate_endpoint",
-    version=1,
+    version=2,
     section="evaluation.evaluate",
     kinds={"weights": "weights", "tokenizer": "tokenizer", "questions": "questions"},
 )

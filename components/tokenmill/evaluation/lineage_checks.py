@@ -69,7 +69,14 @@ def contaminated(config: GateConfig, measured: Measured, found: Contamination | 
         for suite, limit in sorted(bounds.items()):
             row = found.facts["suites"][suite]
             why, evidence = _where(found.facts, suite, labels, verb)
-            passed = row[share] <= limit and row["too_short"] < row["questions"]
+            reworded = labels == ("near",)
+            left_out = (
+                row["questions"] - row["near_looked_for"] if reworded else row["too_short"] + row["template_only"]
+            )
+            searched = left_out <= config.max_unsearchable * row["questions"]
+            if not searched:
+                why += f"; {left_out} could not be looked for, at most {config.max_unsearchable:.0%} may (max_unsearchable)"
+            passed = row[share] <= limit and searched
             yield Check(f"{suite} {name}", row[share], f"≤ {limit:g}", passed, why, evidence)
 
 
@@ -84,6 +91,8 @@ def _where(facts: dict[str, Any], suite: str, labels: tuple[str, ...], verb: str
         why += f", {row['input+label']} with their answer"
     if row["too_short"]:
         why += f"; {row['too_short']} are too short to be looked for"
+    if row["template_only"]:
+        why += f"; {row['template_only']} have no wording of their own to look for"
     if holders:
         told = [f"{n} in {one['kind']} {one['digest'][:12]} of {one['step']}" for n, one in holders[:_NAMED]]
         why += f": {', '.join(told)}{' and others' if len(holders) > _NAMED else ''}"

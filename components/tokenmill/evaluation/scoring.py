@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ class Subject:
         stops = self.tokenizer.stop_ids
         return self.backend.answers(cut, Sampling(self.config.answer_tokens, stops, temperature, self.config.seed))
 
+    def read(self, sample: Sample) -> int:
+        """Bytes of text whose loss a sample asks for; special tokens are none. Those of two tokenizers compare."""
+        scored = [id for id, label in list(zip(*sample, strict=True))[1:] if label != IGNORE]
+        pieces = (list(ids) for special, ids in groupby(scored, self.special.__contains__) if not special)
+        return sum(len(self.tokenizer.decode(ids).encode()) for ids in pieces)
+
     def said(self, answer: Answer) -> str:
         """An answer's text, without the token that ended it."""
         return self.tokenizer.decode(answer.tokens[:-1] if answer.stopped else answer.tokens)
@@ -77,8 +84,8 @@ def perplexity(subject: Subject, records: Sequence[Record]) -> Predictions:
         else:
             samples.append(subject.text(record["text"]))
     return [
-        {"id": record["id"], "loss": loss, "tokens": tokens}
-        for record, (loss, tokens) in zip(records, subject.losses(samples), strict=True)
+        {"id": record["id"], "loss": loss, "tokens": tokens, "bytes": subject.read(sample)}
+        for record, sample, (loss, tokens) in zip(records, samples, subject.losses(samples), strict=True)
         if tokens
     ]
 

@@ -53,8 +53,10 @@ class Search:
             yield grams(units(text, chinese), ngram), max(0, run - ngram + 1), *own.get(name, (nothing, 0))
 
     @property
-    def too_short(self) -> set[str]:
-        return self._verbatim.too_short
+    def unsearchable(self) -> dict[str, str]:
+        """Questions that cannot be looked for, and why."""
+        reasons = {"too_short": self._verbatim.too_short, "template_only": self._verbatim.template_only}
+        return {name: reason for reason, names in reasons.items() for name in names}
 
     @property
     def near_for(self) -> set[str]:

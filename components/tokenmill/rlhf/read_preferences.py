@@ -25,7 +25,7 @@ class UnreadableError(Exception):
     """A record is no pair: why, with the kind of fault before the first `(` or `:`."""
 
 
-@step("rlhf.read_preferences", version=1, kinds={"sources": "sources", "questions": "questions"})
+@step("rlhf.read_preferences", version=2, kinds={"sources": "sources", "questions": "questions"})
 def read_preferences(
     config: ReadPreferencesConfig, sources: Manifest, questions: Manifest | None, ctx: StepContext
 ) -> Draft:
@@ -38,7 +38,7 @@ def read_preferences(
     draft = ctx.partition(read, kind="preferences", by=lambda record: TEMPLATE, max_rejected=config.max_rejected)
     if not asked:
         return draft
-    looked_for = {"looked_for": asked.looked_for, "not_looked_for": dict(count_by_suite(asked.index.too_short))}
+    looked_for = {"looked_for": asked.looked_for, "not_looked_for": dict(count_by_suite(asked.index.unsearchable))}
     return draft.model_copy(update={"facts": {"decontamination": looked_for}})
 
 

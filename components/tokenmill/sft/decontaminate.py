@@ -10,7 +10,7 @@ from tokenmill.sft.config import DecontaminateConfig
 from tokenmill.steps import Drop, StepContext, step
 
 
-@step("sft.decontaminate", version=2, kinds={"conversations": "conversations", "questions": "questions"})
+@step("sft.decontaminate", version=3, kinds={"conversations": "conversations", "questions": "questions"})
 def decontaminate(config: DecontaminateConfig, conversations: Manifest, questions: Manifest, ctx: StepContext) -> Draft:
     """Drop the conversations that hold a question of evaluation word for word, or that evaluation reads itself.
 
@@ -23,7 +23,7 @@ def decontaminate(config: DecontaminateConfig, conversations: Manifest, question
             f"the questions {questions.digest[:12]} are none that can be looked for: give what evaluation.prepare made"
         )
     draft = ctx.map_shards(conversations, Unasked(asked), kind="conversations")
-    told = {"looked_for": asked.looked_for, "not_looked_for": dict(count_by_suite(asked.index.too_short))}
+    told = {"looked_for": asked.looked_for, "not_looked_for": dict(count_by_suite(asked.index.unsearchable))}
     return draft.model_copy(update={"facts": {"decontamination": told}})
 
 

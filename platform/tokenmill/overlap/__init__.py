@@ -5,7 +5,7 @@ question shares with a text, `near` for passages that say most of a question in 
 shard of text holds at all, so that it is read again only for questions that it may hold.
 """
 
-from tokenmill.overlap.asked import Asked, answer_texts, count_by_suite, is_test, question_text
+from tokenmill.overlap.asked import Asked, answer_texts, count_by_suite, is_test, question_text, training_text
 from tokenmill.overlap.index import OverlapIndex
 from tokenmill.overlap.rule import OverlapConfig, OverlapRule
 
@@ -18,4 +18,5 @@ __all__ = [
     "count_by_suite",
     "is_test",
     "question_text",
+    "training_text",
 ]

@@ -1,4 +1,4 @@
-"""What evaluation asks, as text that may stand in a training document."""
+"""What evaluation asks, and what a training record says: the texts in which and for which is looked."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -28,6 +28,20 @@ def answer_texts(record: Record) -> list[str]:
     return [str(one) for one in answer] if isinstance(answer, list) else [str(answer)]
 
 
+TRAINED = ("prompt", "messages", "chosen", "rejected")
+"""Fields of a conversation or preference pair that a model is trained on: a string, or messages."""
+
+
+def training_text(record: Record) -> str:
+    """The text of a document, a conversation or a preference pair."""
+    if "text" in record:
+        return str(record["text"])
+    parts: list[str] = []
+    for value in map(record.get, TRAINED):
+        parts += [value] if isinstance(value, str) else [str(message["content"]) for message in value or ()]
+    return "\n".join(parts)
+
+
 def is_test(record: Record) -> bool:
     """Not a problem that a suite takes from the training split or from a reference itself."""
     return bool(record.get("split", "test") == "test")
@@ -43,7 +57,7 @@ class Asked:
     index: OverlapIndex
     read: frozenset[str]
     looked_for: int
-    """Questions that are long enough, and documents."""
+    """Questions that are long enough and have wording of their own, and documents."""
 
     @classmethod
     def of(cls, rule: OverlapRule, suites: Mapping[str, Iterable[Record]]) -> "Asked":
@@ -57,7 +71,7 @@ class Asked:
                     asked += 1
             read |= {record["id"].partition("@")[0] for record in records if "question" not in record}
         index.build()
-        return cls(index, frozenset(read), asked - len(index.too_short) + len(read))
+        return cls(index, frozenset(read), asked - len(index.unsearchable) + len(read))
 
 
 def count_by_suite(names: Iterable[str]) -> Counter[str]:

@@ -97,6 +97,8 @@ class OverlapIndex:
     names: list[str] = field(default_factory=list)
     too_short: set[str] = field(default_factory=set)
     """Questions with fewer than `min_words` words (twice as many characters): not looked for."""
+    template_only: set[str] = field(default_factory=set)
+    """Questions none of whose n-grams is their own, e.g. one that stands in its suite three times: not looked for either."""
     _runs: dict[tuple[bool, int], list[Runs]] = field(default_factory=lambda: defaultdict(list))
     _tables: dict[tuple[bool, int], Table] = field(default_factory=dict)
     """By whether units are characters, and how many of them a run is looked up by."""
@@ -135,11 +137,18 @@ class OverlapIndex:
         """Leave out the templates; call it once, when every question is in."""
         numbers: dict[str, int] = {}
         suites = numpy.array([numbers.setdefault(suite_of(name), len(numbers)) for name in self.names], numpy.uint64)
+        self.template_only = set(self.names)
         for (chinese, anchor), parts in self._runs.items():
             runs = Runs.joined(parts).without_templates(suites, self.config.max_sharing)
             if len(runs.owners):
                 self._tables[chinese, anchor] = Table(anchor, runs)
+                self.template_only -= {self.names[owner] for owner in numpy.unique(runs.owners).tolist()}
         self._runs.clear()
+
+    @property
+    def unsearchable(self) -> set[str]:
+        """Questions of which no text can be looked for."""
+        return self.template_only | (self.too_short - set(self.names))
 
     @property
     def size(self) -> int:

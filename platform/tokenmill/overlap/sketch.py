@@ -7,20 +7,22 @@ an answer is the same with it and without, and a suite that nobody leaked costs 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy
 
 from tokenmill.manifest import Draft, Shard, canonical, sha256
+from tokenmill.overlap.asked import TRAINED, training_text
 from tokenmill.overlap.near import NGRAM
-from tokenmill.overlap.units import HAN, Units, units
+from tokenmill.overlap.units import HAN, TABLE_SIZE, Units, units
+from tokenmill.records import Record
 from tokenmill.steps.context import scratch, store_file
 from tokenmill.store import ArtifactStore
 
 STRETCH = 1 << 16
 """Characters after which a stretch ends, with the document that it is in."""
-_VERSION = 1
 _KEY, _HEAD = "overlap.sketch", 3
 
 
@@ -110,20 +112,20 @@ class Sketch:
         return cls(numpy.concatenate([head, *(words for _, words, _ in heads)]))
 
     @classmethod
-    def remembered(cls, store: ArtifactStore, shard: Shard, texts: Iterable[str]) -> "Sketch":
-        """Of a shard of this store, made of its `texts` where nobody has made it yet; a worker's own, no lease is needed."""
-        key = sha256(canonical([_KEY, _VERSION, shard.content]))
+    def remembered(cls, store: ArtifactStore, shard: Shard, records: Iterable[Record]) -> "Sketch":
+        """Of a shard of this store, made of its `records` where nobody has made it yet; a worker's own, no lease is needed."""
+        key = sha256(canonical([_KEY, _making(), shard.content]))
         if entry := store.get_action(key):
             known = Draft.model_validate(entry["outputs"]["output"])
             if not store.missing(known.shards):
                 return cls(numpy.load(store.blob_path(known.shards[0].blob), mmap_mode="r"))
             store.delete_action(key)  # half collected
-        made = cls.made(texts)
+        made = cls.made(map(training_text, records))
         with scratch() as folder:
             path = Path(folder) / "sketch.npy"
             numpy.save(path, made.words)
             draft = Draft(kind="sketch", shards=(store_file(store, path, f"{shard.name}.sketch.npy"),))
-        store.create_action(key, {"step": _KEY, "version": _VERSION, "outputs": {"output": draft.body()}})
+        store.create_action(key, {"step": _KEY, "outputs": {"output": draft.body()}})
         return made
 
 
@@ -133,3 +135,16 @@ def ngrams(text: str) -> list[Units]:
 
     ways = (False, True) if not text.isascii() and HAN.search(text) else (False,)
     return [grams(units(text, chinese), NGRAM[chinese]) for chinese in ways]
+
+
+@cache
+def _making() -> str:
+    """What decides a sketch, told by one of every character there is, in every field: no version is raised by hand.
+
+    Another n-gram, hash, filter, stretch, layout, Unicode or field gives another digest, and a stale sketch is not found.
+    """
+    characters = "".join(chr(code) for code in range(TABLE_SIZE) if not 0xD800 <= code < 0xE000)
+    words = [characters[at : at + 2] for at in range(0, len(characters), 2)]
+    records: list[Record] = [{"text": " ".join(words[at : at + 500])} for at in range(0, len(words), 500)]
+    records += [{name: [{"content": f"the {name} of a record"}]} for name in TRAINED]
+    return sha256(Sketch.made(map(training_text, records)).words.tobytes())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Units = NDArray[numpy.uint64]
 HAN = re.compile(r"[㐀-鿿\uf900-\ufaff]")
 SIGNS = "-+*/=<>^%×÷"
-_TABLE_SIZE = 0x40000
+TABLE_SIZE = 0x40000
 """Code points from here on are no letter and no digit in Unicode (private use, tags)."""
 _CONTEXTUAL = "\u0130", "\u03a3"
 """The two characters whose lower case hangs on more than themselves: İ becomes two, Σ has two forms."""
@@ -37,11 +37,11 @@ def units(text: str, chinese: bool) -> Units:
 
 @cache
 def _table() -> Any:
-    """What a code point counts as, uint32 [_TABLE_SIZE]: the lower case of what Python's `\\w` matches; a sign, marked."""
+    """What a code point counts as, uint32 [TABLE_SIZE]: the lower case of what Python's `\\w` matches; a sign, marked."""
     from tokenmill.overlap.kernels import SIGN
 
-    table = numpy.zeros(_TABLE_SIZE, numpy.uint32)
-    for code in range(_TABLE_SIZE):
+    table = numpy.zeros(TABLE_SIZE, numpy.uint32)
+    for code in range(TABLE_SIZE):
         lowered = chr(code).lower()
         if len(lowered) == 1 and (lowered.isalnum() or lowered == "_"):
             table[code] = ord(lowered)

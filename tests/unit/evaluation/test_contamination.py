@@ -219,6 +219,17 @@ def test_the_training_set_that_holds_a_question_is_named(lab: Lab) -> None:
     )
 
 
+def test_questions_that_cannot_be_looked_for_are_counted_by_reason(lab: Lab) -> None:
+    """One is asked three times, one is common speech; all of them stand in the training data."""
+    texts = [SECRET, SECRET, SECRET, "How are you?", "Nine brown hens sat by the barn"]
+    rows = [{"id": f"{i}", "question": text, "answer": "7"} for i, text in enumerate(texts)]
+    report, found = searched(lab, lab.weights(data=corpus(lab, "all", *texts)), questions(lab, generate__maths=rows))
+    row = report["suites"]["generate/maths"]
+    assert (row["template_only"], row["too_short"], row["hits"]) == (3, 1, 1)
+    told = {name: one.get("unsearchable") for name, one in found.items()}
+    assert [told[f"generate/maths#{i}"] for i in range(5)] == [*["template_only"] * 3, "too_short", None]
+
+
 def test_leaks_of_the_train_split_the_test_split_and_of_a_paraphrase_are_told_apart(lab: Lab) -> None:
     """One problem a split; each is planted alone, then the test one reworded."""
     geese = "Five grey geese flew over the frozen lake towards the southern hills while two old foxes watched them go"

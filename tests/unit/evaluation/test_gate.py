@@ -1,5 +1,6 @@
 """The gate: what it lets through, what it refuses, and that missing evidence is a refusal."""
 
+import math
 import re
 from typing import Any
 
@@ -36,6 +37,8 @@ class Bench:
         self,
         label: str,
         perplexity: float | None = 10.0,
+        tokens: int = 100,
+        cut: int = 0,
         right: int = 50,
         well_formed: float = 0.95,
         delta1: tuple[float, float] | None = (0.02, 0.03),
@@ -44,6 +47,7 @@ class Bench:
         questions: str = "q",
         suites: tuple[str, ...] = ("choice/larger", "format/chat", "perplexity/en"),
     ) -> Manifest:
+        """`perplexity` a token of ten texts, each of 400 bytes and so many `tokens`, the first `cut` of them read in part."""
         values = {"choice/larger": right / 100, "format/chat": well_formed, "perplexity/en": perplexity}
         splits: dict[str, Any] = {"test": {"n": 64}, "reference": {"n": references}}
         facts = {
@@ -51,7 +55,13 @@ class Bench:
             "model": f"model-of-{label}",
             "questions": questions,
             "suites": {
-                name: {"metric": "m", "value": values[name], "ci_low": 0.0, "ci_high": 99.0, "n": 100}
+                name: {
+                    "metric": name.partition("/")[0],
+                    "value": values[name],
+                    "ci_low": 0.0,
+                    "ci_high": 99.0,
+                    "n": 100,
+                }
                 for name in suites
             },
             "contamination": {}
@@ -59,6 +69,9 @@ class Bench:
             else {splits_of: splits | ({"delta1": {"value": delta1[0], "se": delta1[1]}} if delta1 else {})},
         }
         rows = [{"suite": "choice/larger", "id": f"{i:03d}", "score": float(i < right)} for i in range(100)]
+        loss = tokens * math.log(perplexity) if perplexity else None
+        texts = [{"suite": "perplexity/en", "id": f"{i}", "loss": loss, "tokens": tokens} for i in range(10)]
+        rows += [text | {"bytes": 200 if i < cut else 400} for i, text in enumerate(texts)]
         return self._issue("evaluation", {"evaluation.json": facts}, {f"predictions{JSONL}": rows})
 
     def overlap(
@@ -69,12 +82,15 @@ class Bench:
         sets: int = 3,
         near: int = 0,
         too_short: int = 0,
+        template_only: int = 0,
+        near_looked_for: int = 100,
     ) -> Manifest:
         """Of 100 questions `hits` stand in the last training set, and the `near` ones after them are reworded there."""
         suites, items = {}, []
         for name, n in (("choice/larger", hits), ("perplexity/en", perplexity_hits)):
             suites[name] = {"questions": 100, "input": n, "input+label": 0, "near": near, "share": n / 100}
             suites[name] |= {"near_share": near / 100, "hits": n, "too_short": too_short}
+            suites[name] |= {"template_only": template_only, "near_looked_for": near_looked_for}
             labels = ["input"] * n + ["near"] * near + ["clean"] * (100 - n - near)
             items += [{"suite": name, "id": f"{i:03d}", "label": label} for i, label in enumerate(labels)]
         named = [{"digest": f"{i}" * 64, "kind": "corpus", "step": "made.up", "suites": {}} for i in range(sets)]
@@ -187,6 +203,40 @@ def test_regression_is_judged_on_the_same_questions_not_on_two_averages(bench: B
     assert failed(bench.verdict(forgiving, candidate, reference, overlap=bench.overlap())) == []
 
 
+@pytest.mark.parametrize(
+    ("candidate", "ratio"),
+    [
+        ({"perplexity": 4.0, "tokens": 200}, 1.6),  # half as long tokens, each easier: the text is worse predicted
+        ({"perplexity": 100.0, "tokens": 50}, 1.0),  # twice as long ones: the text is predicted as well
+        ({"perplexity": 11.0, "cut": 5}, 1.1),  # of five texts it read less
+    ],
+)
+def test_the_same_text_is_compared_whatever_its_tokens(bench: Bench, candidate: dict[str, Any], ratio: float) -> None:
+    config = only(references={"sft": REFERENCE.model_copy(update={"no_regression": ()})})
+    verdict = bench.verdict(config, bench.evaluation("chat", **candidate), bench.evaluation("sft"), overlap=None)
+    (check,) = verdict["checks"]
+    assert check["value"] == pytest.approx(ratio) and check["passed"] == (ratio <= 1.2)
+    theirs, texts = math.log2(10) * 100 / 400, 10 - candidate.get("cut", 0)
+    mine = theirs + math.log2(ratio) * 100 / 400
+    assert check["why"] == f"{mine:.4g} against {theirs:.4g} bits a byte of {texts} texts"
+
+
+def test_texts_of_which_two_models_read_different_parts_are_not_compared(bench: Bench) -> None:
+    """An evaluation that does not say what it read is the extreme of it."""
+    config = only(references={"sft": REFERENCE.model_copy(update={"no_regression": ()})})
+    verdict = bench.verdict(config, bench.evaluation("chat", cut=6), bench.evaluation("sft"), overlap=None)
+    assert failed(verdict) == ["perplexity/en against sft"]
+    assert "both read 4 of 10 texts to the same end" in bench.page
+
+
+def test_a_suite_without_losses_has_no_perplexity_to_compare(bench: Bench) -> None:
+    wrong = ReferenceLimits(no_regression=(), max_perplexity_ratio={"choice/larger": 2.0})
+    verdict = bench.verdict(
+        only(references={"sft": wrong}), bench.evaluation("chat"), bench.evaluation("sft"), overlap=None
+    )
+    assert failed(verdict) == ["choice/larger against sft"]
+
+
 def test_missing_evidence_is_a_refusal(bench: Bench) -> None:
     verdict = bench.verdict(CONFIG, bench.evaluation("chat"), overlap=None)
     assert failed(verdict) == ["against sft", "training data"]
@@ -233,12 +283,25 @@ def test_a_suite_whose_share_is_named_must_have_been_searched(bench: Bench) -> N
     assert failed(verdict) == ["generate/math in training data"]
 
 
-def test_questions_that_are_too_short_to_be_looked_for_are_told_and_all_of_them_are_no_evidence(bench: Bench) -> None:
-    for too_short, wrong in ((99, []), (100, ["choice/larger in training data"])):
-        found = bench.overlap(too_short=too_short)
-        verdict = bench.verdict(CONFIG, bench.evaluation("chat"), bench.evaluation("sft"), overlap=found)
-        assert failed(verdict) == wrong
-        assert f"{too_short} are too short to be looked for" in bench.page
+@pytest.mark.parametrize(
+    ("overlap", "told", "wrong"),
+    [
+        ({"too_short": 10}, "10 are too short to be looked for", []),
+        ({"too_short": 11}, "11 could not be looked for", ["choice/larger in training data"]),
+        ({"template_only": 11}, "11 have no wording of their own", ["choice/larger in training data"]),
+        ({"too_short": 6, "template_only": 6}, "12 could not be looked for", ["choice/larger in training data"]),
+        ({"near_looked_for": 90}, "", []),
+        ({"near_looked_for": 89}, "11 could not be looked for", ["choice/larger reworded in training data"]),
+    ],
+)
+def test_questions_that_cannot_be_looked_for_are_told_and_too_many_are_no_evidence(
+    bench: Bench, overlap: dict[str, int], told: str, wrong: list[str]
+) -> None:
+    config, candidate = only(max_contaminated={"choice/*": 0.0}, max_near={"choice/*": 0.0}), bench.evaluation("chat")
+    assert failed(bench.verdict(config, candidate, overlap=bench.overlap(**overlap))) == wrong
+    assert told in bench.page
+    patient = config.model_copy(update={"max_unsearchable": 0.2})
+    assert failed(bench.verdict(patient, candidate, overlap=bench.overlap(**overlap))) == []
 
 
 def test_copied_questions_are_refused_but_common_text_is_not(bench: Bench) -> None:

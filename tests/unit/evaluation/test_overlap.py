@@ -53,6 +53,15 @@ def test_a_template_that_questions_share_makes_none_of_them_a_copy() -> None:
     assert made.find("x " + questions["q3"]) == {"suite#q3"}
 
 
+def test_a_question_without_wording_of_its_own_is_not_looked_for_and_told() -> None:
+    """Three times the same one is a template, twice is not."""
+    made = index(a=SENTENCE, b=SENTENCE, c=SENTENCE, own="Nine brown hens sat by the barn", short="How are you?")
+    assert made.find(SENTENCE) == set()
+    assert made.template_only == {"suite#a", "suite#b", "suite#c"}
+    assert made.unsearchable == made.template_only | {"suite#short"}
+    assert index(a=SENTENCE, b=SENTENCE).unsearchable == set()
+
+
 def test_chinese_is_compared_by_characters() -> None:
     text = "小明早上去市场买了七个苹果和三个梨子，回家以后他把一半的苹果分给了妹妹，还剩下几个水果？"
     made = index(q=text)

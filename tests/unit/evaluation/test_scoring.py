@@ -1,6 +1,7 @@
 """Losses and answers, against computations that share no code with them."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tokenmill.evaluation.backend import Answer
 from tokenmill.evaluation.config import EvaluateConfig, EvaluateExecution
 from tokenmill.evaluation.in_process import InProcess
 from tokenmill.evaluation.scoring import Subject
+from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.steps.context import materialise
 
 CONFIG = EvaluateConfig(answer_tokens=8)
@@ -56,6 +58,20 @@ def test_perplexity_of_a_conversation_counts_the_assistant_only(subject: Subject
     prompt = scoring.encode_prompt([{"role": "user", "content": "corn?"}], subject.tokenizer)
     ids = [*prompt, *said, subject.tokenizer.im_end_id]
     assert math.isclose(found["loss"] / found["tokens"], loss_by_hand(subject, ids, len(prompt)), rel_tol=1e-5)
+
+
+def test_the_bytes_of_a_text_are_the_same_in_any_tokenizers_words(subject: Subject) -> None:
+    """What a special token says is no text; of a text that the context cuts only what was read counts."""
+    text, said = "Der alte König ritt über Hügel, 语言模型 🦊", "wine and\n silver"
+    asked = [{"id": "a", "text": text}, {"id": "b", "messages": [*chat("corn?", said), *chat("and?", "ü")]}]
+    bytewise = Tokenizer.train(["nothing"], subject.tokenizer.vocab_size)
+    other = replace(subject, tokenizer=bytewise, special=frozenset(bytewise.special.values()))
+    ours, theirs = scoring.perplexity(subject, asked), scoring.perplexity(other, asked)
+    assert [row["bytes"] for row in ours] == [row["bytes"] for row in theirs] == [len(text.encode()), len(said) + 2]
+    assert [row["tokens"] for row in ours] != [row["tokens"] for row in theirs]
+    long = "x y " * subject.context
+    (cut,) = scoring.perplexity(other, [{"id": "c", "text": long}])
+    assert cut["bytes"] == len(bytewise.decode(bytewise.encode(long)[: subject.context - 1])) < len(long)
 
 
 @pytest.mark.parametrize("losses", [[math.nan, math.nan], [math.nan, 1.0], [math.inf, math.inf]])

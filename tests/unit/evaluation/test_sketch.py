@@ -1,7 +1,8 @@
 """A shard's sketch may say maybe too often, and no only where it is so."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from pico import Lab
@@ -9,9 +10,9 @@ from pydantic import ValidationError
 
 from tokenmill.evaluation.config import ContaminationConfig
 from tokenmill.evaluation.search import Search
-from tokenmill.overlap import sketch
+from tokenmill.overlap import sketch, units
 from tokenmill.overlap.sketch import Sketch
-from tokenmill.records import JSONL
+from tokenmill.records import JSONL, Record
 
 WORDS = [f"{a}{b}" for a in ("ba", "ko", "li", "mu", "ten", "za") for b in ("dor", "fin", "gas", "hem", "jol")]
 
@@ -78,14 +79,52 @@ def test_a_sketch_is_made_once_for_a_shard_and_again_where_its_file_is_gone(lab:
     shard = lab.issue("corpus", {f"part-00000{JSONL}": [{"id": "a", "text": "text"}]}).shards[0]
     read = []
 
-    def texts() -> Iterator[str]:
+    def records() -> Iterator[Record]:
         read.append(1)
-        yield sentence(random.Random(1), 100)
+        yield {"text": sentence(random.Random(1), 100)}
 
-    first = Sketch.remembered(lab.store, shard, texts())
-    again = Sketch.remembered(lab.store, shard, texts())
+    first = Sketch.remembered(lab.store, shard, records())
+    again = Sketch.remembered(lab.store, shard, records())
     assert len(read) == 1 and again.words.tolist() == first.words.tolist()
     for entry in list(lab.store.backend.list("blobs/")):
         lab.store.backend.delete(entry.key)
-    assert Sketch.remembered(lab.store, shard, texts()).words.tolist() == first.words.tolist()
+    assert Sketch.remembered(lab.store, shard, records()).words.tolist() == first.words.tolist()
     assert len(read) == 2
+
+
+DECIDES: tuple[tuple[str, Callable[[], Any]], ...] = (
+    ("tokenmill.overlap.sketch.STRETCH", lambda: 1 << 17),
+    ("tokenmill.overlap.sketch.NGRAM", lambda: {False: 4, True: 5}),
+    ("tokenmill.overlap.sketch.NGRAM", lambda: {False: 3, True: 6}),
+    ("tokenmill.overlap.asked.TRAINED", lambda: ("prompt", "messages", "chosen")),
+    ("tokenmill.overlap.sketch.TRAINED", lambda: ("prompt", "messages", "chosen", "rejected", "tools")),
+    ("tokenmill.overlap.units._table", lambda: another_table),
+)
+
+
+def another_table(known: Any = units._table()) -> Any:
+    """Of a Unicode in which one letter more has no lower case."""
+    changed = known.copy()
+    changed[ord("Ж")] = ord("Ж")
+    return changed
+
+
+@pytest.mark.parametrize(("name", "value"), DECIDES)
+def test_whatever_decides_a_sketch_makes_another_one_of_the_same_shard(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str, value: Callable[[], Any]
+) -> None:
+    shard = lab.issue("corpus", {f"part-00000{JSONL}": [{"id": "a", "text": "text"}]}).shards[0]
+    read = []
+
+    def remember() -> None:
+        sketch._making.cache_clear()
+        Sketch.remembered(lab.store, shard, (read.append(1) or {"text": "green hens fly"} for _ in range(1)))
+
+    remember()
+    remember()
+    assert len(read) == 1
+    monkeypatch.setattr(name, value())
+    remember()
+    assert len(read) == 2
+    monkeypatch.undo()
+    sketch._making.cache_clear()
