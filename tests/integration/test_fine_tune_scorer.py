@@ -9,7 +9,7 @@ import pytest
 from curation_steps import Steps
 
 from tokenmill.curation.config import FineTuneScorerConfig
-from tokenmill.curation.fine_tune_scorer import batches, schedule
+from tokenmill.curation.fine_tune_scorer import batches, parameter_groups, schedule
 from tokenmill.errors import InputError
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -96,6 +96,29 @@ def test_the_same_labels_give_the_same_weights_and_another_seed_others(tmp_path,
         made = steps("fine_tune_scorer", config, checkpoint=steps.sources(bert), labels=labels(steps, tmp_path))
         found.append(made.shard("model.safetensors").content)
     assert found[0] == found[1] != found[2]
+
+
+def test_another_micro_batch_draws_another_dropout_so_it_is_another_action(steps, bert, tmp_path):
+    made = []
+    for micro_batch in (16, 4):
+        config = LEARNING | {"epochs": 1, "micro_batch": micro_batch}
+        scorer = steps("fine_tune_scorer", config, checkpoint=steps.sources(bert), labels=labels(steps, tmp_path))
+        made.append(scorer.shard("model.safetensors").content)
+    assert made[0] != made[1]
+
+
+def test_biases_and_layer_norms_do_not_decay(bert):
+    """Without a gradient AdamW does nothing but decay: what stays where it was does not decay."""
+    model = transformers.BertForSequenceClassification.from_pretrained(bert)
+    names = [name for name, _ in model.named_parameters()]
+    for parameter in model.parameters():
+        torch.nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    torch.optim.AdamW(parameter_groups(model, 0.5), lr=0.1).step()
+    stayed = {name for name, p in model.named_parameters() if (p == 1).all()}
+    assert stayed == {name for name in names if name.endswith(".bias") or "LayerNorm" in name} and len(stayed) > 10
+    decayed = torch.cat([p.flatten() for name, p in model.named_parameters() if name not in stayed])
+    assert torch.allclose(decayed, torch.full_like(decayed, 1 - 0.1 * 0.5))
 
 
 def test_labels_of_one_kind_and_a_folder_without_a_model_are_one_clear_line(steps, bert, tmp_path):

@@ -212,7 +212,6 @@ class ImportScorerConfig(StepConfig):
 
 class FineTuneExecution(Execution):
     device: str = Field("cpu", description="torch device, as cuda:0")
-    micro_batch: int = Field(16, ge=1, description="labels in memory at once, at most a batch")
 
 
 class FineTuneScorerConfig(LearnedScoreConfig):
@@ -221,11 +220,14 @@ class FineTuneScorerConfig(LearnedScoreConfig):
     max_tokens: int = Field(512, ge=8, description="tokens of a text at most; BERT reads 512")
     epochs: int = Field(3, ge=1, description="times that every label is learned from (BERT: 2 to 4)")
     batch: int = Field(16, ge=1, description="labels an optimizer step (BERT: 16 or 32)")
+    micro_batch: int = Field(
+        16, ge=1, description="labels in memory at once, at most a batch (ours); dropout is drawn for these together"
+    )
     learning_rate: float = Field(2e-5, gt=0, description="of AdamW at its highest (BERT: 2e-5 to 5e-5)")
     warmup_share: float = Field(
         0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0"
     )
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's (BERT)")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's, of matrices only (BERT)")
     max_gradient: float = Field(1.0, gt=0, description="length that a gradient is cut to (BERT)")
     seed: int = Field(1, ge=0, description="of the new output layer, dropout and the order of labels")
     execution: FineTuneExecution = FineTuneExecution()

@@ -22,7 +22,7 @@ from tokenmill.steps import StepContext, step
 
 @step(
     "curation.fine_tune_scorer",
-    version=1,
+    version=2,
     reproducible="same_platform",
     libraries=("torch", "transformers"),
     kinds={"checkpoint": "sources", "labels": "labels"},
@@ -38,7 +38,7 @@ def fine_tune_scorer(
     languages = sorted({label.lang for label in trained})
     card = {"kind": "bert", "score": config.score, "label": 0, "max_tokens": config.max_tokens, "languages": languages}
     (folder / CARD).write_bytes(canonical(card))
-    scorer = BertScorer.load(folder, config.execution.device, config.execution.micro_batch)
+    scorer = BertScorer.load(folder, config.execution.device, config.micro_batch)
     return write_scorer(folder, scorer, trained, heldout, ctx)
 
 
@@ -50,7 +50,7 @@ def fit(config: FineTuneScorerConfig, base: Path, folder: Path, labels: Sequence
     torch.manual_seed(config.seed)
     tokenizer, model = load_classifier(base, ctx.name, num_labels=1, ignore_mismatched_sizes=True)
     model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
     steps = list(batches(config, len(labels)))
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: schedule(n, len(steps), config.warmup_share))
     value = torch.tensor([label.value for label in labels], device=device)
@@ -59,8 +59,8 @@ def fit(config: FineTuneScorerConfig, base: Path, folder: Path, labels: Sequence
         for number, batch in enumerate(steps):
             ctx.check()
             total = 0.0
-            for start in range(0, len(batch), config.execution.micro_batch):
-                some = batch[start : start + config.execution.micro_batch]
+            for start in range(0, len(batch), config.micro_batch):
+                some = batch[start : start + config.micro_batch]
                 logits = model(**_read(tokenizer, [labels[i].text for i in some], config.max_tokens).to(device)).logits
                 losses = torch.nn.functional.binary_cross_entropy_with_logits(
                     logits[:, 0].float(), value[some], weight[some], reduction="sum"
@@ -74,6 +74,15 @@ def fit(config: FineTuneScorerConfig, base: Path, folder: Path, labels: Sequence
             ctx.metric("fine_tuning/loss", total / len(batch), number)
             bar.advance()
     _save(model, tokenizer, folder)
+
+
+def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """A model's parameters for AdamW: biases and LayerNorm's scales, all of one axis, do not decay (Devlin et al.'s code)."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def batches(config: FineTuneScorerConfig, n: int) -> Iterator[list[int]]:
