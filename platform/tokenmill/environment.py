@@ -9,6 +9,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -106,7 +107,8 @@ def _packages(installed: Iterable[metadata.Distribution]) -> Iterator[Package]:
     found: dict[str, Any] = {}
     for one in installed:
         about = one.metadata  # is read and parsed every time that it is asked for
-        found.setdefault(_normal(about["Name"]), about)
+        if about["Name"] and about["Version"]:  # else what an install that broke off left behind
+            found.setdefault(_normal(about["Name"]), about)
     for name, about in sorted(found.items()):
         licence = about.get("License-Expression") or about.get("License") or ""
         if len(licence) > LONGEST_LICENCE or "\n" in licence or licence.upper() == "UNKNOWN":
@@ -122,10 +124,15 @@ def _packages(installed: Iterable[metadata.Distribution]) -> Iterator[Package]:
 
 
 def _needs(about: Any) -> list[str]:
-    from packaging.requirements import Requirement
+    from packaging.requirements import InvalidRequirement, Requirement
 
-    wanted = map(Requirement, about.get_all("Requires-Dist") or ())
-    return sorted({_normal(r.name) for r in wanted if not r.marker or r.marker.evaluate({"extra": ""})})
+    found = set()
+    for line in about.get_all("Requires-Dist") or ():
+        with suppress(InvalidRequirement):  # of a package older than the rules; no step fails for what it only records
+            wanted = Requirement(line)
+            if not wanted.marker or wanted.marker.evaluate({"extra": ""}):
+                found.add(_normal(wanted.name))
+    return sorted(found)
 
 
 def _normal(name: str) -> str:

@@ -164,7 +164,10 @@ def test_a_bill_is_the_same_in_another_process() -> None:
 def test_a_bill_of_another_environment_lists_that_and_nothing_of_this_one(tmp_path: Path) -> None:
     about = "Metadata-Version: 2.4\nName: Some_Engine\nVersion: 1.2\nLicense-Expression: MIT OR Apache-2.0\n"
     (tmp_path / "some_engine-1.2.dist-info").mkdir()
-    (tmp_path / "some_engine-1.2.dist-info" / "METADATA").write_text(about + "Requires-Dist: numpy\n")
+    (tmp_path / "some_engine-1.2.dist-info" / "METADATA").write_text(
+        about + "Requires-Dist: numpy\nRequires-Dist: a b\n"
+    )
+    (tmp_path / "~ngine-1.1.dist-info").mkdir()  # what an install that broke off leaves
     bill = orjson.loads(bill_of_environment(other_environment(str(tmp_path))))
     (engine,) = bill["components"]
     assert (engine["purl"], engine["licenses"]) == (
