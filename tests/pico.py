@@ -166,15 +166,26 @@ class Released:
 
 
 def released(
-    lab: Lab, config: Any = None, *, passed: bool = True, foreign: str = "", seed: int = 0, context: int = 128
+    lab: Lab,
+    config: Any = None,
+    *,
+    passed: bool = True,
+    foreign: str = "",
+    seed: int = 0,
+    context: int = 128,
+    **more: Any,
 ) -> Released:
-    """A release of random weights with made-up evidence; `foreign` evidence is about something else."""
+    """A release of random weights with made-up evidence; `foreign` evidence is about something else.
+
+    Args:
+        more: parents of the weights.
+    """
     from tokenmill.deployment.config import BundleConfig
     from tokenmill.evaluation.config import CollectConfig
 
     rows = [{"id": "c", "messages": chat("Hi", "Hello")}]
     conversations = lab.issue("conversations", {f"part-00000{JSONL}": rows}, step="made.sft")
-    weights = lab.weights(seed, context, conversations=conversations)
+    weights = lab.weights(seed, context, **({"conversations": conversations} | more))
     suites = {"perplexity/en": {"metric": "perplexity", "value": 10.0, "ci_low": 9.0, "ci_high": 11.0, "n": 50}}
     measured = {
         "label": "chat",

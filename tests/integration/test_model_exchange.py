@@ -145,7 +145,7 @@ def test_an_export_is_a_folder_that_comes_back_the_same(
     names = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     assert names | {"special_tokens.json", "model.safetensors.index.json"} <= set(told["files"])
     assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
-    back = tokenmill("import", target)
+    back = tokenmill("import", target, "--licence", "Apache-2.0")
     assert back["new_tokens"] == 0
     same = {role: lab.store.get_manifest(back[role]).content for role in ("weights", "tokenizer")}
     assert same == {role: imported[role].content for role in same}
@@ -188,7 +188,7 @@ def test_our_own_model_is_imported_as_it_is(lab: Lab, tokenmill: Callable[..., A
     weights = lab.weights(4)
     folder = materialise(lab.store, weights, lab.folder / "own")
     materialise(lab.store, lab.tokenizer, folder)
-    back = tokenmill("import", folder)
+    back = tokenmill("import", folder, "--licence", "Apache-2.0")
     assert lab.store.get_manifest(back["tokenizer"]).content == lab.tokenizer.content
     assert (
         lab.store.get_manifest(back["weights"]).shard("model.safetensors").content
@@ -206,9 +206,9 @@ def test_what_does_not_fit_is_one_line(lab: Lab, source: Path, tmp_path: Path) -
     del index["weight_map"]["model.norm.weight"]
     (damaged / "model.safetensors.index.json").write_text(json.dumps(index))
     cases = {
-        ("import", damaged): "does not hold the model asked for: model.norm.weight is missing",
+        ("import", damaged, "--licence", "MIT"): "does not hold the model asked for: model.norm.weight is missing",
         ("reshard", damaged, tmp_path / "two", "--tp", 2): "model.norm.weight is missing",
-        ("import", tmp_path / "alone"): "no tokenizer in",
+        ("import", tmp_path / "alone", "--licence", "MIT"): "no tokenizer in",
         ("reshard", source, tmp_path / "three", "--tp", 3): "degree of 3 does not divide 2 KV heads",
         ("export", source, tmp_path / "out"): "bring it in with `tokenmill model import`",
         ("inspect", lab.tokenizer.digest): "is tokenizer: give weights or release",

@@ -1,4 +1,4 @@
-"""Attesting a release: what it was made from and by which software, under the signature of whoever releases it."""
+"""Attesting a release: what it was made from and in which environments, under the signature of whoever releases it."""
 
 import orjson
 
@@ -12,15 +12,15 @@ from tokenmill.manifest import Draft, Manifest, canonical, sha256
 from tokenmill.steps import StepContext, effect
 
 
-@effect("deployment.attest", version=1, kinds={"release": "release"})
+@effect("deployment.attest", version=2, kinds={"release": "release"})
 def attest(config: AttestConfig, release: Manifest, ctx: StepContext) -> Draft:
-    """An SBOM of this environment and of what the release was made from, and a statement over both.
+    """An SBOM of what the release was made from and of the environments that made it, and a statement over both.
 
-    It is signed where TOKENMILL_SIGNING_KEY holds a key. The same environment and key give the same bytes.
+    It is signed where TOKENMILL_SIGNING_KEY holds a key. The same key gives the same bytes, on whatever machine.
     """
     key = signing_key()
     index = ctx.store.bytes_of(release.shard(RELEASE))
-    bill = bill_of(orjson.loads(index), sha256(index), upstream(ctx.store, release.digest))
+    bill = bill_of(orjson.loads(index), sha256(index), upstream(ctx.store, release.digest), ctx.store)
     envelope = signed(statement({RELEASE: sha256(index), SBOM: sha256(bill)}), key)
     folder = ctx.workdir / KIND
     folder.mkdir()

@@ -1,6 +1,6 @@
 """What vouches for a release beyond itself: an in-toto statement over its release.json and its SBOM, signed or not.
 
-release.json pins every file of a release; the statement pins release.json and the SBOM, which tells of the environment
+release.json pins every file of a release; the statement pins release.json and the SBOM, which tells of the environments
 that made the release and therefore is no part of what the release is. One signature thus covers every byte. Without a
 signature the statement still finds damage, but anybody could have written it: whoever must know gives a public key.
 

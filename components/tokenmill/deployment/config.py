@@ -29,7 +29,7 @@ class BundleConfig(StepConfig):
 
 
 class AttestConfig(StepConfig):
-    """An SBOM and a signature. The key comes from the environment and is never here."""
+    """An SBOM of what made a release, and a signature. The key comes from the environment and is never here."""
 
 
 class RegisterConfig(StepConfig):

@@ -1,40 +1,39 @@
-"""Software bills of materials (CycloneDX 1.6): which packages an environment holds, and what a release was made from.
+"""Software bills of materials (CycloneDX 1.6): what a release was made from and in which environments, and what one holds.
 
-Nothing in one changes from call to call (no time, a serial number that follows from the contents), so that the same
-environment gives the same bytes.
+Each step recorded the environment that it ran in, so a release's bill follows from the store: it says the same whoever asks
+for it, on whatever machine. Nothing in one changes from call to call (no time, a serial number that follows from the
+contents): the same lineage gives the same bytes.
 """
 
-import re
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from tokenmill.environment import Environment, Package, SystemPackage, read_environment
 from tokenmill.lineage import LineageGraph
 from tokenmill.manifest import canonical
+from tokenmill.store import ArtifactStore
+from tokenmill.store.backend import NotFoundError
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
+    from cyclonedx.model.dependency import Dependency
 
-Metadata = Any
-"""A distribution's own: an email message, whose fields importlib.metadata does not type."""
-Packages = dict[str, Metadata]
-"""By normalised name."""
 SERIALS = uuid.UUID("5a0a4c0e-6a55-5c1f-9d4e-1f6f2a1b7c11")
 """Name space of our serial numbers: any fixed value does."""
-LONGEST_LICENCE = 120
-"""Characters; what is longer in a package's field `License` is the licence's text, not its name."""
 
 
-def bill_of(release: dict[str, Any], digest: str, graph: LineageGraph) -> bytes:
-    """The bill of a release: the model, the data and images of its lineage, and this environment's packages.
+def bill_of(release: dict[str, Any], digest: str, graph: LineageGraph, store: ArtifactStore) -> bytes:
+    """The bill of a release: the model, the data of its lineage, and every environment that made something of it.
 
     Args:
         release: its release.json.
         digest: sha256 of that.
         graph: its lineage, from the store.
+        store: where steps recorded their environments.
     """
     from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.component import Component, ComponentType
@@ -46,81 +45,81 @@ def bill_of(release: dict[str, Any], digest: str, graph: LineageGraph) -> bytes:
         bom_ref=f"release/{digest}",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
     )
-    return _written(model, _installed(), [*_data(graph), *_images(graph)])
+    makers = list(_makers(graph, store))
+    listed = [*_data(graph), *(_environment(*maker) for maker in makers)]
+    return _written(model, listed, (need for prefix, held, _ in makers for need in _needs(prefix, held)))
 
 
-def bill_of_environment() -> bytes:
-    """The bill of the environment that runs this, such as an image's."""
+def bill_of_environment(held: Environment) -> bytes:
+    """The bill of one environment, such as an image's."""
     from cyclonedx.model.component import Component, ComponentType
 
-    packages = _installed()
-    version = packages["tokenmill"]["Version"]
-    root = Component(type=ComponentType.APPLICATION, name="tokenmill", version=version, bom_ref=f"tokenmill/{version}")
-    return _written(root, packages)
+    version = next((one.version for one in held.packages if one.name == "tokenmill"), None)
+    root = Component(type=ComponentType.APPLICATION, name="tokenmill" if version else "environment", version=version)
+    root.bom_ref.value = f"environment/{version}"
+    return _written(root, _packages("", held), _needs("", held))
 
 
-def _written(root: "Component", packages: Packages, further: Iterable["Component"] = ()) -> bytes:
+def _written(root: "Component", components: Iterable["Component"], needs: Iterable["Dependency"] = ()) -> bytes:
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.model.dependency import Dependency
     from cyclonedx.output.json import JsonV1Dot6
 
-    listed = {name: _package(name, about) for name, about in packages.items()}
-    others = list(further)
-    bom = Bom(components=[*listed.values(), *others], metadata=BomMetaData(component=root))
-    for name, one in listed.items():
-        needs = [Dependency(listed[need].bom_ref) for need in _requirements(packages[name]) if need in listed]
-        bom.dependencies.add(Dependency(one.bom_ref, needs))
-    bom.dependencies.add(Dependency(root.bom_ref, [Dependency(one.bom_ref) for one in (*listed.values(), *others)]))
+    listed = list(components)
+    bom = Bom(components=listed, metadata=BomMetaData(component=root), dependencies=needs)
+    bom.dependencies.add(Dependency(root.bom_ref, [Dependency(one.bom_ref) for one in listed]))
     written = orjson.loads(JsonV1Dot6(bom).output_as_string())
     del written["metadata"]["timestamp"], written["serialNumber"]
     return canonical(written | {"serialNumber": f"urn:uuid:{uuid.uuid5(SERIALS, canonical(written).decode())}"})
 
 
-def _installed() -> Packages:
-    """Every installed distribution; of two on the path the first is the one that is imported."""
-    found: Packages = {}
-    for one in metadata.distributions():
-        about = one.metadata  # is read and parsed every time that it is asked for
-        found.setdefault(_normal(about["Name"]), about)
-    return dict(sorted(found.items()))
+# ---- what is in an environment -----------------------------------------------------------------------------------------
 
 
-def _package(name: str, about: Metadata) -> "Component":
+def _packages(prefix: str, held: Environment) -> Iterator["Component"]:
+    for python in held.packages:
+        yield _package(prefix, python)
+    for one in held.system_packages:
+        yield _system_package(prefix, one, held.system)
+
+
+def _needs(prefix: str, held: Environment) -> Iterator["Dependency"]:
+    from cyclonedx.model.bom_ref import BomRef
+    from cyclonedx.model.dependency import Dependency
+
+    for one in held.packages:
+        needs = [Dependency(BomRef(prefix + need)) for need in one.needs]
+        yield Dependency(BomRef(prefix + one.name), needs)
+
+
+def _package(prefix: str, about: Package) -> "Component":
+    from cyclonedx.factory.license import LicenseFactory
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
 
+    make = LicenseFactory()
+    stated = [make.make_from_string(about.licence)] if about.licence else map(make.make_with_name, about.classified)
     return Component(
         type=ComponentType.LIBRARY,
-        name=name,
-        version=about["Version"],
-        bom_ref=name,
-        purl=PackageURL("pypi", name=name, version=about["Version"]),
-        licenses=_licences(about),
+        name=about.name,
+        version=about.version,
+        bom_ref=prefix + about.name,
+        purl=PackageURL("pypi", name=about.name, version=about.version),
+        licenses=stated,
     )
 
 
-def _licences(of: Metadata) -> list[Any]:
-    """What a package's own metadata says: an SPDX expression, else a name, else its classifiers; else nothing."""
-    from cyclonedx.factory.license import LicenseFactory
+def _system_package(prefix: str, about: SystemPackage, system: str) -> "Component":
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
 
-    make = LicenseFactory()
-    stated = of.get("License-Expression") or of.get("License") or ""
-    if stated and len(stated) <= LONGEST_LICENCE and "\n" not in stated and stated.upper() != "UNKNOWN":
-        return [make.make_from_string(stated)]
-    classified = [c.rpartition(" :: ")[2] for c in of.get_all("Classifier") or () if c.startswith("License :: ")]
-    return [make.make_with_name(name) for name in sorted(set(classified))]
+    where = {"arch": about.architecture} | ({"distro": system} if system else {})
+    purl = PackageURL("deb", system.partition("-")[0] or "debian", about.name, about.version, where)
+    ref = f"{prefix}deb/{about.name}/{about.architecture}"
+    return Component(type=ComponentType.LIBRARY, name=about.name, version=about.version, bom_ref=ref, purl=purl)
 
 
-def _requirements(of: Metadata) -> list[str]:
-    """The distributions that one needs here, extras aside."""
-    from packaging.requirements import Requirement
-
-    wanted = map(Requirement, of.get_all("Requires-Dist") or ())
-    return sorted({_normal(r.name) for r in wanted if not r.marker or r.marker.evaluate({"extra": ""})})
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+# ---- what made a release -----------------------------------------------------------------------------------------------
 
 
 def _data(graph: LineageGraph) -> Iterator["Component"]:
@@ -139,13 +138,46 @@ def _data(graph: LineageGraph) -> Iterator["Component"]:
         )
 
 
-def _images(graph: LineageGraph) -> Iterator["Component"]:
-    """Every container image that made something of the lineage, as the steps observed it."""
+def _makers(graph: LineageGraph, store: ArtifactStore) -> Iterator[tuple[str, Environment, list[str]]]:
+    """Prefix of its references, environment, and the steps of the lineage that ran in it.
+
+    Steps that recorded none stand under their image, or under no image, with no packages.
+    """
+    steps = defaultdict(set)
+    for made in graph.nodes.values():
+        steps[str(made.observed.get("environment", "")), str(made.observed.get("image", ""))].add(made.step)
+    for (name, image), done in sorted(steps.items()):
+        try:
+            held = read_environment(store, name) if name else None
+        except NotFoundError:
+            held = None
+        yield (
+            f"{name[:12] or image or 'unrecorded'}/",
+            held or Environment(image=image, commit="", python=""),
+            sorted(done),
+        )
+
+
+def _environment(prefix: str, held: Environment, steps: Iterable[str]) -> "Component":
+    from cyclonedx.model import Property
     from cyclonedx.model.component import Component, ComponentType
 
-    seen = {str(node.observed["image"]) for node in graph.nodes.values() if node.observed.get("image")}
-    for image in sorted(seen):
-        name, separator, version = image.partition("@")
-        if not separator:
-            name, _, version = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "")
-        yield Component(type=ComponentType.CONTAINER, name=name, version=version or None, bom_ref=f"image/{image}")
+    name, _, version = _image(held.image)
+    elsewhere = "what was installed where these steps ran, outside any image" if not held.image else None
+    told = {"commit": held.commit, "python": held.python, "system": held.system, "steps": " ".join(steps)}
+    return Component(
+        type=ComponentType.CONTAINER if held.image else ComponentType.PLATFORM,
+        name=name or ("no image" if held.packages else "unrecorded"),
+        version=version or None,
+        description=elsewhere if held.packages else "nobody recorded its packages",
+        bom_ref=f"environment/{prefix}",
+        components=_packages(prefix, held),
+        properties=[Property(name=f"tokenmill:{key}", value=value) for key, value in told.items() if value],
+    )
+
+
+def _image(image: str) -> tuple[str, str, str]:
+    """Name, separator and tag or digest."""
+    if "@" in image:
+        return image.partition("@")
+    return image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "")

@@ -150,11 +150,18 @@ def keygen(
 @release_app.command()
 def sbom(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file [standard output]")] = None,
+    site: Annotated[
+        Path | None, typer.Option("--site-packages", help="of another environment, such as a server's [this one]")
+    ] = None,
 ) -> None:
     """The packages of this environment as CycloneDX 1.6: run it in an image to have the image's."""
     from tokenmill.deployment.sbom import bill_of_environment
+    from tokenmill.environment import environment, other_environment
 
-    bill = bill_of_environment()
+    if site and not next(site.glob("*.dist-info"), None):
+        raise ConfigError(f"{site} holds no package of Python: give a folder site-packages")
+    held = other_environment(str(site)) if site else environment(image=os.environ.get("TOKENMILL_IMAGE", ""))
+    bill = bill_of_environment(held)
     if output:
         output.write_bytes(bill)
         typer.echo(output)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tokenmill.config import StepConfig, step_budgets
+from tokenmill.environment import recorded
 from tokenmill.errors import ConfigError, InputError, StoreError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
@@ -267,7 +268,7 @@ def _issue(
         step=definition.name,
         version=definition.version,
         config=definition.identity(config),
-        observed=observed() | {"seconds": round(seconds, 3)},
+        observed=observed() | {"environment": recorded(store), "seconds": round(seconds, 3)},
     )
     store.put_manifest(manifest)
     return manifest

@@ -16,7 +16,19 @@ from tokenmill.store.artifacts import ArtifactStore
 from tokenmill.store.backend import Entry, NotFoundError
 from tokenmill.store.collection import Amount
 
-NAMING = ("pins", "registry", "audit", "annotations", "tombstones", "runs", "actions", "children", "manifests", "blobs")
+NAMING = (
+    "pins",
+    "registry",
+    "audit",
+    "annotations",
+    "tombstones",
+    "runs",
+    "actions",
+    "children",
+    "manifests",
+    "environments",
+    "blobs",
+)
 """Areas of a store; each names only what is in those after it."""
 CHANGING = frozenset({"pins", "registry", "annotations", "tombstones"})
 """Where an object may be replaced. Elsewhere one that is there is the same one."""

@@ -9,6 +9,7 @@ runs/<run>/…                        events of a run
 pins/<name>                         a digest that garbage collection keeps, with all its ancestors; registered models have one
 registry/<mlflow>/<model>/<digest>  the version that a manifest is registered as
 audit/<identity>/<model>/<n>        a move of an alias of a registered model, begun or ended; never deleted
+environments/<name>                 what an environment held that steps ran in: kilobytes, never deleted
 annotations/…                       what people said of answers; nothing that is made anew: collection leaves it alone
 tombstones/<document>               a document that was taken down, and every model that saw it
 gc/<notice>                         what a running collection is about to delete
@@ -59,6 +60,10 @@ def tombstone_key(document: str) -> str:
 
 def registry_key(target: str, model: str, digest: str) -> str:
     return check_key(f"registry/{target}/{model}/{_sha256(digest)}")
+
+
+def environment_key(name: str) -> str:
+    return f"environments/{_sha256(name)}"
 
 
 def audit_key(identity: str, model: str, number: int | None) -> str:

@@ -1,9 +1,13 @@
 """Every byte of a release is vouched for: in a folder, in a store, and where serving fetches it."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -21,6 +25,7 @@ from tokenmill.deployment.verify import verify, verify_stored
 from tokenmill.errors import CorruptError, InputError
 from tokenmill.manifest import Manifest
 from tokenmill.steps.context import materialise
+from tokenmill.store import ArtifactStore
 
 
 class Made:
@@ -189,7 +194,81 @@ def test_other_bytes_that_mean_the_same_are_other_bytes(made: Made) -> None:
             verify(made.folder)
 
 
-def test_the_same_environment_and_key_attest_with_the_same_bytes(signed: Made) -> None:
+def bill(store: ArtifactStore, attestation: Manifest) -> Any:
+    return orjson.loads(store.bytes_of(attestation.shard(SBOM)))
+
+
+def makers(told: Any) -> dict[str, tuple[set[str], set[str]]]:
+    """Environment → the steps that ran in it, and its packages."""
+    found = {}
+    for one in told["components"]:
+        if one["type"] in ("container", "platform"):
+            properties = {p["name"]: p["value"] for p in one["properties"]}
+            steps = set(properties["tokenmill:steps"].split())
+            found[one["name"]] = steps, {package["name"] for package in one.get("components", ())}
+    return found
+
+
+def test_the_bill_is_of_what_made_the_release_whoever_signs_it_and_where(signed: Made, tmp_path: Path) -> None:
+    """Planted: the signer's machine says that it is an image, and has a package that no step ran with."""
+    (tmp_path / "site" / "signers_own-1.0.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "signers_own-1.0.dist-info" / "METADATA").write_text("Name: signers-own\nVersion: 1.0\n")
+    release, store = signed.released.release, signed.lab.store
+    variables = {"TOKENMILL_STORE": store.uri, "TOKENMILL_IMAGE": "signers/laptop:1"}
+    variables["PYTHONPATH"] = os.pathsep.join([*sys.path, str(tmp_path / "site")])
+    command = [sys.executable, "-m", "tokenmill.cli", "release", "sign", release.digest]
+    command += ["--key", str(signed.key.with_name("other.key"))]
+    subprocess.run(command, env=os.environ | variables, check=True, capture_output=True, timeout=120)
+    theirs = attestation_of(store, release.digest, signed.stranger)
+    assert theirs and theirs.facts["signed_by"] == list(signed.stranger)
+    assert theirs.shard(SBOM).content == signed.attestation.shard(SBOM).content
+    assert "signers" not in str(bill(store, theirs))
+
+
+def made_in(lab: Lab, curation: str, deployer: str, patch: pytest.MonkeyPatch) -> Released:
+    patch.setenv("TOKENMILL_IMAGE", curation)
+    kept = lab.decontaminated(lab.corpus)
+    patch.setenv("TOKENMILL_IMAGE", deployer)
+    return released(lab, corpus=kept["corpus"])
+
+
+def test_the_bill_names_every_image_with_its_packages_and_the_steps_that_ran_in_it(
+    lab: Lab, monkeypatch, tmp_path: Path
+) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    sha = "sha256:" + "ab" * 32
+    made = made_in(lab, "registry/tokenmill/curation:1", f"tokenmill/deployer@{sha}", monkeypatch)
+    told = bill(lab.store, lab.step("deployment.attest", AttestConfig(), release=made.release)["output"])
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(orjson.dumps(told).decode()) is None
+    found = makers(told)
+    assert found["registry/tokenmill/curation"][0] == {"enhancement.prepare"}
+    assert found["tokenmill/deployer"][0] == {"evaluation.collect_training_sets", "deployment.bundle"}
+    for image in ("registry/tokenmill/curation", "tokenmill/deployer"):
+        assert {"numpy", "orjson", "tokenmill"} <= found[image][1]
+    assert found["unrecorded"] == ({"test.made", "made.sft"}, set())  # by the tests' own hands
+    containers = {c["name"]: c["version"] for c in told["components"] if c["type"] == "container"}
+    assert containers == {"registry/tokenmill/curation": "1", "tokenmill/deployer": sha}
+
+    for entry in list(lab.store.backend.list("environments/")):
+        lab.store.backend.delete(entry.key)
+    lost = bill(lab.store, lab.step("deployment.attest", AttestConfig(), release=made.release)["output"])
+    assert makers(lost) == {name: (steps, set()) for name, (steps, _) in found.items()}  # the images are still named
+
+    (tmp_path / "laptop").mkdir()
+    laptop = made_in(Lab(tmp_path / "laptop"), "", "", monkeypatch)
+    assert laptop.release.digest == made.release.digest  # where it was made is evidence beside what it is
+
+
+def test_outside_any_image_the_bill_says_so(signed: Made) -> None:
+    told = bill(signed.lab.store, signed.attestation)
+    assert set(makers(told)) == {"no image", "unrecorded"}
+    said = {c["name"]: c.get("description") for c in told["components"] if c["type"] == "platform"}
+    assert said["no image"] == "what was installed where these steps ran, outside any image"
+
+
+def test_the_same_key_attests_with_the_same_bytes(signed: Made) -> None:
     assert signed.attest(signed.key).content == signed.attestation.content
     assert signed.attest(None).content != signed.attestation.content
 

@@ -27,6 +27,7 @@ from tokenmill.deployment.signing import (
     signing_key,
     trusted_keys,
 )
+from tokenmill.environment import environment, other_environment
 from tokenmill.errors import ConfigError, CorruptError
 
 RFC_8032 = bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")  # §7.1, test 2
@@ -138,7 +139,7 @@ def test_a_bill_is_cyclonedx_and_lists_what_is_installed_with_what_it_needs() ->
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
-    text = bill_of_environment().decode()
+    text = bill_of_environment(environment(image="")).decode()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     bill = orjson.loads(text)
     listed = {c["name"]: c for c in bill["components"]}
@@ -153,7 +154,42 @@ def test_a_bill_is_cyclonedx_and_lists_what_is_installed_with_what_it_needs() ->
 
 def test_a_bill_is_the_same_in_another_process() -> None:
     """Whatever the hash seed: an SBOM that changed from call to call could not be signed twice."""
-    script = "from tokenmill.deployment.sbom import bill_of_environment as b; import sys; sys.stdout.buffer.write(b())"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
-    again = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True).stdout
-    assert again == bill_of_environment()
+    script = "from tokenmill.deployment.sbom import bill_of_environment as b; from tokenmill.environment import environment; "
+    script += "import sys; sys.stdout.buffer.write(b(environment(image='')))"
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
+    again = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, check=True).stdout
+    assert again == bill_of_environment(environment(image=""))
+
+
+def test_a_bill_of_another_environment_lists_that_and_nothing_of_this_one(tmp_path: Path) -> None:
+    about = "Metadata-Version: 2.4\nName: Some_Engine\nVersion: 1.2\nLicense-Expression: MIT OR Apache-2.0\n"
+    (tmp_path / "some_engine-1.2.dist-info").mkdir()
+    (tmp_path / "some_engine-1.2.dist-info" / "METADATA").write_text(
+        about + "Requires-Dist: numpy\nRequires-Dist: a b\n"
+    )
+    (tmp_path / "~ngine-1.1.dist-info").mkdir()  # what an install that broke off leaves
+    bill = orjson.loads(bill_of_environment(other_environment(str(tmp_path))))
+    (engine,) = bill["components"]
+    assert (engine["purl"], engine["licenses"]) == (
+        "pkg:pypi/some-engine@1.2",
+        [{"expression": "MIT OR Apache-2.0"}],
+    )
+
+
+def test_the_bill_of_an_image_has_its_operating_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    from tokenmill import environment as module
+
+    (tmp_path / "os-release").write_text('PRETTY_NAME="Debian GNU/Linux 12"\nVERSION_ID="12"\nID=debian\n')
+    (tmp_path / "status").write_text(
+        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9+deb12u10\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nArchitecture: amd64\nVersion: 1\n"
+    )
+    monkeypatch.setattr(module, "_DPKG", tmp_path / "status")
+    monkeypatch.setattr(module, "_RELEASE", tmp_path / "os-release")
+    text = bill_of_environment(environment(image="tokenmill/test:1")).decode()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    listed = {c["purl"] for c in orjson.loads(text)["components"] if c["purl"].startswith("pkg:deb/")}
+    assert listed == {"pkg:deb/debian/libc6@2.36-9%2Bdeb12u10?arch=amd64&distro=debian-12"}
