@@ -66,11 +66,16 @@ def stop_and_go_on(rank, root):
     one_rank(rank, root)
     made = batches(steps=STEPS)
     plan = made.plan()
+    loop, _ = loop_over(root, made, plan, stop_at=1)
+    with pytest.raises(Stopped):
+        loop.train()
     loop, _ = loop_over(root, made, plan, stop_at=4)
     with pytest.raises(Stopped):
         loop.train()
-    loop, started = loop_over(root, made, plan)
+    told = []
+    loop, started = loop_over(root, made, plan, report=lambda values, step: told.append(values))
     loop.train()
+    assert told[0]["incidents/restarts"] == 2  # the first was stopped before there was a checkpoint
     assert len(started) == STEPS - 4  # it went on from step 4
     assert [row["step"] for row in loop.log.rows()] == list(range(STEPS))
     assert [row["step"] for row in loop.log.rows() if row.get("skipped")] == [SKIPPED] == loop.cursor.skipped

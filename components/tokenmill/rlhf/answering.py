@@ -1,6 +1,6 @@
 """What a policy says to queries and to gold questions, and what that is worth."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,33 @@ class Answers:
     def __getitem__(self, part: slice) -> "Answers":
         """The answers to some of the queries."""
         return Answers(self.prompts[part], self.ids[part], self.logprobs[part], self.texts[part], self.rewards[part])
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the models said to the same queries. Of equal models one speaks, under the first of their names."""
+
+    by_name: dict[str, Answers]
+    start: Answers
+    """SFT's."""
+    late: Answers
+    """The policy's."""
+    last: Answers
+    """Of the policy that the rounds before handed on; SFT's before the first."""
+    clean: list[Answers]
+    """What patches may prefer, those closest to the late answers first."""
+
+    @classmethod
+    def of(cls, contents: Mapping[str, str], speak: Callable[[str], Answers]) -> "Said":
+        """From name → content of the models, and what lets one of them speak."""
+        first: dict[str, str] = {}
+        for name, content in contents.items():
+            first.setdefault(content, name)
+        by_name = {name: speak(name) for name in first.values()}
+        every = {name: by_name[first[content]] for name, content in contents.items()}
+        start = every["sft"]
+        clean = [every[name] for name in ("early", "sft") if name in every]
+        return cls(by_name, start, every["policy"], every.get("before", start), clean)
 
 
 def answer(model: Path, judge: Path, asked: Sequence[Query], words: "Tokenizer", config: ProbeConfig) -> Answers:

@@ -12,8 +12,11 @@ from tokenmill.steps import training_step
 if TYPE_CHECKING:
     from tokenmill.model.modeling import InternLM2ForCausalLM
     from tokenmill.model.tokenizer import Tokenizer
+    from tokenmill.rlhf.actor_critic import ActorCritic
+    from tokenmill.rlhf.conditional import Query
     from tokenmill.rlhf.engines import RolloutEngine
-    from tokenmill.training.run import TrainingRun
+    from tokenmill.rlhf.set_aside import SetAside
+    from tokenmill.training.run import ParameterGroup, TrainingRun
     from tokenmill.training.worker import WorkerContext
 
 KINDS = {
@@ -43,12 +46,11 @@ def build(
     from tokenmill.model.modeling import InternLM2Critic, InternLM2ForRewardModel
     from tokenmill.model.tokenizer import Tokenizer
     from tokenmill.rlhf.actor_critic import ActorCritic, ppo_loss
-    from tokenmill.rlhf.conditional import sound_queries
     from tokenmill.rlhf.rollouts import Rollouts
-    from tokenmill.rlhf.validation import WORTH, Validation, kept_apart
+    from tokenmill.rlhf.validation import WORTH, Validation
     from tokenmill.training.engine import DTYPES
     from tokenmill.training.pieces import PretrainingPieces
-    from tokenmill.training.run import Best, ParameterGroup, TrainingRun
+    from tokenmill.training.run import Best, TrainingRun
     from tokenmill.training.tokens import read_documents
 
     if config.execution.zero_stage > 2:
@@ -56,12 +58,8 @@ def build(
     start, judge = ctx.files(sft), ctx.files(reward_model)
     model = ActorCritic(load_model(start), load_model(judge, InternLM2Critic, fresh_head=config.seed))
     model.to(DTYPES[config.precision])
-    words, given = Tokenizer.load(ctx.files(tokenizer)), list(ctx.records(queries))
-    asked, aside = sound_queries(
-        given, words, context=model.actor.config.max_position_embeddings, max_length=config.max_length
-    )
-    aside.require_few(len(given), config.max_set_aside, "rlhf.ppo.max_set_aside", ctx.log)
-    learned, kept_back = kept_apart(asked, config.validation_queries if config.evaluations else 0)
+    words = Tokenizer.load(ctx.files(tokenizer))
+    learned, kept_back, aside = _queries(config, queries, words, model.actor.config.max_position_embeddings, ctx)
     batches = Rollouts(
         engine=_engine(config, model.actor, words, ctx),
         model=model,
@@ -78,10 +76,7 @@ def build(
         loss=ppo_loss(config),
         optim=config.optim,
         export=lambda trained, folder: save_model(trained.actor, folder),
-        groups=[
-            ParameterGroup(list(model.actor.parameters()), frozen_steps=config.critic_warmup * config.passes),
-            ParameterGroup(list(model.critic.parameters()), lr_scale=config.critic_lr / config.optim.lr),
-        ],
+        groups=_groups(config, model),
         on_step=batches.measured,
         evaluate=Validation(batches, kept_back) if kept_back else None,
         evaluate_at=_moments(config),
@@ -91,6 +86,29 @@ def build(
         facts=aside.facts(),
         tokens_before=sft.counts.get("tokens_seen", 0),
     )
+
+
+def _queries(
+    config: PPOConfig, queries: Manifest, words: Tokenizer, context: int, ctx: WorkerContext
+) -> tuple[list[Query], list[Query], SetAside]:
+    """What PPO asks, what only validation asks, and what neither can."""
+    from tokenmill.rlhf.conditional import sound_queries
+    from tokenmill.rlhf.validation import kept_apart
+
+    given = list(ctx.records(queries))
+    asked, aside = sound_queries(given, words, context=context, max_length=config.max_length)
+    aside.require_few(len(given), config.max_set_aside, "rlhf.ppo.max_set_aside", ctx.log)
+    return *kept_apart(asked, config.validation_queries if config.evaluations else 0), aside
+
+
+def _groups(config: PPOConfig, model: ActorCritic) -> list[ParameterGroup]:
+    """The actor, which stands still at first, and the critic, which has a rate of its own."""
+    from tokenmill.training.run import ParameterGroup
+
+    return [
+        ParameterGroup(list(model.actor.parameters()), frozen_steps=config.critic_warmup * config.passes),
+        ParameterGroup(list(model.critic.parameters()), lr_scale=config.critic_lr / config.optim.lr),
+    ]
 
 
 def early_step(config: PPOConfig) -> int:

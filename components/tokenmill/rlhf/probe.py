@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import JSONL, Record
-from tokenmill.rlhf.answering import Answers, answer, answer_gold, scores
+from tokenmill.rlhf.answering import Answers, Said, answer, answer_gold, scores
 from tokenmill.rlhf.comparison import against_judge, against_last, checks, compare, is_lost, mean, price
 from tokenmill.rlhf.conditional import Query
 from tokenmill.rlhf.config import ProbeConfig
@@ -72,75 +72,92 @@ def probe(
         tokenizer: of all of them.
         ctx: the running step.
     """
-    from tokenmill.model.folder import load_model
     from tokenmill.model.tokenizer import Tokenizer
-    from tokenmill.rlhf.scoring import answer_logprobs
 
     words = Tokenizer.load(ctx.files(tokenizer))
     asked = [Query.of(record) for record in ctx.records(queries)][: config.queries + config.patch_queries]
-    rewarding, judged, patched = ctx.files(reward_model), slice(config.queries), slice(config.queries, None)
+    judged, patched = slice(config.queries), slice(config.queries, None)
     models = {"sft": sft, "policy": policy, "early": early, "before": before}
-    names: dict[str, str] = {}  # of equal models one speaks, under the first of their names
-    for name, model in models.items():
-        if model:
-            names.setdefault(model.content, name)
-    folders = {model.content: ctx.files(model) for model in models.values() if model}
-    said = {content: answer(folder, rewarding, asked, words, config) for content, folder in folders.items()}
-    start, late = said[sft.content], said[policy.content]
-    last = said[before.content] if before else start
-    clean = [said[one.content] for one in (early, sft) if one]
-
-    reference = answer_logprobs(load_model(folders[sft.content]), late.prompts[judged], late.ids[judged])
-    spent = zip(late.logprobs[judged], reference, strict=True)
-    kl = sum(sum(own) - float(ref.sum()) for own, ref in spent) / len(reference)
-    report = compare(start[judged], late[judged], asked[judged], config) | {"kl": kl}
-    report |= against_last(last[judged], late[judged], config)
-    hacks = find_hacks(start.texts, late.texts, [q.domain for q in asked], config.min_share, config.min_lift)
-    pairs = patches(hacks, asked[patched], [one[patched] for one in clean], late[patched], config.max_patches)
+    folders = {name: ctx.files(model) for name, model in models.items() if model}
+    rewarding, contents = ctx.files(reward_model), {name: m.content for name, m in models.items() if m}
+    said = Said.of(contents, lambda name: answer(folders[name], rewarding, asked, words, config))
+    report = _compared(said, folders["sft"], asked, config)
+    found = [_shown(said, asked, config)]
     if judge:
-        told, unpaid, more = _judged(ctx.files(judge), asked, start, clean, late, words, report, config)
-        report, hacks, pairs = report | told, hacks + unpaid, pairs + more
+        found.append(_judged(ctx.files(judge), asked, said, words, report, config))
     if gold and gold.counts["records"]:
         questions = [GoldQuestion.of(record) for record in ctx.records(gold)]
-        told, unpaid, more = _gold(questions, folders[sft.content], folders[policy.content], words, report, config)
-        report, hacks, pairs = report | told, hacks + unpaid, pairs + more
+        found.append(_gold(questions, folders["sft"], folders["policy"], words, report, config))
+    hacks, pairs = [hack for one in found for hack in one.hacks], [pair for one in found for pair in one.patches]
+    for one in found:
+        report |= one.told
     report["checks"] = checks(report, config)
     report["limits"] = {name: getattr(config, name) for name in LIMITS}
     report["hacks"] = [describe(hack, pairs) for hack in hacks]
-    report["examples"] = examples(asked[judged], start[judged], late[judged])
+    report["examples"] = examples(asked[judged], said.start[judged], said.late[judged])
 
     by_domain = {f"gain/{domain}": gain for domain, gain in report["gain_by_domain"].items()}
     so_far = [*(record for manifest in earlier or () for record in ctx.records(manifest)), *pairs]
     ctx.metrics({name: value for name, value in report.items() if isinstance(value, float)} | by_domain)
-    ctx.log.info("probed", gain=report["gain"], kl=kl, checks=report["checks"], hacks=[h.pattern for h in hacks])
-    by_name = {names[content]: answers for content, answers in said.items()}
+    ctx.log.info(
+        "probed", **{name: report[name] for name in ("gain", "kl", "checks")}, hacks=[h.pattern for h in hacks]
+    )
     return {
         "evaluation": ctx.write_json("evaluation", REPORT, report),
         "patches": ctx.write_records("preferences", {SHARD: so_far}),
-        "responses": ctx.write_records("responses", {SHARD: responses(asked[patched], by_name, patched)}),
+        "responses": ctx.write_records("responses", {SHARD: responses(asked[patched], said.by_name, patched)}),
     }
+
+
+class Found(NamedTuple):
+    """By one way of looking."""
+
+    told: dict[str, Any]
+    """For the report."""
+    hacks: Sequence[Hack] = ()
+    patches: Sequence[Record] = ()
+
+
+def _compared(said: Said, sft: Path, asked: Sequence[Query], config: ProbeConfig) -> dict[str, Any]:
+    """Gain over SFT and over the rounds before, KL and length, on the judged queries."""
+    from tokenmill.model.folder import load_model
+    from tokenmill.rlhf.scoring import answer_logprobs
+
+    start, late, last = (one[: config.queries] for one in (said.start, said.late, said.last))
+    reference = answer_logprobs(load_model(sft), late.prompts, late.ids)
+    kl = sum(sum(own) - float(ref.sum()) for own, ref in zip(late.logprobs, reference, strict=True)) / len(reference)
+    return compare(start, late, asked[: config.queries], config) | {"kl": kl} | against_last(last, late, config)
+
+
+def _shown(said: Said, asked: Sequence[Query], config: ProbeConfig) -> Found:
+    """Patterns that late answers show and SFT's hardly ever did, and their patches."""
+    domains, rest = [query.domain for query in asked], slice(config.queries, None)
+    hacks = find_hacks(said.start.texts, said.late.texts, domains, config.min_share, config.min_lift)
+    clean = [one[rest] for one in said.clean]
+    return Found({}, hacks, patches(hacks, asked[rest], clean, said.late[rest], config.max_patches))
 
 
 def _judged(
     judge: Path,
     asked: Sequence[Query],
-    start: Answers,
-    clean: Sequence[Answers],
-    late: Answers,
+    said: Said,
     words: "Tokenizer",
     report: dict[str, Any],
     config: ProbeConfig,
-) -> tuple[dict[str, Any], list[Hack], list[Record]]:
+) -> Found:
     """What another reward model says of the gain; and, where its own falls beyond chance, that as a hack, with its patches."""
-    before, after, *others = (scores(judge, asked, one.ids, words, config) for one in (start, late, *clean))
+    before, after, *others = (
+        scores(judge, asked, one.ids, words, config) for one in (said.start, said.late, *said.clean)
+    )
     told = against_judge(before[: config.queries], after[: config.queries], config)
     if report["gain_lower_bound"] <= 0 or told["judge_gain_upper_bound"] >= 0:
-        return told, [], []
+        return Found(told)
     worse = [then > now for then, now in zip(before, after, strict=True)]
     hack = Hack(JUDGED_WORSE, mean([float(lost) for lost in worse]), 0.0, lambda text: False)
     rest = slice(config.queries, None)
-    seen = [(one[rest], found[rest]) for one, found in zip(clean, others, strict=True)]
-    return told, [hack], judge_patches(asked[rest], seen, (late[rest], after[rest]), config.max_patches)
+    seen = [(one[rest], found[rest]) for one, found in zip(said.clean, others, strict=True)]
+    pairs = judge_patches(asked[rest], seen, (said.late[rest], after[rest]), config.max_patches)
+    return Found(told, [hack], pairs)
 
 
 def _gold(
@@ -150,18 +167,18 @@ def _gold(
     words: "Tokenizer",
     report: dict[str, Any],
     config: ProbeConfig,
-) -> tuple[dict[str, Any], list[Hack], list[Record]]:
+) -> Found:
     """What was paid; and, where the reward rose while right answers became wrong, that as a hack, with its patches."""
     measured, spare = questions[: config.gold_questions], questions[config.gold_questions :][: config.patch_queries]
     (_, held), (_, kept) = (answer_gold(model, measured, words, config) for model in (sft, policy))
     told = price(held, kept, config)
     if report["gain_lower_bound"] <= 0 or not is_lost(told, "gold", config.max_gold_loss):
-        return told, [], []
+        return Found(told)
     hack = Hack(WRONG_ANSWERS, 1 - mean(kept.right), 1 - mean(held.right), lambda text: False)
     if not spare:
-        return told, [hack], []
+        return Found(told, [hack])
     right, wrong = (answer_gold(model, spare, words, config) for model in (sft, policy))
-    return told, [hack], gold_patches(spare, right, wrong, config.max_patches)
+    return Found(told, [hack], gold_patches(spare, right, wrong, config.max_patches))
 
 
 def examples(asked: Sequence[Query], before: Answers, after: Answers) -> list[dict[str, Any]]:

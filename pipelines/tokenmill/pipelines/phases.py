@@ -4,7 +4,7 @@
 `import_manifest` for what exists.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
@@ -16,6 +16,8 @@ from tokenmill.pretraining import component as pretraining_tasks
 from tokenmill.rlhf import component as rlhf_tasks
 from tokenmill.sft import component as sft_tasks
 
+Tasks = dict[str, Any]
+"""Arguments of tasks, or tasks, by name: what KFP hands on has no types of its own."""
 ROUNDS = 3
 """Rounds of online RLHF that a package can run at most: as many as the report ran (§4.2.2)."""
 _FEWER_ROUNDS = {"pico": 2, "nano": 2}
@@ -181,6 +183,34 @@ class Aligned(NamedTuple):
     reward_model: dsl.Model
 
 
+def _optimise(start: Tasks, turn: Tasks, asked: Tasks, reward_model: Any, before: Any, patches: Any) -> tuple[Any, ...]:
+    """PPO against a round's reward model, probe, decision: the policy handed on, the rounds there are, all patches so far."""
+    tuned = rlhf_tasks.ppo(
+        **start, **turn, queries=asked["queries"], before=before, reward_model=reward_model, tokens=asked["tokens"]
+    )
+    made = {"before": before, "policy": tuned.outputs["policy"]}
+    probed = rlhf_tasks.probe(
+        **start,
+        **turn,
+        **made,
+        early=tuned.outputs["early"],
+        queries=asked["heldout_queries"],
+        gold=asked["gold"],
+        reward_model=reward_model,
+        judge=asked["judge"],
+        **({"earlier": patches} if patches is not None else {}),
+    )
+    found = {name: probed.outputs[name] for name in ("evaluation", "patches")}
+    decided = rlhf_tasks.decide(run=start["run"], **turn, **made, **found, log=tuned.outputs["log"])
+    _name(turn["number"], {"PPO": tuned, "probe": probed, "decide": decided})
+    return decided.outputs["accepted"], decided.outputs["Output"], found["patches"]
+
+
+def _name(number: int, tasks: Tasks) -> None:
+    for what, task in tasks.items():
+        task.set_display_name(f"round {number}: {what}")
+
+
 @dsl.pipeline(
     name="alignment", description="Conditional reward model, PPO, probe and patch, decide; round after round."
 )
@@ -198,47 +228,23 @@ def alignment(
     collected = rlhf_tasks.collect_preferences(
         run=run, conversations=conversations, own=own, tokenizer=tokenizer
     ).outputs
-    start = {"run": run, "sft": sft, "tokenizer": tokenizer}
+    start: Tasks = {"run": run, "sft": sft, "tokenizer": tokenizer}
     labelled = rlhf_tasks.snapshot_annotations(run=run, number=1, rounds=rounds)
     learned = {"preferences": collected["preferences"], "annotations": labelled.outputs["annotations"]}
     judged = rlhf_tasks.train_first_reward_model(**start, **learned)
     control = rlhf_tasks.train_first_reward_model(**start, **learned, shuffle_labels=True)
     control.set_display_name("reward model: control")
     judge = rlhf_tasks.train_judge(**start, preferences=collected["judged_by"]).outputs["judge"]
-    policy = sft
+    policy, asked = sft, {**collected, "judge": judge, "tokens": tokens}
     for number in range(1, ROUNDS + 1):
         turn = {"number": number, "rounds": rounds}
         if number > 1:
             labelled = rlhf_tasks.snapshot_annotations(run=run, **turn)
             learned["annotations"] = labelled.outputs["annotations"]
             judged = rlhf_tasks.train_reward_model(**start, **turn, **learned, before=judged.outputs["reward_model"])
+        _name(number, {"annotations": labelled, "reward model": judged})
         rewarding = judged.outputs["reward_model"]
-        tuned = rlhf_tasks.ppo(
-            **start,
-            **turn,
-            queries=collected["queries"],
-            before=policy,
-            reward_model=rewarding,
-            tokens=tokens,
-        )
-        made = {"before": policy, "policy": tuned.outputs["policy"]}
-        probed = rlhf_tasks.probe(
-            **start,
-            **turn,
-            **made,
-            early=tuned.outputs["early"],
-            queries=collected["heldout_queries"],
-            gold=collected["gold"],
-            reward_model=rewarding,
-            judge=judge,
-            **({"earlier": learned["patches"]} if number > 1 else {}),
-        )
-        found = {name: probed.outputs[name] for name in ("evaluation", "patches")}
-        decided = rlhf_tasks.decide(run=run, **turn, **made, **found, log=tuned.outputs["log"])
-        policy, rounds, learned["patches"] = decided.outputs["accepted"], decided.outputs["Output"], found["patches"]
-        named = {"annotations": labelled, "reward model": judged, "PPO": tuned, "probe": probed, "decide": decided}
-        for what, task in named.items():
-            task.set_display_name(f"round {number}: {what}")
+        policy, rounds, learned["patches"] = _optimise(start, turn, asked, rewarding, policy, learned.get("patches"))
     rlhf_tasks.evaluate_reward_model(
         run=run,
         heldout=collected["heldout"],

@@ -56,7 +56,7 @@ METRICS = {
     "tokenmill_training_budget_used_ratio": Metric("Money spent over the training's budget."),
     "tokenmill_training_last_step_timestamp_seconds": Metric("When the node's first rank last ended a step."),
     "tokenmill_training_checkpoint_timestamp_seconds": Metric("When the newest checkpoint was stored."),
-    "tokenmill_training_restarts": Metric("Times that the training went on from a checkpoint."),
+    "tokenmill_training_restarts": Metric("Times that the training was started again."),
     "tokenmill_training_rollbacks": Metric("Times that steps were gone back before, to leave them out."),
     "tokenmill_training_skipped_batches": Metric("Batches left out because they had spoiled an attempt."),
     "tokenmill_rlhf_reward": Metric("Mean reward of an answer; `all` or a domain.", ("domain",)),

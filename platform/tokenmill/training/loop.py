@@ -17,7 +17,7 @@ from tokenmill.training.engine import Engine
 from tokenmill.training.exports import Exports
 from tokenmill.training.history import History
 from tokenmill.training.optimizer_state import load_optimizer, save_optimizer
-from tokenmill.training.resume import Complete
+from tokenmill.training.resume import Complete, count_start
 from tokenmill.training.rng import seed_everything
 from tokenmill.training.run import StepBatch, TrainingRun
 from tokenmill.training.schedule import learning_rate
@@ -56,8 +56,8 @@ class Loop:
         """Of the weights; at the end with the ledger of the mixture."""
         self.saved = 0
         """Step of the last checkpoint."""
-        self.restarts = 0
-        """Times that it went on from one."""
+        self.restarts = count_start(checkpoints.store, checkpoints.key) if self.rank == 0 else 0
+        """Times that it was begun before, which rank 0 tells."""
         self.memory = float(peak_memory())
         """Bytes, of the rank that has most."""
         self.stop = self.spent = Stop.NONE
@@ -234,7 +234,6 @@ class Loop:
                 "log": self.log.last,
                 "losses": list(self.detector.losses),
                 "device_s": self.meter.device_s,
-                "restarts": self.restarts,
                 "kept": self.run.kept.state_dict() if self.run.kept else None,
                 "best": self.best,
             }
@@ -254,7 +253,6 @@ class Loop:
         if not found:
             return 0
         state = self.checkpoints.load(engine.engine, found)
-        self.restarts = state["restarts"] + 1
         self.cursor = Cursor.restored(state["cursor"], self.run.batches)
         self.log = History(self.checkpoints.store, self.checkpoints.key, state["log"])
         self.detector = Detector(self.config.anomaly, state["losses"])

@@ -87,6 +87,14 @@ def newest_checkpoint(store: ArtifactStore, key: str, layout: Layout) -> Complet
     return next(iter(usable_checkpoints(store, key, layout)), None)
 
 
+def count_start(store: ArtifactStore, key: str) -> int:
+    """How often the training of an action key was begun before; counts this time too. Its lease lets one begin at a time."""
+    place = f"work/{key}/starts.json"
+    before = int(store.backend.get(place)) if store.backend.exists(place) else 0
+    store.backend.put(place, str(before + 1).encode())
+    return before
+
+
 def outlook(store: ArtifactStore, key: str, layout: Layout) -> tuple[bool, str]:
     """Whether saved work is left unused, and a line on where a training will start; empty where nothing is saved."""
     saved, chosen = complete_checkpoints(store, key), newest_checkpoint(store, key, layout)
