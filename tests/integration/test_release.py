@@ -8,9 +8,12 @@ import orjson
 import pytest
 import torch
 from pico import Lab, Released, released
+from typer.testing import CliRunner
 
 from tokenmill import serving
-from tokenmill.deployment.config import DeployConfig, PromoteConfig, RegisterConfig
+from tokenmill.cli.deploying import deploy_app
+from tokenmill.deployment.config import DeployConfig, FindConfig, PromoteConfig, RegisterConfig
+from tokenmill.deployment.fetch import fetch
 from tokenmill.deployment.release import RELEASE
 from tokenmill.deployment.server import VLLMServer
 from tokenmill.errors import CorruptError, InputError
@@ -18,6 +21,7 @@ from tokenmill.lineage import resolve
 from tokenmill.manifest import Manifest
 from tokenmill.steps.context import materialise
 from tokenmill.store import gc
+from tokenmill.store.backend import NotFoundError
 from tokenmill.tracking import Registry, TrackingError
 
 pytestmark = pytest.mark.integration
@@ -103,6 +107,50 @@ def test_a_release_without_the_verdict_that_it_pins_is_not_registered(lab: Lab, 
         resolve(lab.store, "models:/internlm2-refused@candidate")
 
 
+def refuse(lab: Lab, seed: int) -> tuple[Manifest, Manifest, Manifest]:
+    """Weights that a gate refused, registered as the pipeline does; their evaluation and verdict."""
+    weights = lab.weights(seed)
+    evaluation = lab.issue_json("evaluation", {"evaluation.json": {"model": weights.content}}, weights=weights)
+    judged = {"passed": False, "model": weights.content, "checks": [{"name": "format/chat", "passed": False}]}
+    verdict = lab.issue_json("verdict", {"verdict.json": judged}, candidate=evaluation)
+    config = RegisterConfig(name="internlm2-refused", alias="rejected")
+    lab.step("deployment.register", config, model=weights, verdict=verdict)
+    return weights, evaluation, verdict
+
+
+def test_of_what_the_gate_refused_the_verdict_and_its_evidence_stay_and_the_weights_go(lab: Lab) -> None:
+    weights, evaluation, verdict = refuse(lab, seed=21)
+    gc(lab.store, min_age_s=0)
+    assert read(lab, verdict, "verdict.json")["passed"] is False and read(lab, evaluation, "evaluation.json")
+    with pytest.raises(NotFoundError):
+        lab.store.get_manifest(weights.digest)
+    registry = Registry(lab.store)
+    tags = registry.version_tags("internlm2-refused", str(registry.alias_version("internlm2-refused", "rejected")))
+    assert (tags["gate.status"], tags["gate.verdict"]) == ("refused", verdict.digest)
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_what_the_gate_refused_is_not_deployed_whatever_alias_stands_there(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, collected: bool
+) -> None:
+    """The alias was moved in MLflow itself, past the records; or the digest is given."""
+    weights, _, verdict = refuse(lab, seed=22 + collected)
+    registry = Registry(lab.store)
+    registry.set_alias("internlm2-refused", "production", registry.alias_version("internlm2-refused", "rejected"))
+    if collected:
+        gc(lab.store, min_age_s=0)
+    uri, told = "models:/internlm2-refused@production", rf"refused \(format/chat\).* {verdict.digest[:12]}"
+    with pytest.raises(InputError, match=told):
+        lab.step("deployment.find", FindConfig(model=uri))
+    monkeypatch.setenv("TOKENMILL_STORE", lab.store.uri)
+    dry = CliRunner().invoke(deploy_app, ["--model", uri, "--dry-run"])
+    assert isinstance(dry.exception, InputError) and "which the gate refused" in str(dry.exception)
+    if not collected:
+        for where, digest in ((uri, ""), ("store:", weights.digest)):
+            with pytest.raises(InputError, match="no release"):
+                fetch(where, digest, lab.folder / "node")
+
+
 def test_without_a_registry_nothing_is_pinned_or_registered(
     lab: Lab, second: Released, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +223,20 @@ def test_without_a_serving_environment_the_output_says_so(
 def test_a_release_that_is_not_the_registered_one_is_refused(lab: Lab, first: Released, second: Released) -> None:
     with pytest.raises(InputError, match="deploy what is registered"):
         deploy(lab, second.release, register(lab, first)[0])
+
+
+def test_a_release_whose_own_verdict_did_not_pass_is_refused(lab: Lab, first: Released) -> None:
+    """Planted: release.json says passed, as it always does, and the verdict beside it does not."""
+    folder = materialise(lab.store, first.release, lab.folder / "unreleased")
+    judged = orjson.loads((folder / "verdict.json").read_bytes())
+    judged["passed"] = judged["checks"][0]["passed"] = False
+    (folder / "verdict.json").write_bytes(orjson.dumps(judged))
+    made = lab.issue_folder("release", folder)
+    registration = lab.issue_json(
+        "registration", {"registration.json": {"name": NAME, "version": "9", "model": made.digest}}
+    )
+    with pytest.raises(InputError, match=r"did not pass chat: format/chat"):
+        deploy(lab, made, registration)
 
 
 def test_a_file_that_its_release_does_not_pin_is_refused_before_anything_starts(lab: Lab, first: Released) -> None:

@@ -6,7 +6,7 @@ import orjson
 
 from tokenmill.deployment.card import card
 from tokenmill.deployment.config import BundleConfig
-from tokenmill.deployment.release import CARD, pin
+from tokenmill.deployment.release import CARD, pin, require_passed
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, step
@@ -38,12 +38,7 @@ def bundle(
     from tokenmill.model.tokenizer import Tokenizer
 
     measured, judged = ctx.read_json(evaluation, "evaluation.json"), ctx.read_json(verdict, "verdict.json")
-    if not judged["passed"]:
-        failed = [check["name"] for check in judged["checks"] if not check["passed"]]
-        raise InputError(
-            f"the gate did not pass {judged['label']}: {', '.join(failed[:5])}. Nothing is released; verdict.md of "
-            f"{verdict.digest[:12]} says what was wanted"
-        )
+    require_passed(judged, verdict.digest[:12])
     _require("verdict", "evaluation", judged["candidate"], evaluation)
     _require("evaluation", "weights", measured["model"], weights)
     _require("evaluation", "tokenizer", measured["tokenizer"], tokenizer)

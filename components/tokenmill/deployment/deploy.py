@@ -11,7 +11,7 @@ import requests
 from tokenmill.deployment.config import DeployConfig
 from tokenmill.deployment.listing import vouched_for
 from tokenmill.deployment.register import REGISTRATION
-from tokenmill.deployment.release import RELEASE
+from tokenmill.deployment.release import RELEASE, require_passed
 from tokenmill.deployment.signing import trusted_keys
 from tokenmill.deployment.verify import verify
 from tokenmill.errors import InputError, UserError
@@ -29,11 +29,12 @@ PROCESS_FLAGS = (
 )
 
 
-@effect("deployment.deploy", version=3, kinds={"release": "release", "registration": "registration"})
+@effect("deployment.deploy", version=4, kinds={"release": "release", "registration": "registration"})
 def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx: StepContext) -> Draft:
     """Serve the release with vLLM and test it: as a process on loopback, or behind the chart `inference`.
 
-    What is not the release that was registered is refused, and so is a cluster that cannot take it. A candidate that is
+    What is not the release that was registered is refused, so is one whose own verdict did not pass, and so is a cluster
+    that cannot take it. A candidate that is
     judged worse, an engine that does not start and a test that fails are findings, for promotion to act on; on a cluster
     users then have what they had. Without a serving environment no process is started, and the output says so.
     """
@@ -43,6 +44,7 @@ def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx:
             f"{registered['name']} version {registered['version']} is {registered['model'][:12]}, not the release "
             f"{release.digest[:12]}: deploy what is registered"
         )
+    require_passed(ctx.read_json(release, "verdict.json"), release.digest[:12])
     vouched_for(ctx.store, release, trusted_keys())
     began, name, version = time.monotonic(), str(registered["name"]), str(registered["version"])
     place = _behind_the_chart if config.execution.target == "helm" else _as_a_process

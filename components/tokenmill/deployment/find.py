@@ -1,23 +1,38 @@
 """What the registry says of a model that was registered earlier, as the artifact that `deploy` and `promote` take."""
 
+from tokenmill.deployment.alias import VERDICT_TAG
 from tokenmill.deployment.config import FindConfig
-from tokenmill.deployment.register import REGISTRATION
+from tokenmill.deployment.register import REFUSED, REGISTRATION, STATUS_TAG
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft
 from tokenmill.steps import StepContext, effect
 from tokenmill.tracking import Registry
 
 
-@effect("deployment.find", version=1, needs_registry=True)
+def registered_release(registry: Registry, model: str) -> tuple[str, str, str]:
+    """Name, version and digest of the release at `models:/name@alias` or `models:/name/3`.
+
+    Raises:
+        InputError: the gate refused what stands there, or it is no release.
+    """
+    name, version = registry.model_version(model)
+    tags = registry.version_tags(name, version)
+    if tags.get(STATUS_TAG) == REFUSED:
+        raise InputError(
+            f"{model} is {name}/{version}, which the gate refused ({tags.get('gate.failed')}): it is not deployed. "
+            f"verdict.md of {tags.get(VERDICT_TAG, '')[:12]} says what was wanted"
+        )
+    digest = registry.resolve_model(f"models:/{name}/{version}")
+    if (kind := registry.store.get_manifest(digest).kind) != "release":
+        raise InputError(f"{model} is {kind}, not a release: `deployment.bundle` makes one of a chat model")
+    return name, version, digest
+
+
+@effect("deployment.find", version=2, needs_registry=True)
 def find(config: FindConfig, ctx: StepContext) -> Draft:
     """Name, version and manifest of a registered release; an alias is resolved here, once."""
-    registry = Registry(ctx.store)
-    name, version = registry.model_version(config.model)
-    release = ctx.store.get_manifest(registry.resolve_model(f"models:/{name}/{version}"))
-    if release.kind != "release":
-        raise InputError(
-            f"{config.model} is {release.kind}, not a release: `deployment.bundle` makes one of a chat model"
-        )
+    name, version, digest = registered_release(Registry(ctx.store), config.model)
+    release = ctx.store.get_manifest(digest)
     value = {"name": name, "version": version, "alias": None, "model": release.digest, "kind": release.kind}
     value |= {"content": release.content, "verdict": None}
     return ctx.write_json("registration", REGISTRATION, value, counts={"version": int(version)})

@@ -89,6 +89,11 @@ def _of_manifest(digest: str, trusted: Collection[str]) -> Listing:
         raise InputError("store: names a release by its digest: give one")
     store = open_store()
     manifest = store.get_manifest(digest)
+    if manifest.kind == "weights":  # whatever alias or digest leads there, and whether or not the registry can be asked
+        raise InputError(
+            f"weights {digest[:12]} are no release: no gate let them pass, or one refused them (`tokenmill lineage --down "
+            f"{digest[:12]}`); `deployment.bundle` releases what passes"
+        )
     pinned = _pinned(store, manifest)
     vouched, attestation = vouched_for(store, manifest, trusted)
     files = [_wanted(shard, pinned) for shard in manifest.shards]

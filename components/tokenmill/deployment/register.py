@@ -1,4 +1,5 @@
-"""A version in the model registry, and a pin in the store that keeps everything it was made of."""
+"""A version in the model registry, and a pin in the store that keeps everything it was made of; of what the gate refused,
+why it did."""
 
 from tokenmill.deployment.alias import VERDICT_TAG, actor, move
 from tokenmill.deployment.attestation import attestation_pin
@@ -12,11 +13,12 @@ from tokenmill.tracking import Registry
 from tokenmill.tracking.registry import registered_name
 
 REGISTRATION = "registration.json"
+STATUS_TAG, PASSED, REFUSED = "gate.status", "passed", "refused"
 
 
 @effect(
     "deployment.register",
-    version=2,
+    version=3,
     needs_registry=True,
     kinds={"model": ("release", "weights"), "verdict": "verdict", "attestation": "attestation"},
 )
@@ -26,7 +28,8 @@ def register(
     """Register a release, or the weights of a base or reward model; the same digest is the same version for ever.
 
     A release is registered only with the verdict that let it pass; weights also with one that refused
-    them. The pins keep it, its attestation, its ancestors and all their blobs from garbage collection.
+    them. The pins keep it, its attestation, its ancestors and all their blobs from garbage collection; of what was refused
+    only the verdict and what it was given, so that retention frees the weights.
     """
     tags = {"tokenmill.role": config.role, "tokenmill.kind": model.kind} | _origin_tags(model, ctx)
     if model.kind == "release":
@@ -37,8 +40,12 @@ def register(
     name = config.name or registered_name(config.role, ctx.run)
     if verdict and model.kind == "weights":
         tags |= _judged_tags(model, verdict, ctx)
-    version = registry.register_model(name, model, run=ctx.run, tags=tags)
-    ctx.store.pin(f"models/{name}/{version}", model.digest)
+    refused = tags.get(STATUS_TAG) == REFUSED
+    version = registry.register_model(name, model, run=ctx.run, tags=tags, kept=not refused)
+    if verdict and refused:
+        ctx.store.pin(f"verdicts/{name}/{version}", verdict.digest, generations=1)
+    else:
+        ctx.store.pin(f"models/{name}/{version}", model.digest)
     if attestation:
         ctx.store.pin(attestation_pin(attestation), attestation.digest)
     if config.alias:
@@ -81,7 +88,7 @@ def _gate_tags(release: Manifest, verdict: Manifest | None, ctx: StepContext) ->
         raise InputError(f"release {release.digest[:12]} is registered with the verdict that it pins: give that one")
     if not ctx.read_json(verdict, "verdict.json")["passed"]:
         raise InputError(f"the gate did not pass {pinned['name']}: it is not registered")
-    return {"gate.status": "passed", VERDICT_TAG: verdict.digest}
+    return {STATUS_TAG: PASSED, VERDICT_TAG: verdict.digest}
 
 
 def _judged_tags(weights: Manifest, verdict: Manifest, ctx: StepContext) -> dict[str, str]:
@@ -89,5 +96,5 @@ def _judged_tags(weights: Manifest, verdict: Manifest, ctx: StepContext) -> dict
     if judged["model"] != weights.content:
         raise InputError(f"the verdict is about another model ({judged['model'][:12]}) than {weights.digest[:12]}")
     failed = ", ".join(check["name"] for check in judged["checks"] if not check["passed"])
-    status = {"gate.status": "passed" if judged["passed"] else "refused", VERDICT_TAG: verdict.digest}
+    status = {STATUS_TAG: PASSED if judged["passed"] else REFUSED, VERDICT_TAG: verdict.digest}
     return status | ({"gate.failed": failed[:4000]} if failed else {})

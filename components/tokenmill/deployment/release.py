@@ -2,14 +2,14 @@
 
 import hashlib
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 from pydantic import Field, ValidationError
 
-from tokenmill.errors import CorruptError
+from tokenmill.errors import CorruptError, InputError
 from tokenmill.manifest import Frozen, canonical
 
 RELEASE, CARD = "release.json", "README.md"
@@ -75,6 +75,16 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
         return Release.model_validate(orjson.loads(data)).model_dump(mode="json")
     except (ValueError, ValidationError):
         raise CorruptError(f"{where}/{RELEASE} is damaged: fetch the release again") from None
+
+
+def require_passed(judged: Mapping[str, Any], where: str) -> None:
+    """Raise InputError where a verdict.json did not pass; `where` is what its verdict.md lies in."""
+    if not judged["passed"]:
+        failed = [check["name"] for check in judged["checks"] if not check["passed"]]
+        raise InputError(
+            f"the gate did not pass {judged['label']}: {', '.join(failed[:5])}. Nothing is released; verdict.md of {where} "
+            "says what was wanted"
+        )
 
 
 def sha256_of(path: Path) -> str:

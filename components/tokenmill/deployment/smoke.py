@@ -100,9 +100,8 @@ def smoke_test(
     reasons += [wrong] if wrong else []
     agreement: dict[str, Any] = {}
     if weights:
-        agreement = _agreement(client, folder, tokenizer, config)
-        if agreement["share"] < config.min_agreement:
-            reasons.append(f"{agreement['share']:.1%} of greedy tokens agree with our own generation")
+        agreement = agreed(client, folder, tokenizer, config)
+        reasons += disagreement(agreement, config.min_agreement)
     parity = {"chats": len(GOLDEN_CHATS), "equal": len(GOLDEN_CHATS) - len(differing)}
     return Smoke(answer, parity, injection, agreement, tool, reasons)
 
@@ -139,18 +138,30 @@ def control_tokens(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     return [id for id in ids if id in special]
 
 
-def _agreement(client: EngineClient, folder: Path, tokenizer: Tokenizer, config: DeployConfig) -> dict[str, Any]:
-    """Greedy tokens up to the first one that differs, over all that our generation made."""
+def agreed(client: EngineClient, folder: Path, tokenizer: Tokenizer, config: DeployConfig) -> dict[str, Any]:
+    """Greedy tokens up to the first one that differs, over all that our generation made; None of none."""
     model = load_model(folder).float()
     prompts = [encode_prompt(chat, tokenizer) for chat in GOLDEN_CHATS]
-    prompts = [prompt for prompt in prompts if len(prompt) < model.config.max_position_embeddings - 1]
+    context = model.config.max_position_embeddings
+    prompts = [prompt for prompt in prompts if len(prompt) < context - 1]
     ours = generate(model, prompts, max_new_tokens=config.parity_tokens, temperature=0, stop_ids=tokenizer.stop_ids)
     equal = made = 0
     for prompt, mine in zip(prompts, ours, strict=True):
         theirs = served_tokens(client, prompt, config.parity_tokens)
         made += len(mine.tokens)
         equal += shared_prefix(mine.tokens, theirs)
-    return {"prompts": len(prompts), "tokens": made, "equal": equal, "share": equal / made if made else 1.0}
+    told = {"prompts": len(prompts), "context": context, "tokens": made, "equal": equal}
+    return told | {"share": equal / made if made else None}
+
+
+def disagreement(agreement: dict[str, Any], least: float) -> list[str]:
+    """What is wrong with it: that too little agrees, or that nothing was compared, which no share allows."""
+    if not agreement["tokens"]:
+        room = f"no golden chat fits the context of {agreement['context']} tokens: release the model with a longer one"
+        return [f"no greedy token was compared with our own generation: {room}"]
+    if agreement["share"] < least:
+        return [f"{agreement['share']:.1%} of greedy tokens agree with our own generation"]
+    return []
 
 
 def served_tokens(client: EngineClient, prompt: Sequence[int], limit: int) -> list[int]:

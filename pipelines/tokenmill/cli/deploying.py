@@ -143,15 +143,14 @@ def _through_the_steps(name: str, model: str, settings: dict[str, Any], alias: s
 
 def _examine(model: str, settings: dict[str, Any], as_json: bool) -> None:
     """The preflight alone."""
+    from tokenmill.deployment.find import registered_release
     from tokenmill.deployment.on_cluster import Wanted
     from tokenmill.store import open_store
     from tokenmill.tracking import Registry
 
     if settings["target"] != "helm":
         raise ConfigError("--dry-run asks a cluster: it goes with --target helm")
-    registry = Registry(open_store())
-    name, version = registry.model_version(model)
-    wanted = Wanted(name, version, registry.resolve_model(f"models:/{name}/{version}"))
+    wanted = Wanted(*registered_release(Registry(open_store()), model))
     findings = _release(settings).examine(wanted)
     if as_json:
         typer.echo(orjson.dumps([vars(one) for one in findings], option=orjson.OPT_INDENT_2).decode())

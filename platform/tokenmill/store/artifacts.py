@@ -249,14 +249,18 @@ class ArtifactStore:
 
     # Pins
 
-    def pin(self, name: str, digest: str) -> None:
-        """Keep a manifest, its ancestors and all their blobs from garbage collection, until `unpin`."""
+    def pin(self, name: str, digest: str, *, generations: int | None = None) -> None:
+        """Keep a manifest, its ancestors and all their blobs from garbage collection, until `unpin`.
+
+        Args:
+            generations: of ancestors that are kept; None: all of them. What is not kept may go, and lineage ends there.
+        """
         key = layout.pin_key(name)
         self.get_manifest(digest)  # a wrong digest must not take the place of a right one
-        self.backend.put(key, canonical({"digest": digest}))
+        self.backend.put(key, canonical({"digest": digest, "generations": generations}))
         while True:
             try:
-                kept = self._ancestry(digest)
+                kept = self._ancestry(digest, generations)
             except NotFoundError:
                 self.backend.delete(key)
                 raise
@@ -268,19 +272,24 @@ class ArtifactStore:
 
     def pins(self) -> dict[str, str]:
         """Pinned digests by name."""
-        keys = sorted(entry.key for entry in self.backend.list("pins/"))
-        return {key.removeprefix("pins/"): orjson.loads(self.backend.get(key))["digest"] for key in keys}
+        return {name: digest for name, (digest, _) in self.pinned().items()}
 
-    def _ancestry(self, digest: str) -> list[str]:
+    def pinned(self) -> dict[str, tuple[str, int | None]]:
+        """Name → digest, and how many generations of its ancestors are kept with it."""
+        keys = sorted(entry.key for entry in self.backend.list("pins/"))
+        found = {key.removeprefix("pins/"): orjson.loads(self.backend.get(key)) for key in keys}
+        return {name: (pin["digest"], pin.get("generations")) for name, pin in found.items()}
+
+    def _ancestry(self, digest: str, generations: int | None) -> list[str]:
         """Keys of a manifest, of its ancestors in this store, and of all their blobs."""
-        manifests, blobs, ahead = {digest}, set[str](), [digest]
+        manifests, blobs, ahead, behind = {digest}, set[str](), {digest}, 0
         while ahead:
-            manifest, needed = self.manifest_and_blobs(ahead.pop())
-            blobs |= needed
-            parents = set(manifest.parent_digests) - manifests
-            fresh = {parent for parent in parents if self.backend.exists(layout.manifest_key(parent))}
-            manifests |= fresh
-            ahead += fresh
+            read = [self.manifest_and_blobs(one) for one in ahead]
+            blobs |= {sha for _, needed in read for sha in needed}
+            parents = {parent for manifest, _ in read for parent in manifest.parent_digests} - manifests
+            wanted = parents if generations is None or behind < generations else set[str]()
+            ahead, behind = {one for one in wanted if self.backend.exists(layout.manifest_key(one))}, behind + 1
+            manifests |= ahead
         return [*map(layout.manifest_key, manifests), *map(layout.blob_key, blobs)]
 
 

@@ -1,8 +1,9 @@
 """What the store holds, and clearing away what nobody needs.
 
-Kept is what can be reached, up through the parents, from: pins (registered models are pinned), manifests younger than
-`min_age_s`, and work that is under way. The order of deletion (`ORDER`) makes a kill at any
-moment harmless: an action or a manifest that is present has its blobs. `guard` protects runs that start late.
+Kept is what can be reached, up through the parents, from: pins (registered models are pinned; of one that the gate refused
+the verdict and what that rests on), manifests younger than `min_age_s`, and work that is under way. The order of deletion
+(`ORDER`) makes a kill at any moment harmless: an action or a manifest that is present has its blobs. `guard` protects runs
+that start late.
 """
 
 import re
@@ -108,7 +109,7 @@ def gc(store: ArtifactStore, min_age_s: float = DAY_S, dry_run: bool = False) ->
             if entry.key.startswith("gc/") and now - entry.modified > STALE_NOTICE_S:  # of a collector that was killed
                 store.backend.delete(entry.key)
     report.unfinished = store.backend.sweep(max(min_age_s, STALE_NOTICE_S), dry_run)
-    report.kept_manifests, report.lost_parents = len(live.manifests), sorted(live.lost)
+    report.kept_manifests, report.lost_parents = len(live.manifests | live.evidence), sorted(live.lost)
     report.kept_blobs = sum(e.key.startswith("blobs/") for e in entries) - report.deleted["blobs"].objects
     return report
 
@@ -119,13 +120,19 @@ class _Live:
     def __init__(self, store: ArtifactStore, is_young: Callable[[Entry], bool], now: float):
         self.store, self.is_young, self.now = store, is_young, now
         self.manifests, self.blobs, self.works, self.lost = set[str](), set[str](), set[str](), set[str]()
+        self.evidence = set[str]()
+        """Manifests that a pin keeps without what lies above them."""
         self._known, self._read = set[str](), set[Entry]()
 
     def mark(self) -> None:
         """Find what is in use; called again, it adds what came since."""
         manifests = list(self.store.backend.list("manifests/"))
         self._known = {_name(e) for e in manifests}
-        self._reach([*self.store.pins().values(), *(_name(e) for e in manifests if self.is_young(e))])
+        pins = list(self.store.pinned().values())
+        self._reach([*(d for d, above in pins if above is None), *(_name(e) for e in manifests if self.is_young(e))])
+        for digest, generations in pins:
+            if generations is not None:
+                self._reach_near(digest, generations)
         for entry in self.store.backend.list("actions/"):
             if self.is_young(entry):
                 self._read_mentions(entry)
@@ -144,7 +151,7 @@ class _Live:
                 made = re.findall(rb'"blob":"([0-9a-f]{64})"', self._get(entry))
                 return all(sha.decode() in self.blobs for sha in made)
             case "manifests" | "children" | "registry":
-                return _name(entry) in self.manifests
+                return _name(entry) in self.manifests or _name(entry) in self.evidence
             case "work":
                 return entry.key.split("/")[1] in self.works
             case "blobs":
@@ -164,6 +171,19 @@ class _Live:
             self.manifests.add(digest)
             self.blobs |= blobs
             ahead |= set(manifest.parent_digests) - self.manifests - self.lost
+
+    def _reach_near(self, digest: str, generations: int) -> None:
+        """Mark a manifest and so many generations of its ancestors: apart, for what is reached in full leads further up."""
+        ahead = {digest}
+        for _ in range(generations + 1):
+            parents = set[str]()
+            for one in ahead:
+                with suppress(NotFoundError):
+                    manifest, blobs = self.store.manifest_and_blobs(one)
+                    self.evidence.add(one)
+                    self.blobs |= blobs
+                    parents |= set(manifest.parent_digests)
+            ahead = parents
 
     def _read_mentions(self, entry: Entry) -> None:
         """Mark every blob and manifest whose sha256 an object mentions, whatever its format."""

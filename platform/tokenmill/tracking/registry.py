@@ -53,7 +53,7 @@ class Registry:
             self.client.search_registered_models(max_results=1)
 
     def register_model(
-        self, name: str, manifest: Manifest, *, run: RunRef, tags: Mapping[str, str] | None = None
+        self, name: str, manifest: Manifest, *, run: RunRef, tags: Mapping[str, str] | None = None, kept: bool = True
     ) -> str:
         """The version of `name` that points at `manifest`; the same digest is the same version for ever.
 
@@ -62,8 +62,10 @@ class Registry:
             manifest: of kind weights or release.
             run: the run that registers it; its MLflow run becomes the version's.
             tags: set on the version, e.g. `{"gate.status": "passed"}`.
+            kept: from garbage collection, with all that it was made of.
         """
-        self.store.pin(f"models/{name}/{manifest.digest[:16]}", manifest.digest)  # gc keeps what is registered
+        if kept:
+            self.store.pin(f"models/{name}/{manifest.digest[:16]}", manifest.digest)
         return patiently(
             self.uri, lambda: self._register(name, manifest, Delivery(self.store, run, self.uri), tags or {})
         )

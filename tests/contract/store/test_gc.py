@@ -75,6 +75,41 @@ def test_pinned_artifacts_stay_with_their_ancestors_and_the_rest_goes(store: Art
     assert_whole(store)
 
 
+def test_of_a_pin_with_generations_what_lies_further_up_goes(store: ArtifactStore, publish: Publish) -> None:
+    """A refused model: its verdict and evaluation stay, the weights go; a second model's evaluation keeps its own."""
+    refused, passed = publish(store, b"refused", kind="weights"), publish(store, b"passed", kind="weights")
+    evaluation = publish(store, b"evaluation", parents=(refused,))
+    reference = publish(store, b"reference", parents=(passed,))
+    verdict = publish(store, b"verdict", parents=(evaluation, reference))
+    release = publish(store, b"release", parents=(reference,))
+    store.pin("verdicts/chat/2", verdict.digest, generations=1)
+    store.pin("models/chat/1", release.digest)
+    report = gc(store, min_age_s=0)
+    kept = (verdict, evaluation, reference, release, passed)
+    assert keys(store, "manifests") == {one.digest for one in kept} and keys(store, "blobs") == blobs(*kept)
+    assert (report.kept_manifests, report.lost_parents) == (5, [])
+    assert_whole(store)
+    store.unpin("models/chat/1")
+    gc(store, min_age_s=0)
+    assert keys(store, "manifests") == {one.digest for one in (verdict, evaluation, reference)}
+    assert_whole(store)
+
+
+def test_what_is_kept_without_its_ancestors_keeps_them_once_a_whole_life_is_pinned(
+    folder_store: ArtifactStore, publish: Publish
+) -> None:
+    """In the middle of a collection, which looks again before it deletes."""
+    weights = publish(folder_store, b"weights", kind="weights")
+    evaluation = publish(folder_store, b"evaluation", parents=(weights,))
+    folder_store.pin("verdicts/chat/1", evaluation.digest, generations=0)
+    live = _Live(folder_store, lambda entry: False, now=0)
+    live.mark()
+    assert live.blobs == blobs(evaluation)
+    folder_store.pin("models/chat/1", evaluation.digest)
+    live.mark()
+    assert live.blobs == blobs(evaluation, weights)
+
+
 def test_a_registered_version_is_forgotten_with_its_manifest(store: ArtifactStore, grown: Grown) -> None:
     _, _, weights, failed = grown
     for manifest in (weights, failed):

@@ -421,6 +421,6 @@ def test_a_release_that_was_swapped_after_it_was_verified_is_not_signed(unsigned
 
 
 def test_what_is_no_release_is_not_served_where_signatures_are_wanted(signed: Made, tmp_path: Path) -> None:
-    weights = signed.released.weights
+    adapter = signed.lab.issue_json("adapter", {"adapter_config.json": {}})
     with pytest.raises(CorruptError, match="only a release can"):
-        fetch("store:", weights.digest, tmp_path / "node", signed.trusted)
+        fetch("store:", adapter.digest, tmp_path / "node", signed.trusted)

@@ -3,7 +3,6 @@
 import pytest
 
 from tokenmill.deployment.promote import decide
-from tokenmill.deployment.smoke import shared_prefix
 from tokenmill.tracking import RunRef
 from tokenmill.tracking.registry import registered_name
 
@@ -50,11 +49,3 @@ def test_a_way_back_that_served_well_is_no_promotion() -> None:
 )
 def test_registered_name(preset: str, name: str) -> None:
     assert registered_name("chat", RunRef.new("test", preset)) == name
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "equal"),
-    [([1, 2, 3], [1, 2, 3], 3), ([1, 2, 3], [1, 9, 3], 1), ([1, 2], [1, 2, 3], 2), ([1], [], 0)],
-)
-def test_agreement_ends_at_the_first_difference(ours: list[int], theirs: list[int], equal: int) -> None:
-    assert shared_prefix(ours, theirs) == equal
