@@ -140,7 +140,7 @@ class Prints:
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
-        raw = np.memmap(path, np.uint8, "r")
+        raw = np.asarray(np.memmap(path, np.uint8, "r"))  # a memmap is slow to be read a value at a time
         start = len(_MAGIC) + 4
         size = int.from_bytes(raw[len(_MAGIC) : start].tobytes(), "little")
         if raw[: len(_MAGIC)].tobytes() != _MAGIC or start + size > len(raw):

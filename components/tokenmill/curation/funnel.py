@@ -16,7 +16,6 @@ import orjson
 
 from tokenmill.curation.config import FunnelConfig
 from tokenmill.curation.distributions import distributions
-from tokenmill.curation.funnel_page import page
 from tokenmill.curation.merge import only_moves
 from tokenmill.curation.scorer import orientation
 from tokenmill.curation.survey import (
@@ -48,6 +47,8 @@ def funnel(config: FunnelConfig, stages: list[Manifest], ctx: StepContext) -> Dr
     Raises:
         CorruptError: a stage's numbers do not add up.
     """
+    from tokenmill.curation.funnel_page import page  # every step of the phase is found beside this one, few draw pages
+
     told = report([Stage.read(manifests, step) for step, manifests in grouped(stages).items()], config, ctx)
     folder = ctx.workdir / "funnel"
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ mean of the dimensions is ours. A score that `curation.score` or an annotator ha
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tokenmill.curation.config import GradeConfig
@@ -71,35 +72,59 @@ _SELLS = re.compile(
 )
 
 
-_MAY_SELL = Substrings(
-    [
-        *(
-            f"{call} {day}"
-            for call in ("buy", "order", "shop", "act", "call us", "subscribe", "sign up")
-            for day in ("now", "today")
-        ),
-        *(
-            "add to cart",
-            "free shipping",
-            "limited time",
-            "limited-time",
-            "special offer",
-            "best price",
-            "lowest price",
-        ),
-        *("discount", "coupon", "promo code", "click here", "money back", "money-back", "% off", "sale ends", "hurry"),
-        *("立即购买", "马上抢购", "限时优惠", "免费咨询", "包邮", "厂家直销", "优惠价", "点击", "加微信", "咨询热线"),
-        *("全国热线", "特价", "促销", "抢购"),
-    ]
-)
-"""One of these is in every match of `_SELLS`. Most texts have none: one pass for all of them is all that these cost."""
+@cache
+def _may_sell() -> Substrings:
+    """One of these is in every match of `_SELLS`. Most texts have none: one pass for all of them is all that these cost."""
+    return Substrings(
+        [
+            *(
+                f"{call} {day}"
+                for call in ("buy", "order", "shop", "act", "call us", "subscribe", "sign up")
+                for day in ("now", "today")
+            ),
+            *(
+                "add to cart",
+                "free shipping",
+                "limited time",
+                "limited-time",
+                "special offer",
+                "best price",
+                "lowest price",
+            ),
+            *(
+                "discount",
+                "coupon",
+                "promo code",
+                "click here",
+                "money back",
+                "money-back",
+                "% off",
+                "sale ends",
+                "hurry",
+            ),
+            *(
+                "立即购买",
+                "马上抢购",
+                "限时优惠",
+                "免费咨询",
+                "包邮",
+                "厂家直销",
+                "优惠价",
+                "点击",
+                "加微信",
+                "咨询热线",
+            ),
+            *("全国热线", "特价", "促销", "抢购"),
+        ]
+    )
 
 
 def not_ad(doc: Document) -> float:
     """1 − the advertising of the most advertising paragraph: a page that is an ad in part is an ad."""
-    if not _MAY_SELL.any_in(doc.text):
+    may_sell = _may_sell()
+    if not may_sell.any_in(doc.text):
         return 1.0
-    return 1 - max((_advertising(p, doc.lang) for p in doc.paragraphs if _MAY_SELL.any_in(p)), default=0.0)
+    return 1 - max((_advertising(p, doc.lang) for p in doc.paragraphs if may_sell.any_in(p)), default=0.0)
 
 
 def _advertising(paragraph: str, lang: str) -> float:

@@ -365,3 +365,12 @@ def test_an_agreement_of_bytes_estimates_without_bias():
     bounds = Bounds.around(0.7, 0.1, 128)
     assert similarity(bounds.middle, 128) >= 0.7 > similarity(bounds.middle - 1, 128)
     assert bounds.low < bounds.middle < bounds.high <= 128
+
+
+@pytest.mark.parametrize("n,keys", [(0, 9), (1, 9), (5000, 1), (5000, 40), (5000, 2**63)])
+def test_equal_keys_keep_their_turn_whatever_the_processor_sorts_with(n, keys):
+    draw = np.random.default_rng(n + keys)
+    unsorted, numbers = draw.integers(0, keys, n, dtype=np.uint64), np.sort(draw.integers(0, 10**9, n))
+    order = sorted(range(n), key=lambda k: int(unsorted[k]))  # Python's sort is stable
+    found = bands_module._sorted(unsorted, numbers)
+    assert found[0].tolist() == unsorted[order].tolist() and found[1].tolist() == numbers[order].tolist()
