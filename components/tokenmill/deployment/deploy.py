@@ -34,9 +34,9 @@ def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx:
     """Serve the release with vLLM and test it: as a process on loopback, or behind the chart `inference`.
 
     What is not the release that was registered is refused, so is one whose own verdict did not pass, and so is a cluster
-    that cannot take it. A candidate that is
-    judged worse, an engine that does not start and a test that fails are findings, for promotion to act on; on a cluster
-    users then have what they had. Without a serving environment no process is started, and the output says so.
+    that cannot take it. A candidate that is judged worse, an engine that does not start and a test that fails are
+    findings, for promotion to act on; on a cluster users then have what they had. Without a serving environment no
+    process is started, and the output says so.
     """
     registered = ctx.read_json(registration, REGISTRATION)
     if registered["model"] != release.digest:
