@@ -110,7 +110,7 @@ def probe(
 
 
 class Found(NamedTuple):
-    """By one way of looking."""
+    """What one way of looking for hacks found."""
 
     told: dict[str, Any]
     """For the report."""
