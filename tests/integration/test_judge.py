@@ -152,7 +152,7 @@ def test_a_model_rewrites_a_benchmarks_tests_as_twins(server, tmp_path, monkeypa
     assert not ended.value.code and "1 twins of 2 tests, 1 rejected" in capsys.readouterr().out
     twin, rejected = (json.loads((tmp_path / f"twins{x}.jsonl").read_text()) for x in ("", ".rejected"))
     assert (twin["question"], twin["answer"]) == ("How many birds? 4 ducks swim. 3 hens sit.", "7")
-    assert twin["rewritten"]["prompt"] == server.asked[0][1]["messages"][0]["content"]
+    assert twin["rewritten"]["prompt"] in [asked[1]["messages"][0]["content"] for asked in server.asked]
     assert rejected["rewritten"]["rejected"] == "100% of its n-grams are the question's"
 
 
