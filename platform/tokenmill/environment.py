@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from email import message_from_string
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -106,7 +107,8 @@ def _packages(installed: Iterable[metadata.Distribution]) -> Iterator[Package]:
     """Every distribution; of two on the path the first is the one that is imported."""
     found: dict[str, Any] = {}
     for one in installed:
-        about = one.metadata  # is read and parsed every time that it is asked for
+        text = one.read_text("METADATA") or one.read_text("PKG-INFO")  # `one.metadata` raises or not, by who finds it
+        about = message_from_string(text or "")
         if about["Name"] and about["Version"]:  # else what an install that broke off left behind
             found.setdefault(_normal(about["Name"]), about)
     for name, about in sorted(found.items()):

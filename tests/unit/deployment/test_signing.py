@@ -168,6 +168,8 @@ def test_a_bill_of_another_environment_lists_that_and_nothing_of_this_one(tmp_pa
         about + "Requires-Dist: numpy\nRequires-Dist: a b\n"
     )
     (tmp_path / "~ngine-1.1.dist-info").mkdir()  # what an install that broke off leaves
+    import importlib_metadata  # noqa: F401 (finds distributions of its own, once anybody imported it)
+
     bill = orjson.loads(bill_of_environment(other_environment(str(tmp_path))))
     (engine,) = bill["components"]
     assert (engine["purl"], engine["licenses"]) == (
