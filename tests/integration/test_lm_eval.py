@@ -1,6 +1,6 @@
 """lm-eval's own tasks on our backend give what its Hugging Face backend gives, sample by sample.
 
-Skipped unless it is installed: `pip install 'tokenmill[lm-eval]'`.
+Skipped unless it is installed: `make peers`.
 """
 
 import json
@@ -23,7 +23,7 @@ from tokenmill.steps.context import materialise
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(find_spec("lm_eval") is None, reason="not installed: pip install 'tokenmill[lm-eval]'"),
+    pytest.mark.skipif(find_spec("lm_eval") is None, reason="no lm-eval: make peers"),
 ]
 HEAD = """task: {name}
 dataset_path: json

