@@ -64,6 +64,12 @@ def exit_code(failure: BaseException) -> int:
     return EXIT_BAD_INPUT if isinstance(failure, UserError) else EXIT_DEFECT
 
 
+def first_line(error: BaseException) -> str:
+    """What a foreign error says first; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
     """End the process with one line, and no traceback, where a person can act on what failed."""

@@ -7,7 +7,7 @@ from pico import Lab, released
 from tokenmill.deployment.config import RegisterConfig
 from tokenmill.errors import ConfigError
 from tokenmill.tracking import Registry, RunRef, deliver
-from tokenmill.tracking.events import TEAM
+from tokenmill.tracking.run import TEAM
 
 pytestmark = pytest.mark.integration
 

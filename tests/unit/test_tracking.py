@@ -15,7 +15,7 @@ from tokenmill.store import ArtifactStore, open_store
 from tokenmill.store.local import LocalBackend
 from tokenmill.tracking import EventLog, RunRef, TrackingError, deliver, read_events, read_run
 from tokenmill.tracking.connection import connect, once, target_name, tracking_uri, without_userinfo
-from tokenmill.tracking.events import EventFollower, list_event_files
+from tokenmill.tracking.event_files import EventFollower, list_event_files
 
 
 class Flaky(LocalBackend):

@@ -15,7 +15,7 @@ import orjson
 
 from tokenmill.curation.config import ImportScorerConfig
 from tokenmill.curation.scorer import CARD, WINDOW, folder_digest, orientation, score_by_windows
-from tokenmill.errors import ConfigError, InputError
+from tokenmill.errors import ConfigError, InputError, first_line
 from tokenmill.manifest import Draft, Manifest, canonical
 from tokenmill.registered import is_file
 from tokenmill.steps import StepContext, step
@@ -133,6 +133,5 @@ def load_classifier(folder: Path, name: str, **settings: Any) -> tuple[Any, Any]
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **settings
         )
     except (OSError, ValueError, KeyError) as broken:
-        first = str(broken).splitlines()[0]
-        raise InputError(f"{name}: not a checkpoint that transformers reads ({first})") from None
+        raise InputError(f"{name}: not a checkpoint that transformers reads ({first_line(broken)})") from None
     return tokenizer, model

@@ -22,7 +22,8 @@ from tokenmill.lineage import DocumentTrace, find_document, parents_first, resol
 from tokenmill.manifest import Manifest, Shard
 from tokenmill.records import JSONL, Record, read_lines
 from tokenmill.store import ArtifactStore
-from tokenmill.tracking.events import read_events, read_run
+from tokenmill.tracking.event_files import read_events
+from tokenmill.tracking.run import read_run
 
 FateName = Literal["read", "made", "kept", "modified", "dropped", "joined", "absent"]
 _SHOWN_CHANGES, _DRAWN_CHANGES = 8, 4

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from tokenmill.errors import ConfigError, UserError
+from tokenmill.errors import ConfigError, UserError, first_line
 
 _REPOSITORY = Path(__file__).resolve().parents[3]
 _NOISE = ("WARNING:", "level=", "coalesce")
@@ -155,7 +155,7 @@ def read_values(paths: Sequence[Path]) -> dict[str, Any]:
         try:
             read = yaml.safe_load(path.read_text()) or {}
         except (OSError, yaml.YAMLError) as wrong:
-            raise ConfigError(f"{path}: {str(wrong).splitlines()[0]}") from None
+            raise ConfigError(f"{path}: {first_line(wrong)}") from None
         if not isinstance(read, dict):
             raise ConfigError(f"{path}: expected a mapping of the chart's values")
         values = merge(values, read)

@@ -98,7 +98,8 @@ def retire(
 def _responses(store: "ArtifactStore", source: str) -> "Manifest":
     """The answers of a run's last probe, or those that are named."""
     from tokenmill.lineage import resolve
-    from tokenmill.tracking.events import has_run, read_events
+    from tokenmill.tracking.event_files import read_events
+    from tokenmill.tracking.run import has_run
 
     if has_run(store, source):
         events = [e for e in read_events(store, source) if e.kind == "step_finished" and e.data["step"] == "rlhf.probe"]

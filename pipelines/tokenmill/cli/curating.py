@@ -100,7 +100,8 @@ def funnel(
     store: StoreUri = None,
 ) -> None:
     """Write the funnel of a run: what each stage of its curation kept, and what it dropped for which reason."""
-    from tokenmill.tracking.events import read_events, read_run
+    from tokenmill.tracking.event_files import read_events
+    from tokenmill.tracking.run import read_run
 
     opened = existing_store(store)
     events = read_events(opened, read_run(opened, run).key)

@@ -22,7 +22,7 @@ from tokenmill.pipelines.opening import EXECUTION, RUN_KEY
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tether import OWNER, die_with_parent, tethered
 from tokenmill.tracking import EventFollower, RunRef
-from tokenmill.tracking.events import Event
+from tokenmill.tracking.event_files import Event
 
 POLL_S = 0.5
 

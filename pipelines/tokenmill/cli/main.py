@@ -39,7 +39,7 @@ Team = Annotated[
 
 def use_team(name: str | None) -> None:
     """Settle the team for this process and its children."""
-    from tokenmill.tracking.events import TEAM, team
+    from tokenmill.tracking.run import TEAM, team
 
     os.environ[TEAM] = name or ""
     team()

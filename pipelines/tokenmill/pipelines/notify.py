@@ -17,7 +17,7 @@ import requests
 from tokenmill.logs import Log
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking import read_run
-from tokenmill.tracking.events import read_events
+from tokenmill.tracking.event_files import read_events
 
 NOTIFY = "TOKENMILL_NOTIFY"
 """Environment: address of a webhook that takes `{"text": …}`, as Slack's, Mattermost's and Teams' workflows do."""

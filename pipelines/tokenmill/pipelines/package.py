@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from tokenmill.config import merge
-from tokenmill.errors import ConfigError
+from tokenmill.errors import ConfigError, first_line
 from tokenmill.manifest import sha256
 from tokenmill.pipelines.handed_on import HANDED_ON
 from tokenmill.pipelines.opening import refuse_execution
@@ -144,9 +144,7 @@ def submit_package(
                 enable_caching=False,
             )
         except Exception as refused:  # kfp raises whatever urllib3 or the server gives it
-            raise ConfigError(
-                f"Kubeflow Pipelines at {where.host} did not take it: {str(refused).splitlines()[0]}"
-            ) from refused
+            raise ConfigError(f"Kubeflow Pipelines at {where.host} did not take it: {first_line(refused)}") from refused
     return f"{where.host.rstrip('/')}/#/runs/details/{started.run_id}"
 
 
@@ -177,6 +175,6 @@ def upload_package(name: str, preset: str, profile: str, host: str, registry: st
             client.upload_pipeline_version(str(package), version, pipeline_id=known)
         except Exception as refused:  # kfp raises whatever urllib3 or the server gives it
             raise ConfigError(
-                f"Kubeflow Pipelines at {host} did not take {pipeline}: {str(refused).splitlines()[0]}"
+                f"Kubeflow Pipelines at {host} did not take {pipeline}: {first_line(refused)}"
             ) from refused
     return f"{pipeline} @ {version}", True

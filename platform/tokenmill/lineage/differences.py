@@ -127,7 +127,8 @@ def _roots(store: ArtifactStore, reference: str) -> dict[str, str]:
     """Name → digest: one artifact, or every output of a run's tasks."""
     if not reference.startswith("run:"):
         return {"": resolve(store, reference)}
-    from tokenmill.tracking.events import read_events, read_run
+    from tokenmill.tracking.event_files import read_events
+    from tokenmill.tracking.run import read_run
 
     run = read_run(store, reference.removeprefix("run:"))
     finished = [event for event in read_events(store, run.key) if event.kind == "step_finished"]

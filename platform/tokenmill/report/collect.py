@@ -15,7 +15,8 @@ from tokenmill.lineage import upstream
 from tokenmill.manifest import JSON, Manifest
 from tokenmill.records import JSONL, read_jsonl
 from tokenmill.store import ArtifactStore
-from tokenmill.tracking.events import Event, read_events, read_run
+from tokenmill.tracking.event_files import Event, read_events
+from tokenmill.tracking.run import read_run
 
 RunData = dict[str, Any]
 Row = dict[str, Any]  # of the steps' table

@@ -188,6 +188,10 @@ class ArtifactStore:
             if not wait_until_spared(self.backend, [key, *map(layout.blob_key, blobs)]):
                 return digest
 
+    def manifest_uri(self, digest: str) -> str:
+        """Where a manifest lies: what MLflow, KFP and people are given."""
+        return f"{self.uri.rstrip('/')}/manifests/{digest}"
+
     def has_manifest(self, digest: str) -> bool:
         """Whether it is here; what is not may lie in the store that another was copied from."""
         return self.backend.exists(layout.manifest_key(digest))

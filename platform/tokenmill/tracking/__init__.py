@@ -2,9 +2,11 @@
 
 from tokenmill.tracking.connection import TrackingError
 from tokenmill.tracking.delivery import Delivered, deliver
-from tokenmill.tracking.events import Event, EventFollower, EventLog, RunRef, manifest_uri, read_events, read_run
+from tokenmill.tracking.event_files import Event, EventFollower, read_events
+from tokenmill.tracking.events import EventLog
 from tokenmill.tracking.live import DeliveryThread
 from tokenmill.tracking.registry import Registry, registry_ready
+from tokenmill.tracking.run import RunRef, read_run
 
 __all__ = [
     "Delivered",
@@ -16,7 +18,6 @@ __all__ = [
     "RunRef",
     "TrackingError",
     "deliver",
-    "manifest_uri",
     "read_events",
     "read_run",
     "registry_ready",

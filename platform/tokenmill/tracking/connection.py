@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from tokenmill.errors import UserError
+from tokenmill.errors import UserError, first_line
 from tokenmill.manifest import sha256
 from tokenmill.store import ArtifactStore
-from tokenmill.tracking.events import one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -97,15 +96,15 @@ def one_line_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        line = without_userinfo(one_line(error))[:600]
+        line = without_userinfo(first_line(error))[:600]
         if line.startswith("API request to"):  # mlflow's words for a connection that failed
             raise _away(uri, "the connection failed") from error
         kind = Refused if error.error_code in _REFUSALS else TrackingError
         raise kind(f"MLflow at {without_userinfo(uri)}: {line}") from error
     except RequestException as error:
-        raise _away(uri, without_userinfo(one_line(error))[:300]) from error
+        raise _away(uri, without_userinfo(first_line(error))[:300]) from error
     except SQLAlchemyError as error:
-        raise TrackingError(f"MLflow at {without_userinfo(uri)}: {one_line(error)[:300]}") from error
+        raise TrackingError(f"MLflow at {without_userinfo(uri)}: {first_line(error)[:300]}") from error
 
 
 def patiently(uri: str, call: Callable[[], Result]) -> Result:

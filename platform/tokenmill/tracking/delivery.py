@@ -31,8 +31,9 @@ from tokenmill.tracking.connection import (
     tracking_uri,
     without_userinfo,
 )
-from tokenmill.tracking.events import Event, RunRef, list_event_files, manifest_uri, read_run
+from tokenmill.tracking.event_files import Event, list_event_files
 from tokenmill.tracking.logged_model import write_model
+from tokenmill.tracking.run import RunRef, read_run
 from tokenmill.tracking.task_delivery import TaskDelivery
 
 _STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
@@ -186,7 +187,7 @@ class Delivery:
                 MANIFEST_TAG: manifest.digest,
                 RUN_KEY_TAG: self.run.key,
                 "tokenmill.content": manifest.content,
-                "tokenmill.uri": manifest_uri(self.store, manifest.digest),
+                "tokenmill.uri": self.store.manifest_uri(manifest.digest),
                 "tokenmill.step": manifest.step,
             },
         )

@@ -2,7 +2,7 @@
 
 They lie under `runs/<key>/events/<task>/<attempt>-<sequence>.json`.
 A step writes events and never waits for anybody: a thread of its own batches and stores them, and nothing here imports
-mlflow (3 s, measured). Delivery to MLflow reads the files later (`delivery.py`), so tracking may be away for an hour.
+mlflow (3 s, measured). Delivery to MLflow reads the files later, so tracking may be away for an hour.
 """
 
 import atexit
@@ -12,14 +12,12 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
 
-from tokenmill.errors import EXIT_BAD_INPUT, ConfigError, InputError, UserError, exit_code
+from tokenmill.errors import EXIT_BAD_INPUT, UserError, exit_code, first_line
 from tokenmill.logs import Log
 from tokenmill.manifest import Manifest, canonical, sha256
 from tokenmill.store import ArtifactStore
@@ -39,69 +37,11 @@ from tokenmill.tracking.event_data import (
     StepFinished,
     StepStarted,
 )
+from tokenmill.tracking.event_files import events_prefix
+from tokenmill.tracking.run import NAME, RunRef, run_key
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _FIRST_FLUSH_S, _LAST_FLUSH_S = 2.0, 30.0  # a run of weeks must not leave a file every two seconds
 _MAX_PENDING = 50_000  # events held while the store is away; beyond it the oldest metrics go
-
-
-TEAM = "TOKENMILL_TEAM"
-"""Environment: whose runs these are. Experiments and registered models carry its name; a store's prefix is its own."""
-_TEAM = r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$"
-
-
-def team() -> str:
-    """The team of this process; empty where there are none.
-
-    Raises:
-        ConfigError: its name could not be a namespace's.
-    """
-    name = os.environ.get(TEAM, "")
-    if name and not re.match(_TEAM, name):
-        raise ConfigError(f"{TEAM}={name!r}: a team is named like a namespace, in small letters, digits and hyphens")
-    return name
-
-
-class RunRef(BaseModel):
-    """Which run this is: handed from task to task as JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    key: str = Field(pattern=_NAME, description="the run's identity: KFP's job id, or a generated one")
-    name: str = Field(description="for people, e.g. lifecycle")
-    preset: str = Field("", description="preset the run was made from")
-    tags: dict[str, str] = Field(default_factory=dict, description="kfp.run_id, k8s.namespace, project…")
-
-    @classmethod
-    def new(cls, name: str, preset: str = "", tags: Mapping[str, str] | None = None) -> Self:
-        """A run with a generated key that sorts by time."""
-        key = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-        return cls(key=key, name=name, preset=preset, tags=cls.owned(tags or {}))
-
-    @staticmethod
-    def owned(tags: Mapping[str, str]) -> dict[str, str]:
-        """`tags`, and whose run it is."""
-        return dict(tags) | ({"team": name} if (name := team()) else {})
-
-    @property
-    def team(self) -> str:
-        """Whose run it is; empty where there are no teams."""
-        return self.tags.get("team", "")
-
-
-class Event(NamedTuple):
-    kind: Kind
-    time: float  # seconds since 1970
-    task: str
-    data: dict[str, Any]
-
-
-class EventFile(NamedTuple):
-    """One stored batch; `sequence` is dense within an attempt, so a reader knows what it has not seen."""
-
-    key: str
-    attempt: str
-    sequence: int
 
 
 Seen = Callable[[Kind, Mapping[str, Any], float], None]
@@ -116,7 +56,7 @@ class EventLog:
 
     def __init__(self, store: ArtifactStore, run: RunRef, task: str, seen: Seen | None = None):
         """`seen` is told of every event at once, in the thread that it comes from."""
-        if not re.match(_NAME, task):
+        if not re.match(NAME, task):
             raise ValueError(f"task name {task!r} cannot be part of a store key")
         self.run, self.task = run, task
         self._store, self._seen = store, seen
@@ -230,7 +170,7 @@ class EventLog:
         data = Model(
             name=name,
             digest=manifest.digest,
-            uri=uri or manifest_uri(self._store, manifest.digest),
+            uri=uri or self._store.manifest_uri(manifest.digest),
             config=dict(config or {}),
             step=step or 0,
             metrics={key: _number(value) for key, value in (metrics or {}).items()},
@@ -321,90 +261,20 @@ class EventLog:
         while True:
             try:
                 if self._sequence == 0:
-                    self._store.backend.create(_run_key(self.run.key), self.run.model_dump_json().encode())
+                    self._store.backend.create(run_key(self.run.key), self.run.model_dump_json().encode())
                 self._store.backend.put(
-                    f"{_events_prefix(self.run.key, self.task)}{self._attempt}-{self._sequence:08d}.json", data
+                    f"{events_prefix(self.run.key, self.task)}{self._attempt}-{self._sequence:08d}.json", data
                 )
                 self._sequence += 1
                 return True
             except Exception as error:  # whatever it is, the work goes on and the events wait
                 if not away:
-                    self._log.warning("events wait for the store, the work goes on", reason=one_line(error))
+                    self._log.warning("events wait for the store, the work goes on", reason=first_line(error))
                 away = True
                 with self._change:
                     if self._change.wait_for(lambda: self._given_up, pause_s):
                         return False
                 pause_s = min(pause_s * 2, 30.0)
-
-
-# Reading ------------------------------------------------------------------------------------------------------------
-
-
-def has_run(store: ArtifactStore, run_key: str) -> bool:
-    return bool(re.match(_NAME, run_key)) and store.backend.exists(_run_key(run_key))
-
-
-def read_run(store: ArtifactStore, run_key: str) -> RunRef:
-    """The run's reference, or `InputError` when the store has no such run."""
-    if not has_run(store, run_key):
-        known = sorted({entry.key.split("/")[1] for entry in store.backend.list("runs/")})
-        raise InputError(f"no run {run_key!r} in {store.uri}; it has {', '.join(known[-5:]) or 'none'}")
-    return RunRef.model_validate_json(store.backend.get(_run_key(run_key)))
-
-
-def list_event_files(store: ArtifactStore, run_key: str, task: str | None = None) -> dict[str, list[EventFile]]:
-    """Task → its event files, oldest attempt first."""
-    prefix = f"runs/{run_key}/events/" if task is None else _events_prefix(run_key, task)
-    files: dict[str, list[EventFile]] = {}
-    for key in sorted(entry.key for entry in store.backend.list(prefix)):
-        task_name, name = key.split("/")[-2:]
-        attempt, _, sequence = name.removesuffix(".json").rpartition("-")
-        files.setdefault(task_name, []).append(EventFile(key, attempt, int(sequence)))
-    return files
-
-
-def read_event_file(store: ArtifactStore, file: EventFile) -> list[Event]:
-    task = file.key.split("/")[-2]
-    stored = orjson.loads(store.backend.get(file.key))["events"]
-    return [Event(e["kind"], float(e["time"]), task, e["data"]) for e in stored]
-
-
-def read_events(store: ArtifactStore, run_key: str, task: str | None = None) -> Iterator[Event]:
-    """Every event of a run (or of one task), in order of time."""
-    yield from EventFollower(store, run_key, task).news()
-
-
-class EventFollower:
-    """The events of a run while it writes them: a file never changes once it is there, so each is read once."""
-
-    def __init__(self, store: ArtifactStore, run_key: str, task: str | None = None) -> None:
-        self._store, self._run_key, self._task = store, run_key, task
-        self._read: set[EventFile] = set()
-
-    def news(self) -> list[Event]:
-        """What has been written since the last call, in order of time."""
-        files = {f for task in list_event_files(self._store, self._run_key, self._task).values() for f in task}
-        events = [event for file in sorted(files - self._read) for event in read_event_file(self._store, file)]
-        self._read |= files
-        return sorted(events, key=lambda e: e.time)
-
-
-def manifest_uri(store: ArtifactStore, digest: str) -> str:
-    """Where a manifest lies: what MLflow, KFP and people are given."""
-    return f"{store.uri.rstrip('/')}/manifests/{digest}"
-
-
-def one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _run_key(run: str) -> str:
-    return f"runs/{run}/run.json"
-
-
-def _events_prefix(run: str, task: str) -> str:
-    return f"runs/{run}/events/{task}/"
 
 
 def _describe(manifest: Manifest) -> Output:

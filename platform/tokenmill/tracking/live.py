@@ -3,10 +3,11 @@
 import os
 import threading
 
+from tokenmill.errors import first_line
 from tokenmill.logs import Log
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking.delivery import Delivery
-from tokenmill.tracking.events import RunRef, one_line
+from tokenmill.tracking.run import RunRef
 
 LIVE_EVERY_S = float(os.environ.get("TOKENMILL_DELIVER_EVERY_S", "15"))
 """How often a long step's events go to MLflow while it works."""
@@ -62,7 +63,7 @@ class DeliveryThread:
             self._delivery.deliver(task=self._task)
         except Exception as error:  # whatever tracking does, the work goes on
             if not self._away:
-                self._log.warning("tracking waits, the work goes on", reason=one_line(error))
+                self._log.warning("tracking waits, the work goes on", reason=first_line(error))
             self._away = True
             return False
         if self._away:

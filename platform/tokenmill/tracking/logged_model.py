@@ -13,7 +13,6 @@ from tokenmill.lineage import LineageGraph, upstream
 from tokenmill.manifest import JSON, Manifest
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking.connection import without_userinfo
-from tokenmill.tracking.events import manifest_uri
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -134,7 +133,7 @@ def _card(store: ArtifactStore, lineage: LineageGraph, form: Form, model_id: str
     trained = _trained(lineage)
     shape = _json(store, manifest, "config.json")
     yield from (f"# {name or f'{manifest.step} {manifest.digest[:12]}'}", "", _KINDS[form], "")
-    yield f"- manifest: `{without_userinfo(manifest_uri(store, manifest.digest))}`; the weights lie in that store"
+    yield f"- manifest: `{without_userinfo(store.manifest_uri(manifest.digest))}`; the weights lie in that store"
     for words, key in (("layers", "num_hidden_layers"), ("hidden size", "hidden_size"), ("vocabulary", "vocab_size")):
         if key in shape:
             yield f"- {words}: {shape[key]:,}"

@@ -26,7 +26,7 @@ from tokenmill.tracking.connection import (
     without_userinfo,
 )
 from tokenmill.tracking.delivery import Delivery
-from tokenmill.tracking.events import RunRef, manifest_uri
+from tokenmill.tracking.run import RunRef
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,7 +102,7 @@ class Registry:
         own = {
             MANIFEST_TAG: manifest.digest,
             "tokenmill.content": manifest.content,
-            "tokenmill.uri": manifest_uri(self.store, manifest.digest),
+            "tokenmill.uri": self.store.manifest_uri(manifest.digest),
         }
         for tag, value in (own | dict(tags)).items():
             self.client.set_model_version_tag(name, version, tag, value)

@@ -15,7 +15,7 @@ from tokenmill.manifest import JSON, Manifest
 from tokenmill.store.backend import NotFoundError
 from tokenmill.tracking.batches import allowed, log_all
 from tokenmill.tracking.connection import Refused, patiently
-from tokenmill.tracking.events import Event, EventFile, manifest_uri, read_event_file
+from tokenmill.tracking.event_files import Event, EventFile, read_event_file
 
 if TYPE_CHECKING:
     from tokenmill.tracking.delivery import Delivery
@@ -110,7 +110,7 @@ class TaskDelivery:
             for manifest in self._there(digests):
                 if manifest.kind not in _DATASETS:
                     continue
-                uri = manifest_uri(self.store, manifest.digest)
+                uri = self.store.manifest_uri(manifest.digest)
                 dataset = Dataset(
                     name=f"{manifest.step} {manifest.kind}",
                     digest=manifest.digest[:36],  # as much as MLflow keeps; the whole one is in the source's address
