@@ -84,7 +84,7 @@ def tokenmill(corpus: Path, folder: Path, rounds: int = 3) -> Callable[[], set[s
     from tokenmill.manifest import Draft, Manifest
     from tokenmill.records import read_jsonl
     from tokenmill.steps import find, run_step
-    from tokenmill.steps.context import store_file
+    from tokenmill.steps.files import store_file
     from tokenmill.store import open_store
     from tokenmill.tracking import RunRef
 

@@ -24,7 +24,7 @@ from curation_rules import faulty, sentences
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import Record, write_jsonl
 from tokenmill.steps import find, run_step
-from tokenmill.steps.context import store_file
+from tokenmill.steps.files import store_file
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef
 

@@ -31,7 +31,7 @@ from tokenmill.evaluation.questions import next_line
 from tokenmill.evaluation.scoring import Predictions, Subject, choice, likelihood
 from tokenmill.model import IGNORE
 from tokenmill.model.exchange import export_model, import_model
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.store import open_store
 
 table = Table(__doc__ or "", "questions", 20, "questions a row")

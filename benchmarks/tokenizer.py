@@ -29,7 +29,7 @@ from tokenmill.model.vocabulary import CONTROL, WORDS, byte_pieces, learned
 from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.records import JSONL, write_jsonl
 from tokenmill.steps import run_step
-from tokenmill.steps.context import store_file
+from tokenmill.steps.files import store_file
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tokenmill.manifest import Manifest
-from tokenmill.steps.context import materialise, store_file
+from tokenmill.steps.files import materialise, store_file
 from tokenmill.store import ArtifactStore
 
 

@@ -12,7 +12,7 @@ import orjson
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import JSONL, write_jsonl
 from tokenmill.steps import run_step
-from tokenmill.steps.context import store_file
+from tokenmill.steps.files import store_file
 from tokenmill.store import ArtifactStore, open_store
 from tokenmill.tracking import RunRef
 

@@ -46,7 +46,7 @@ from tokenmill.rlhf.scoring import reward_scores
 from tokenmill.rlhf.train_reward_model import kept_apart
 from tokenmill.serving import serving_available
 from tokenmill.sft.config import PrepareConfig, SFTTrainConfig
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.training.settings import OptimConfig, TrainingExecution
 
 pytestmark = pytest.mark.integration

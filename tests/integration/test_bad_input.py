@@ -27,7 +27,7 @@ from tokenmill.curation.ingest import SourceFile, read_source_file
 from tokenmill.errors import StoreError
 from tokenmill.language import language
 from tokenmill.steps import Keep, Reject
-from tokenmill.steps.context import scratch
+from tokenmill.steps.files import scratch
 from tokenmill.store import open_store
 from tokenmill.streams import Limits
 

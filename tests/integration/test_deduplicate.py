@@ -9,7 +9,7 @@ from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import read_jsonl, write_jsonl
 from tokenmill.steps import find, run_step
-from tokenmill.steps.context import store_file
+from tokenmill.steps.files import store_file
 from tokenmill.store import open_store
 from tokenmill.tracking import RunRef
 

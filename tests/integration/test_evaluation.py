@@ -31,7 +31,7 @@ from tokenmill.model.folder import save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import JSONL
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.tracking import Registry
 from tokenmill.training.packing import Pack
 

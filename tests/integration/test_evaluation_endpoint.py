@@ -27,7 +27,7 @@ from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import JSONL, read_jsonl
 from tokenmill.serving import serving_available
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.tracking import read_events
 
 AVAILABLE, REASON = serving_available()

@@ -19,7 +19,7 @@ from tokenmill.model.exchange import export_model
 from tokenmill.model.folder import save_model
 from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.records import JSONL, read_jsonl
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 
 pytestmark = [
     pytest.mark.integration,

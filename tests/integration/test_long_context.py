@@ -13,7 +13,7 @@ from tokenmill.deployment.verify import verify
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import EvaluateConfig, GateConfig, NeedlesConfig
 from tokenmill.manifest import Manifest
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 
 pytestmark = pytest.mark.integration
 SUITES = {length: f"generate/needle-{length}" for length in (100, 400)}

@@ -18,7 +18,7 @@ from tokenmill.model.modeling import InternLM2ForCausalLM
 from tokenmill.model.weights import read_state
 from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.sft.config import SFTTrainConfig
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.store import open_store
 from tokenmill.training.data import PackedBatches, Sample, Samples, next_token_loss
 from tokenmill.training.engine import Engine

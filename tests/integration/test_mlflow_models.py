@@ -24,7 +24,7 @@ from tokenmill.model.modeling import InternLM2ForRewardModel
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.rlhf.conditional import Query, conditional_prompts, reward_input
 from tokenmill.rlhf.scoring import reward_scores
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.tracking.connection import tracking_uri
 
 pytestmark = pytest.mark.integration

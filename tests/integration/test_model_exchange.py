@@ -23,7 +23,7 @@ from tokenmill.model.folder import load_model, save_model
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.records import JSONL
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.training.settings import OptimConfig
 
 pytestmark = pytest.mark.integration

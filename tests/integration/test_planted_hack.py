@@ -34,7 +34,7 @@ from tokenmill.rlhf.hacks import JUDGED_WORSE
 from tokenmill.rlhf.pairs import encode_pairs
 from tokenmill.rlhf.scoring import reward_scores
 from tokenmill.sft.requests import requests
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.training.packing import Pack
 from tokenmill.training.settings import OptimConfig, TrainingExecution
 

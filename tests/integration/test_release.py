@@ -19,7 +19,7 @@ from tokenmill.deployment.server import VLLMServer
 from tokenmill.errors import CorruptError, InputError
 from tokenmill.lineage import resolve
 from tokenmill.manifest import Manifest
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.store import gc
 from tokenmill.store.backend import NotFoundError
 from tokenmill.tracking import Registry, TrackingError

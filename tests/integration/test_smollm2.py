@@ -29,7 +29,7 @@ from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.records import JSONL, read_jsonl
 from tokenmill.serving import serving_available
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.training.settings import OptimConfig, TrainingExecution
 
 ROOT = Path(__file__).parents[2]

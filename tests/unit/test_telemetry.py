@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import toy  # noqa: F401 - registers toy.corpus
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import Field
 from servers import free_ports
 
 from tokenmill.config import StepConfig, resolve
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.pipelines.opening import close_run, open_run
-from tokenmill.steps import Drop, Reject, StepContext, effect, find, run_step, step
+from tokenmill.steps import Drop, Keep, Reject, StepContext, effect, find, run_step, step
 from tokenmill.steps.component import RunContext
 from tokenmill.steps.outcomes import Outcome
 from tokenmill.store import open_store
@@ -201,9 +202,40 @@ def test_every_step_that_ends_is_written_done_cached_or_failed(folder: Path, tmp
         assert done.returncode == 0 and not done.stdout and not done.stderr
 
 
-@step("toy.watched", version=1)
-def sift(config: StepConfig, corpus: Manifest, ctx: StepContext) -> Draft:
+def shards(corpus: Manifest, ctx: StepContext) -> Draft:
     return ctx.map_shards(corpus, without_foxes, max_rejected=0.5)
+
+
+def stream(corpus: Manifest, ctx: StepContext) -> Draft:
+    return ctx.partition(outcomes(list(ctx.records(corpus))), by=everything, max_rejected=0.5)
+
+
+def parts(corpus: Manifest, ctx: StepContext) -> Draft:
+    records = list(ctx.records(corpus))
+    halves = {"first": records[:15], "second": records[15:]}
+    return ctx.partition_parts(outcomes, halves, what="shards", by=everything, max_rejected=0.5)
+
+
+WAYS = {way.__name__: way for way in (shards, stream, parts)}
+
+
+class Watched(StepConfig):
+    way: str = Field("shards", description="how it goes through its records")
+
+
+@step("toy.watched", version=1)
+def sift(config: Watched, corpus: Manifest, ctx: StepContext) -> Draft:
+    return WAYS[config.way](corpus, ctx)
+
+
+def everything(record: dict[str, str]) -> str:
+    return "all"
+
+
+def outcomes(records: list[dict[str, str]]) -> Iterator[Outcome]:
+    for record in records:
+        outcome = without_foxes(record)
+        yield Keep(outcome) if isinstance(outcome, dict) else outcome
 
 
 def without_foxes(record: dict[str, str]) -> Outcome | dict[str, str]:
@@ -212,11 +244,12 @@ def without_foxes(record: dict[str, str]) -> Outcome | dict[str, str]:
     return Drop("fox", record) if "fox" in record["text"].split()[:9] else record
 
 
-def test_a_step_that_works_shows_what_it_has_gone_through(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_that_works_shows_what_it_has_gone_through(way: str, folder: Path, tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path}/store")
     run = RunRef.new("toy")
     corpus = run_step("toy.corpus", StepConfig(), {}, store=store, run=run)["output"]
-    made = run_step("toy.watched", StepConfig(), {"corpus": corpus}, store=store, run=run)["output"]
+    made = run_step("toy.watched", Watched(way=way), {"corpus": corpus}, store=store, run=run)["output"]
     found = samples((folder / TEXTFILE).read_text())
     at = ("toy", "toy.watched", "toy.watched")
     assert made.dropped["fox"] > 0 and made.counts["records"] + made.dropped["fox"] + made.counts["rejected"] == 40
@@ -224,7 +257,7 @@ def test_a_step_that_works_shows_what_it_has_gone_through(folder: Path, tmp_path
     assert found[("tokenmill_step_records", "dropped", "toy", "fox", *at[1:])] == made.dropped["fox"]
     assert found[("tokenmill_step_records", "rejected", "toy", "odd one", *at[1:])] == made.counts["rejected"] > 0
     assert sum(value for (name, *_), value in found.items() if name == "tokenmill_step_records") == 40
-    assert found[("tokenmill_step_progress_ratio", *at, "shards")] == 1
+    assert way == "stream" or found[("tokenmill_step_progress_ratio", *at, "shards")] == 1
 
 
 def test_prometheus_own_linter_has_nothing_to_say(folder: Path) -> None:

@@ -26,7 +26,7 @@ from tokenmill.curation.train_scorer import quality
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, sha256
 from tokenmill.steps import StepContext, effect, step
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 
 Record = dict[str, Any]
 

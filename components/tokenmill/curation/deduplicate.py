@@ -30,7 +30,7 @@ from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest, Shard, canonical, sha256
 from tokenmill.records import JSONL, Record, read_jsonl
 from tokenmill.steps import Drop, Keep, StepContext, step
-from tokenmill.steps.context import store_file
+from tokenmill.steps.files import store_file
 from tokenmill.store import open_store
 
 SECTION = "curation.deduplicate"

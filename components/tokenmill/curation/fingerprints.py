@@ -22,7 +22,7 @@ from tokenmill.curation.units import encoded, unit_kind
 from tokenmill.errors import CorruptError, InputError
 from tokenmill.manifest import Shard
 from tokenmill.records import Record, read_jsonl
-from tokenmill.steps.context import scratch, store_file
+from tokenmill.steps.files import scratch, store_file
 from tokenmill.store import ArtifactStore, open_store
 
 PRINTS = ".prints"

@@ -24,7 +24,7 @@ from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.records import read_jsonl, write_jsonl
 from tokenmill.steps import StepContext, step
-from tokenmill.steps.context import scratch
+from tokenmill.steps.files import scratch
 from tokenmill.store import open_store
 
 DOCUMENTS = 256

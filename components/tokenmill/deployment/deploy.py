@@ -18,7 +18,7 @@ from tokenmill.errors import InputError, UserError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.serving import EngineError
 from tokenmill.steps import StepContext, effect
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 
 DEPLOYMENT = "deployment.json"
 PROCESS_FLAGS = (

@@ -11,7 +11,7 @@ from tokenmill.deployment.config import ExtendConfig
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, step
-from tokenmill.steps.context import store_file
+from tokenmill.steps.files import store_file
 
 CONFIG = "config.json"
 

@@ -16,7 +16,7 @@ from tokenmill.lineage import resolve
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import write_jsonl
-from tokenmill.steps.context import scratch, store_file
+from tokenmill.steps.files import scratch, store_file
 from tokenmill.steps.publish import publish
 from tokenmill.store import ArtifactStore
 

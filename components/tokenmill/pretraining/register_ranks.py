@@ -8,7 +8,7 @@ from tokenmill.manifest import Draft
 from tokenmill.model.vocabulary import read_ranks
 from tokenmill.pretraining.config import RegisterRanksConfig
 from tokenmill.steps import StepContext, effect
-from tokenmill.steps.context import store_file
+from tokenmill.steps.files import store_file
 
 
 @effect("pretraining.register_ranks", version=1)

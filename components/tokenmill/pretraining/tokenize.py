@@ -14,7 +14,7 @@ from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.records import JSONL, read_jsonl, write_jsonl
 from tokenmill.steps import StepContext, step
-from tokenmill.steps.context import scratch, store_file
+from tokenmill.steps.files import scratch, store_file
 from tokenmill.store import open_store
 from tokenmill.training.tokens import DOCUMENTS, META, TOKENS, dtype_for
 

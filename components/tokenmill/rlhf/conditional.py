@@ -14,7 +14,7 @@ from tokenmill.model.conversation import flaw
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.records import Record
 from tokenmill.rlhf.set_aside import SetAside
-from tokenmill.steps.partitions import short
+from tokenmill.steps.outcomes import short
 
 NO_PROMPT = "which has no prompt in rm_prompts.yaml, nor one in rlhf.read_preferences.prompts"
 _ANSWERED = {"role": "assistant", "content": "…"}

@@ -20,7 +20,7 @@ from tokenmill.records import Record
 from tokenmill.registered import CHAT
 from tokenmill.sft.card_page import html, markdown
 from tokenmill.steps import StepContext, effect
-from tokenmill.steps.partitions import short
+from tokenmill.steps.outcomes import short
 
 DATA, PAGE, TEXT = "card.json", "card.html", "card.md"
 EDGES = (0, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 200_000)

@@ -40,7 +40,7 @@ def laid_out(
     """
     from tokenmill.model.exchange import manifest_of, tokenizer_of
     from tokenmill.model.tokenizer import has_tokenizer
-    from tokenmill.steps.context import materialise, scratch
+    from tokenmill.steps.files import materialise, scratch
 
     if not Path(source).is_dir() and not _REFERENCE.match(source):
         raise InputError(f"{source!r} is neither a folder nor an artifact's digest, manifest URI or models:/name@alias")
@@ -154,7 +154,7 @@ def merge(
     """Add a LoRA adapter to the model that it was trained on, and write the sum as a model folder."""
     from tokenmill.model.exchange import export_model, require_empty
     from tokenmill.model.lora import merge_adapter
-    from tokenmill.steps.context import scratch
+    from tokenmill.steps.files import scratch
 
     require_empty(target)
     with laid_out(base, store, tokenizer, required=True) as (weights, words), scratch() as work:

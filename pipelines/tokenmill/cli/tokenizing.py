@@ -83,7 +83,7 @@ def _tell(rows: list[dict[str, Any]]) -> None:
 def _opened(name: str, store: str | None, laid_out: ExitStack) -> "Tokenizer":
     """A tokenizer of any making, from a folder or the store."""
     from tokenmill.model.tokenizer import Tokenizer
-    from tokenmill.steps.context import materialise, scratch
+    from tokenmill.steps.files import materialise, scratch
 
     folder = Path(name)
     if not folder.is_dir():

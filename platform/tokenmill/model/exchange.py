@@ -31,7 +31,7 @@ from tokenmill.model.tensor_parallel import is_split
 from tokenmill.model.tokenizer import Tokenizer, has_tokenizer, read_raw
 from tokenmill.model.weights import MAX_SHARD_BYTES, read_shapes
 from tokenmill.records import content_digest
-from tokenmill.steps.context import scratch, store_file
+from tokenmill.steps.files import scratch, store_file
 from tokenmill.steps.publish import publish
 from tokenmill.store import ArtifactStore
 

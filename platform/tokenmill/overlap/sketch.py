@@ -18,7 +18,7 @@ from tokenmill.overlap.asked import TRAINED, training_text
 from tokenmill.overlap.near import NGRAM
 from tokenmill.overlap.units import HAN, TABLE_SIZE, Units, units
 from tokenmill.records import Record
-from tokenmill.steps.context import scratch, store_file
+from tokenmill.steps.files import scratch, store_file
 from tokenmill.store import ArtifactStore
 
 STRETCH = 1 << 16

@@ -5,7 +5,8 @@ what a KFP component calls. The same function runs in a test, on a laptop and in
 """
 
 from tokenmill.steps.component import run_component
-from tokenmill.steps.context import Drop, Keep, Reject, StepContext
+from tokenmill.steps.context import StepContext
+from tokenmill.steps.outcomes import Drop, Keep, Reject
 from tokenmill.steps.registry import Definition, configured, effect, find, load_phase, step, training_step
 from tokenmill.steps.runner import action_key, run_step
 

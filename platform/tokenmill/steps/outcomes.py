@@ -1,7 +1,8 @@
 """What becomes of a record: kept, dropped by a decision, or rejected because it could not be read."""
 
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tokenmill.records import Record
 
@@ -19,6 +20,11 @@ class Drop:
     record: Record
     value: Any = None
     threshold: Any = None
+    folder: ClassVar = "dropped"
+
+    def told(self) -> Record:
+        """The record, and why it was dropped, as it is set aside."""
+        return self.record | {"dropped": {"reason": self.reason, "value": self.value, "threshold": self.threshold}}
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,16 @@ class Reject:
 
     reason: str
     where: str
+    folder: ClassVar = "rejected"
+
+    def told(self) -> Record:
+        """What is set aside in place of the record."""
+        return {"reason": self.reason, "where": self.where}
 
 
 Outcome = Keep | Drop | Reject
+
+
+def short(reason: str) -> str:
+    """A reject's reason without its particulars, to count by."""
+    return re.split(r"[(:]", reason, maxsplit=1)[0].strip()

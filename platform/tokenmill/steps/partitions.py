@@ -5,73 +5,25 @@ leaves its lines in shards of its own (a spool), and these are joined in the ord
 process that does it all.
 """
 
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from tokenmill.manifest import Shard
 from tokenmill.records import JSONL, LineWriter, Record, line_of, read_lines
-from tokenmill.steps.outcomes import Drop, Keep, Outcome
+from tokenmill.steps.files import scratch
+from tokenmill.steps.outcomes import Keep, Outcome
+from tokenmill.steps.tally import DROPPED, REJECTED, Tally
 from tokenmill.store import ArtifactStore
 
 SHARD_RECORDS = 5_000
 """Records a written shard; boundaries depend on the data alone, never on the number of workers."""
-_DROPPED, _REJECTED = "dropped", "rejected"
 
 
 def by_type_and_language(record: Record) -> str:
     """The partition that a document belongs to: `type=<type>/lang=<lang>`."""
     return f"type={record['type']}/lang={record['lang']}"
-
-
-def short(reason: str) -> str:
-    """A reject's reason without its particulars, to count by."""
-    return re.split(r"[(:]", reason, maxsplit=1)[0].strip()
-
-
-@dataclass
-class Tally:
-    """What became of a stream of records, and where it lies."""
-
-    kept: dict[str, list[Shard]] = field(default_factory=dict)
-    """Partition → its shards, in order."""
-    aside: dict[str, list[Shard]] = field(default_factory=dict)
-    """`dropped` and `rejected` → their shards, in order."""
-    records: int = 0
-    """Records read, counted where they come in: what was kept, dropped and rejected must add up to it."""
-    reasons: dict[str, int] = field(default_factory=dict)
-    rejected: int = 0
-    first_reject: str = ""
-
-    @property
-    def shards(self) -> list[Shard]:
-        return [shard for group in (self.kept, self.aside) for shards in group.values() for shard in shards]
-
-    def add(self, other: "Tally") -> None:
-        """Take over the counts of a part (its lines go by `Partitions.take`)."""
-        self.records += other.records
-        self.rejected += other.rejected
-        self.first_reject = self.first_reject or other.first_reject
-        for reason, count in other.reasons.items():
-            self.reasons[reason] = self.reasons.get(reason, 0) + count
-
-    def to_json(self) -> bytes:
-        def plain(group: dict[str, list[Shard]]) -> dict[str, list[dict[str, Any]]]:
-            return {name: [shard.model_dump() for shard in shards] for name, shards in group.items()}
-
-        return orjson.dumps(vars(self) | {"kept": plain(self.kept), "aside": plain(self.aside)})
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "Tally":
-        fields = orjson.loads(data)
-        for group in ("kept", "aside"):
-            fields[group] = {name: [Shard(**s) for s in shards] for name, shards in fields[group].items()}
-        return cls(**fields)
 
 
 class Partitions:
@@ -87,22 +39,14 @@ class Partitions:
         self._store, self._workdir, self._by, self._shard_records = store, workdir, by, shard_records
         self._series: dict[str, _Series] = {}
         self.tally = Tally()
-        self._reasons: Counter[str] = Counter()
 
     def add(self, outcome: Outcome) -> None:
         """Write one outcome: a kept record to its partition, the others to what is set aside."""
-        self.tally.records += 1
+        self.tally.count(outcome)
         if isinstance(outcome, Keep):
-            self._write(self._by(outcome.record), outcome.record)
-        elif isinstance(outcome, Drop):
-            why = {"reason": outcome.reason, "value": outcome.value, "threshold": outcome.threshold}
-            self._write(_DROPPED, outcome.record | {"dropped": why})
-            self._reasons[outcome.reason] += 1
+            self._line(self._by(outcome.record), line_of(outcome.record))
         else:
-            self._write(_REJECTED, {"reason": outcome.reason, "where": outcome.where})
-            self._reasons[f"{_REJECTED}:{short(outcome.reason)}"] += 1
-            self.tally.rejected += 1
-            self.tally.first_reject = self.tally.first_reject or f"{outcome.where}: {outcome.reason}"
+            self._line(outcome.folder, line_of(outcome.told()))
 
     def take(self, part: Tally) -> None:
         """Append the lines of a part, as they are, and its counts."""
@@ -111,19 +55,14 @@ class Partitions:
                 for shard in group[name]:
                     for line in read_lines(self._store.blob_path(shard.blob)):
                         self._line(name, line)
-        self.tally.add(part)
+        self.tally.add_counts(part)
 
     def close(self) -> Tally:
         """Finish every shard; says what there is."""
         for name, series in sorted(self._series.items()):
-            group = self.tally.aside if name in (_DROPPED, _REJECTED) else self.tally.kept
+            group = self.tally.aside if name in (DROPPED, REJECTED) else self.tally.kept
             group[name] = series.close()
-        for reason, count in self._reasons.items():
-            self.tally.reasons[reason] = self.tally.reasons.get(reason, 0) + count
         return self.tally
-
-    def _write(self, name: str, record: Record) -> None:
-        self._line(name, line_of(record))
 
     def _line(self, name: str, line: bytes) -> None:
         if name not in self._series:
@@ -186,7 +125,7 @@ class PartJob:
     marker: str | None
 
 
-def sift_part(job: PartJob, scratch: Callable[[], Any]) -> Tally:
+def sift_part(job: PartJob) -> Tally:
     """Do one part, unless its marker says that an attempt before this one did it and what it wrote is still there."""
     store = job.store
     if job.marker and store.backend.exists(job.marker):

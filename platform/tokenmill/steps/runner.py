@@ -22,7 +22,8 @@ from tokenmill.environment import recorded
 from tokenmill.errors import ConfigError, InputError, StoreError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
-from tokenmill.steps.context import StepContext, scratch
+from tokenmill.steps.context import StepContext
+from tokenmill.steps.files import scratch
 from tokenmill.steps.pool import WorkerPool
 from tokenmill.steps.registry import Definition, find
 from tokenmill.store import ArtifactStore, acquire

@@ -16,7 +16,7 @@ from tokenmill.model.folder import load_model, read_config
 from tokenmill.model.generation import generate
 from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardModel
 from tokenmill.model.tokenizer import Tokenizer
-from tokenmill.steps.context import materialise, scratch
+from tokenmill.steps.files import materialise, scratch
 from tokenmill.store import NotFoundError, open_store
 from tokenmill.tracking.logged_model import POINTER
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from tokenmill.errors import BudgetSpent, ConfigError, Interrupted, RolledBack, UserError
-from tokenmill.steps.context import scratch
+from tokenmill.steps.files import scratch
 from tokenmill.training.anomaly import Detector, Verdict, left_out, read_incidents, record
 from tokenmill.training.budget import Meter, Stop
 from tokenmill.training.checkpoint import Checkpoints

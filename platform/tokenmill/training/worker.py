@@ -15,7 +15,7 @@ from typing import Any
 from tokenmill.errors import EXIT_RETRY, Interrupted, LeaseLost, RolledBack, UserError
 from tokenmill.logs import Log
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.steps.context import materialise, scratch, store_file
+from tokenmill.steps.files import materialise, scratch, store_file
 from tokenmill.steps.registry import find
 from tokenmill.store import ArtifactStore, open_store, watch_lease
 from tokenmill.telemetry import Board, Page, info, served, since

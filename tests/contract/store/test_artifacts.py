@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from tokenmill.errors import CorruptError, InputError, StoreError
 from tokenmill.manifest import Draft, Manifest, Shard, canonical
 from tokenmill.records import write_jsonl
-from tokenmill.steps.context import materialise, store_file
+from tokenmill.steps.files import materialise, store_file
 from tokenmill.store import ArtifactStore, Backend, NotFoundError, open_store
 from tokenmill.store.artifacts import FRESH_S
 from tokenmill.store.local import LocalBackend

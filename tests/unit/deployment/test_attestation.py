@@ -24,7 +24,7 @@ from tokenmill.deployment.signing import PUBLIC_KEY, SIGNING_KEY, generate, sign
 from tokenmill.deployment.verify import verify, verify_stored
 from tokenmill.errors import CorruptError, InputError
 from tokenmill.manifest import Manifest
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.store import ArtifactStore
 
 

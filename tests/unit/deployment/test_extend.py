@@ -13,7 +13,7 @@ from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
 from tokenmill.model.config import InternLM2Config
 from tokenmill.model.folder import export_llama, load_model
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 
 CONTEXT = 4096
 IDS = torch.randint(3, 500, (CONTEXT,), generator=torch.Generator().manual_seed(1))

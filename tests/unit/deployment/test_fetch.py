@@ -17,7 +17,7 @@ from tokenmill.deployment.publish import publish
 from tokenmill.deployment.release import sha256_of
 from tokenmill.deployment.verify import verify
 from tokenmill.errors import ConfigError, CorruptError, InputError, StoreError, UserError
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.store import NotFoundError, open_store
 
 

@@ -18,7 +18,7 @@ from tokenmill.deployment.card import card
 from tokenmill.deployment.release import pin, sha256_of, tensor_digests
 from tokenmill.deployment.verify import verify
 from tokenmill.errors import CorruptError, InputError
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from tokenmill.deployment.client import EngineClient
 from tokenmill.deployment.config import DeployConfig
 from tokenmill.deployment.smoke import agreed, disagreement, shared_prefix
 from tokenmill.model.tokenizer import Tokenizer
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 
 
 @pytest.mark.parametrize(

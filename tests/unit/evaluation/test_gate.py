@@ -12,7 +12,7 @@ from tokenmill.errors import InputError
 from tokenmill.evaluation.config import CostCeiling, GateConfig, LicencePolicy, Limits, ReferenceLimits
 from tokenmill.manifest import Manifest
 from tokenmill.records import JSONL
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 
 REFERENCE = ReferenceLimits(no_regression=("choice/*",), max_perplexity_ratio={"perplexity/*": 1.2})
 CONFIG = GateConfig(

@@ -20,7 +20,7 @@ from tokenmill.evaluation.scoring import MODES, Subject
 from tokenmill.evaluation.search import Search
 from tokenmill.evaluation.statistics import Bootstrap
 from tokenmill.model.tokenizer import Tokenizer
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 
 SUMS = [
     {"question": "2 + 2?", "options": ["3", "4", "5", "6"], "answer": "B", "topic": "sums"},

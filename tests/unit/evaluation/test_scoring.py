@@ -15,7 +15,7 @@ from tokenmill.evaluation.config import EvaluateConfig, EvaluateExecution
 from tokenmill.evaluation.in_process import InProcess
 from tokenmill.evaluation.scoring import Subject
 from tokenmill.model.tokenizer import Tokenizer
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 
 CONFIG = EvaluateConfig(answer_tokens=8)
 

@@ -11,7 +11,7 @@ from tokenmill.lineage import upstream
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import RegisterRanksConfig, TokenizerConfig
 from tokenmill.records import JSONL
-from tokenmill.steps.context import materialise
+from tokenmill.steps.files import materialise
 from tokenmill.tracking import read_events
 
 PICO = TokenizerConfig(vocab_size=640, spare_tokens=16)
