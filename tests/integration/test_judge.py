@@ -9,7 +9,7 @@ import pytest
 
 from tokenmill.cli import main
 from tokenmill.errors import InputError, UserError
-from tokenmill.evaluation.judge import KEY, Endpoint, compare, rate, win_rate
+from tokenmill.judge import KEY, Endpoint, compare, rate, win_rate
 
 pytestmark = pytest.mark.integration
 

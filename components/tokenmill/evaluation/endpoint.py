@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from tokenmill.errors import InputError, UserError
 from tokenmill.evaluation.backend import Answer, Ids, Loss, Sample, Sampling
 from tokenmill.evaluation.config import EndpointExecution
-from tokenmill.evaluation.server import Server
 from tokenmill.model import IGNORE
 from tokenmill.model.tokenizer import Tokenizer
+from tokenmill.server import Server
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy
 
 from tokenmill.errors import InputError
-from tokenmill.evaluation.judge import Ask
+from tokenmill.judge import Ask
 from tokenmill.overlap.near import NGRAM
 from tokenmill.overlap.units import is_chinese, units
 from tokenmill.problems import problems

@@ -111,9 +111,9 @@ def twins(
 ) -> None:
     """Make a reference for Δ1: the tests' tasks drawn again with other numbers, or the tests in other words."""
     from tokenmill.evaluation.dataset import load
-    from tokenmill.evaluation.judge import Endpoint
     from tokenmill.evaluation.rendering import read
     from tokenmill.evaluation.twins import SEED, Twins, redrawn, rewritten
+    from tokenmill.judge import Endpoint
     from tokenmill.records import line_of
 
     dataset = load(folder)

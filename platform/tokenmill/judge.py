@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tokenmill.errors import InputError, UserError
-from tokenmill.evaluation.server import Server
+from tokenmill.server import Server
 
 Verdict = Literal["first", "second", "tie"]
 Ask = Callable[[str], str]
