@@ -107,8 +107,7 @@ def _packages(installed: Iterable[metadata.Distribution]) -> Iterator[Package]:
     """Every distribution; of two on the path the first is the one that is imported."""
     found: dict[str, Any] = {}
     for one in installed:
-        text = one.read_text("METADATA") or one.read_text("PKG-INFO")  # `one.metadata` raises or not, by who finds it
-        about = message_from_string(text or "")
+        about = message_from_string(_metadata(one))
         if about["Name"] and about["Version"]:  # else what an install that broke off left behind
             found.setdefault(_normal(about["Name"]), about)
     for name, about in sorted(found.items()):
@@ -125,12 +124,20 @@ def _packages(installed: Iterable[metadata.Distribution]) -> Iterator[Package]:
         )
 
 
+def _metadata(one: metadata.Distribution) -> str:
+    """As the package has it; empty where it has none. `one.metadata` raises or not, by who finds it."""
+    try:
+        return one.read_text("METADATA") or one.read_text("PKG-INFO") or ""
+    except UnicodeDecodeError as older:  # than the rule that it is UTF-8
+        return older.object.decode("latin-1")
+
+
 def _needs(about: Any) -> list[str]:
-    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.requirements import Requirement
 
     found = set()
     for line in about.get_all("Requires-Dist") or ():
-        with suppress(InvalidRequirement):  # of a package older than the rules; no step fails for what it only records
+        with suppress(ValueError):  # of a package older than the rules; no step fails for what it only records
             wanted = Requirement(line)
             if not wanted.marker or wanted.marker.evaluate({"extra": ""}):
                 found.add(_normal(wanted.name))
