@@ -156,6 +156,21 @@ def test_results_keep_the_order_of_the_items_whoever_is_slow(way):
             list(workers.map(eval, [*items[1:5], "1/0", *items[1:9]]))
 
 
+def test_all_are_started_before_one_is_idle_however_long_that_takes(way, monkeypatch):
+    """One that was started later, by a thread that ends sooner, would be killed with that thread."""
+    submit = pool.ProcessPoolExecutor.submit
+
+    def slowly(*arguments):
+        submitted = submit(*arguments)
+        time.sleep(0.7)
+        return submitted
+
+    with monkeypatch.context() as patched, pool.WorkerPool("toy.start", 3) as workers:
+        patched.setattr(pool.ProcessPoolExecutor, "submit", slowly)
+        workers._start()
+        assert len(workers._pool._processes) == 2
+
+
 class Counted:
     """Says how many times it was called, and how many of it were unpickled, in its process."""
 
