@@ -199,7 +199,8 @@ def _perform(
         return _adopted(ctx.store, key), "hit"
     with lease:
         ctx.key, ctx.lease = key, lease
-        done = Done(_call(definition, config, inputs, ctx), made_in(ctx.store))
+        made = made_in(ctx.store)  # before the work: what cannot be recorded fails now, not when that is done
+        done = Done(_call(definition, config, inputs, ctx), made)
         assert not any(isinstance(d, Manifest) for d in done.outputs.values()), "a step makes what it returns"
         lease.check()
         entry = {
