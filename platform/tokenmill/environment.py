@@ -96,8 +96,10 @@ def other_environment(site: str) -> Environment:
 
 def _name() -> str:
     """A digest of what decides an environment, in milliseconds: to read every package's metadata takes half a second."""
-    folders = [Path(folder) for folder in sys.path if Path(folder).is_dir()]
-    found = sorted({path.name for folder in folders for path in folder.glob("*.*-info")})
+    folders = dict.fromkeys(Path(folder) for folder in sys.path if Path(folder).is_dir())
+    found = [
+        held for one in folders if (held := sorted(path.name for path in one.glob("*.*-info")))
+    ]  # the first counts
     image = os.environ.get("TOKENMILL_IMAGE", "")
     system = sha256(_DPKG.read_bytes()) if image and _DPKG.is_file() else ""
     return sha256(canonical([image, os.environ.get("TOKENMILL_COMMIT", ""), platform.python_version(), system, found]))
