@@ -96,8 +96,10 @@ def other_environment(site: str) -> Environment:
 
 def _name() -> str:
     """A digest of what decides an environment, in milliseconds: to read every package's metadata takes half a second."""
-    folders = [Path(folder) for folder in sys.path if Path(folder).is_dir()]
-    found = sorted({path.name for folder in folders for path in folder.glob("*.*-info")})
+    folders = dict.fromkeys(Path(folder) for folder in sys.path if Path(folder).is_dir())
+    found = [
+        held for one in folders if (held := sorted(path.name for path in one.glob("*.*-info")))
+    ]  # the first counts
     image = os.environ.get("TOKENMILL_IMAGE", "")
     system = sha256(_DPKG.read_bytes()) if image and _DPKG.is_file() else ""
     return sha256(canonical([image, os.environ.get("TOKENMILL_COMMIT", ""), platform.python_version(), system, found]))
@@ -107,8 +109,7 @@ def _packages(installed: Iterable[metadata.Distribution]) -> Iterator[Package]:
     """Every distribution; of two on the path the first is the one that is imported."""
     found: dict[str, Any] = {}
     for one in installed:
-        text = one.read_text("METADATA") or one.read_text("PKG-INFO")  # `one.metadata` raises or not, by who finds it
-        about = message_from_string(text or "")
+        about = message_from_string(_metadata(one))
         if about["Name"] and about["Version"]:  # else what an install that broke off left behind
             found.setdefault(_normal(about["Name"]), about)
     for name, about in sorted(found.items()):
@@ -125,12 +126,20 @@ def _packages(installed: Iterable[metadata.Distribution]) -> Iterator[Package]:
         )
 
 
+def _metadata(one: metadata.Distribution) -> str:
+    """As the package has it; empty where it has none. `one.metadata` raises or not, by who finds it."""
+    try:
+        return one.read_text("METADATA") or one.read_text("PKG-INFO") or ""
+    except UnicodeDecodeError as older:  # than the rule that it is UTF-8
+        return older.object.decode("latin-1")
+
+
 def _needs(about: Any) -> list[str]:
-    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.requirements import Requirement
 
     found = set()
     for line in about.get_all("Requires-Dist") or ():
-        with suppress(InvalidRequirement):  # of a package older than the rules; no step fails for what it only records
+        with suppress(ValueError):  # of a package older than the rules; no step fails for what it only records
             wanted = Requirement(line)
             if not wanted.marker or wanted.marker.evaluate({"extra": ""}):
                 found.add(_normal(wanted.name))

@@ -30,7 +30,7 @@ VERDICT, VERDICT_TEXT, PAGE = "verdict.json", "verdict.md", "verdict.html"
 
 @step(
     "evaluation.gate",
-    version=8,
+    version=9,
     libraries=("numpy", "jinja2", "license-expression"),
     kinds={
         "candidate": "evaluation",

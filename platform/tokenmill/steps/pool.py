@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeVar
@@ -82,7 +83,7 @@ class WorkerPool:
                 yield work.results.pop(number).result()
         finally:
             early.cancel()
-            work.left.clear()
+            work.stop()
 
     def _share(self, work: "_Work") -> None:
         with work.sharing:
@@ -91,13 +92,20 @@ class WorkerPool:
             work.shared = True
 
     def _start(self) -> ProcessPoolExecutor:
-        """The thread that starts them must outlive them: the kernel ends them with it."""
-        self._pool = ProcessPoolExecutor(
-            self._others, get_context(self._way), initializer=die_with_parent, initargs=(os.getpid(),)
-        )
-        with _script_set_aside():
-            for _ in range(self._others):
-                self._pool.submit(int)
+        """The thread that starts them must outlive them: the kernel ends them with it.
+
+        So all are started here: an executor starts none while one is idle, and would start the rest in whichever thread
+        submits when none is. The first does nothing before the last is there.
+        """
+        context = get_context(self._way)
+        started = context.Event()
+        self._pool = ProcessPoolExecutor(self._others, context, initializer=_begin, initargs=(os.getpid(), started))
+        try:
+            with _script_set_aside():
+                for _ in range(self._others):
+                    self._pool.submit(int)
+        finally:
+            started.set()
         return self._pool
 
 
@@ -154,9 +162,19 @@ class _Work:
         except RuntimeError as broken:  # a process was killed
             result.set_exception(broken)
 
+    def stop(self) -> None:
+        """Nobody begins another item."""
+        with self._taking:
+            self.left.clear()
+
     def _take(self, below: int) -> int | None:
         with self._taking:
             return self.left.popleft() if self.left and self.left[0] < below else None
+
+
+def _begin(parent: int, started: Event) -> None:
+    die_with_parent(parent)
+    started.wait()
 
 
 def _may_fork() -> bool:

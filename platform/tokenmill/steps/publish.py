@@ -1,8 +1,7 @@
 """What a command brings into a store by itself, outside any run: a model, a dataset."""
 
-from tokenmill.environment import recorded
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.steps.runner import observed
+from tokenmill.steps.runner import made_in, observed
 from tokenmill.store import ArtifactStore
 
 
@@ -14,7 +13,7 @@ def publish(store: ArtifactStore, draft: Draft, step: str, version: int, **paren
         step=step,
         version=version,
         config={},
-        observed=observed() | {"environment": recorded(store)},
+        observed=observed() | made_in(store),
     )
     store.put_manifest(manifest)
     return manifest

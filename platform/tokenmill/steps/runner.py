@@ -1,9 +1,9 @@
 """Running a step: preflight, action cache, lease, work, and manifests issued anew.
 
-The action cache's key is step, version, identity config and the inputs' *contents*; its entry holds only the outputs'
-contents. On every call, hit or miss, manifests are issued with the present parents: equal bytes from two sources share the
-work and keep two lineages. So resume is rerun. An effect that chooses among its inputs returns the very manifest: a choice
-makes nothing, and adds nothing to a lineage.
+The action cache's key is step, version, identity config and the inputs' *contents*; its entry holds the outputs' contents,
+and beside them where they were made. On every call, hit or miss, manifests are issued with the present parents: equal bytes
+from two sources share the work and keep two lineages. So resume is rerun. An effect that chooses among its inputs returns the
+very manifest: a choice makes nothing, and adds nothing to a lineage.
 """
 
 import os
@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenmill.config import StepConfig, step_budgets
 from tokenmill.environment import recorded
@@ -70,12 +70,12 @@ def run_step(
             preflight(definition, config, by_role, store)
             with scratch() as workdir:
                 ctx = StepContext(store, workdir, run, events, log, name, config, workers, part=part, board=board)
-                drafts, cache = _perform(definition, config, by_role, ctx)
+                done, cache = _perform(definition, config, by_role, ctx)
             manifests = {
                 role: draft
                 if isinstance(draft, Manifest)
-                else _issue(definition, config, by_role, draft, store, time.monotonic() - started)
-                for role, draft in drafts.items()
+                else _issue(definition, config, by_role, draft, store, done.made_in, time.monotonic() - started)
+                for role, draft in done.outputs.items()
             }
             seconds = time.monotonic() - started
             events.step_finished(name, manifests, cache, seconds)
@@ -113,7 +113,7 @@ def _tell_start(
         definition.identity(config),
         {role: [m.digest for m in manifests] for role, manifests in inputs.items()},
         options=config.model_dump(mode="json"),
-        observed=observed(),
+        observed=observed() | _build(),
         budget_s=step_budgets(events.run.preset).get(definition.address),
     )
 
@@ -159,27 +159,34 @@ def action_key(definition: Definition, config: StepConfig, inputs: Mapping[str, 
     return sha256(canonical([definition.name, definition.version, definition.identity(config), held]))
 
 
-def lookup(store: ArtifactStore, key: str) -> dict[str, Draft] | None:
-    """The outputs recorded under a key, if every blob of theirs is still there."""
+class Done(NamedTuple):
+    """A step's outputs, and what of the surroundings that made them a bill of materials asks: an action tells both."""
+
+    outputs: dict[str, Draft]
+    made_in: dict[str, str]
+
+
+def lookup(store: ArtifactStore, key: str) -> Done | None:
+    """What is recorded under a key, if every blob of the outputs is still there."""
     entry = store.get_action(key)
     if entry is None:
         return None
     drafts = {role: Draft.model_validate(body) for role, body in entry["outputs"].items()}
     if not store.missing(shard for draft in drafts.values() for shard in (*draft.shards, *draft.aside)):
-        return drafts
+        return Done(drafts, entry.get("made_in", {}))
     store.delete_action(key)  # half collected: do the work again
     return None
 
 
 def _perform(
     definition: Definition, config: StepConfig, inputs: Mapping[str, Sequence[Manifest]], ctx: StepContext
-) -> tuple[dict[str, Draft], Cache]:
+) -> tuple[Done, Cache]:
     """The outputs, and whether they were a cache `hit`, a `miss`, or an `effect`."""
     if definition.nature == "effect":
-        return _call(definition, config, inputs, ctx), "effect"
+        return Done(_call(definition, config, inputs, ctx), made_in(ctx.store)), "effect"
     key = action_key(definition, config, inputs)
-    if drafts := lookup(ctx.store, key):
-        return drafts, "hit"
+    if found := lookup(ctx.store, key):
+        return found, "hit"
     lease = acquire(
         ctx.store,
         key,
@@ -192,24 +199,26 @@ def _perform(
         return _adopted(ctx.store, key), "hit"
     with lease:
         ctx.key, ctx.lease = key, lease
-        drafts = _call(definition, config, inputs, ctx)
-        assert not any(isinstance(d, Manifest) for d in drafts.values()), "a step makes what it returns"
+        made = made_in(ctx.store)  # before the work: what cannot be recorded fails now, not when that is done
+        done = Done(_call(definition, config, inputs, ctx), made)
+        assert not any(isinstance(d, Manifest) for d in done.outputs.values()), "a step makes what it returns"
         lease.check()
         entry = {
             "step": definition.name,
             "version": definition.version,
-            "outputs": {role: draft.body() for role, draft in drafts.items()},
+            "outputs": {role: draft.body() for role, draft in done.outputs.items()},
+            "made_in": done.made_in,
         }
         if not ctx.store.create_action(key, entry):  # first wins: adopt what is published
-            drafts = lookup(ctx.store, key) or drafts
+            done = lookup(ctx.store, key) or done
         _clear_work(ctx.store, key)
-    return drafts, "miss"
+    return done, "miss"
 
 
-def _adopted(store: ArtifactStore, key: str) -> dict[str, Draft]:
+def _adopted(store: ArtifactStore, key: str) -> Done:
     """What another attempt published while this one waited for it."""
-    if drafts := lookup(store, key):
-        return drafts
+    if found := lookup(store, key):
+        return found
     raise StoreError(f"what another attempt made of action {key[:12]} was removed from {store.uri}: run it again")
 
 
@@ -261,6 +270,7 @@ def _issue(
     inputs: Mapping[str, Sequence[Manifest]],
     draft: Draft,
     store: ArtifactStore,
+    made: Mapping[str, str],
     seconds: float,
 ) -> Manifest:
     manifest = Manifest.issue(
@@ -269,10 +279,20 @@ def _issue(
         step=definition.name,
         version=definition.version,
         config=definition.identity(config),
-        observed=observed() | {"environment": recorded(store), "seconds": round(seconds, 3)},
+        observed={**observed(), **made, "seconds": round(seconds, 3)},
     )
     store.put_manifest(manifest)
     return manifest
+
+
+def made_in(store: ArtifactStore) -> dict[str, str]:
+    """The environment of this process, which the store then has, and the image and commit that it is of."""
+    return {"environment": recorded(store)} | _build()
+
+
+def _build() -> dict[str, str]:
+    held = {"image": os.environ.get("TOKENMILL_IMAGE", ""), "commit": os.environ.get("TOKENMILL_COMMIT", "")}
+    return {name: value for name, value in held.items() if value}
 
 
 def observed() -> dict[str, Any]:
@@ -283,7 +303,5 @@ def observed() -> dict[str, Any]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
-        "image": os.environ.get("TOKENMILL_IMAGE", ""),
-        "commit": os.environ.get("TOKENMILL_COMMIT", ""),
     }
     return {name: value for name, value in seen.items() if value}

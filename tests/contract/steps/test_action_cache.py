@@ -6,6 +6,7 @@ import pytest
 
 from tokenmill import records
 from tokenmill.config import Execution, StepConfig
+from tokenmill.environment import read_environment
 from tokenmill.errors import ConfigError, CorruptError, InputError, StoreError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import Drop, Keep, Reject, effect, run_step, runner, step
@@ -215,6 +216,21 @@ def test_concurrent_callers_do_the_work_once(store, run):
     for thread in threads:
         thread.join()
     assert len(digests) == 4 and len(set(digests)) == 1 and CALLS.count("scale") == 1
+
+
+@pytest.mark.parametrize(("made", "found"), [("builder:1", "clean:2"), ("", "clean:2"), ("builder:1", "")])
+def test_what_is_found_done_stands_under_the_environment_that_did_it(store, run, monkeypatch, made, found):
+    """Else a rerun in a clean image would hide from the bill of materials what was made in another one."""
+    sources = [go("toy.register", Sources(licence=licence), store, run) for licence in ("MIT", "CC0-1.0")]
+    results = []
+    for image, source in zip((made, found), sources, strict=True):
+        monkeypatch.setenv("TOKENMILL_IMAGE", image)
+        results.append(go("toy.scale", Scale(), store, run, corpus=source).observed)
+    monkeypatch.undo()
+    first, second = results
+    assert CALLS.count("scale") == 1
+    assert second["environment"] == first["environment"] and second.get("image", "") == first.get("image", "") == made
+    assert read_environment(store, second["environment"]).image == made
 
 
 def test_finished_work_leaves_no_scratch_behind(store, run):

@@ -104,14 +104,6 @@ def way(request, monkeypatch):
     return request.param
 
 
-def test_the_workers_of_one_map_are_those_of_the_next(way):
-    with pool.WorkerPool("toy.look", 3) as workers:
-        first = set(workers.map(eval, [SLOW] * 8))
-        assert set(workers.map(eval, [SLOW] * 8)) <= first
-        assert all(psutil.pid_exists(process) for process in first) and os.getpid() in first
-    assert {process for process in first if psutil.pid_exists(process)} == {os.getpid()}
-
-
 def test_work_that_is_soon_done_is_shared_with_none_and_more_of_it_is(way, monkeypatch):
     monkeypatch.setitem(pool.WORTH_S, way, 1.0)
     with pool.WorkerPool("toy.look", 2) as workers:
@@ -124,7 +116,7 @@ WAIT = """
 import os, pathlib, time
 folder = pathlib.Path("FOLDER")
 if MARKS:
-    (folder / "NUMBER").touch()
+    (folder / "NUMBER").write_text(str(os.getpid()))
 while not (DONE):
     time.sleep(0.01)
 """
@@ -134,6 +126,15 @@ def waiting(folder, marks, done, count):
     """Items that leave a mark, or not, and end when a condition holds."""
     code = WAIT.replace("FOLDER", str(folder)).replace("MARKS", marks).replace("DONE", done)
     return [code.replace("NUMBER", str(number)) for number in range(count)]
+
+
+def test_the_workers_of_one_map_are_those_of_the_next(tmp_path, way):
+    with pool.WorkerPool("toy.look", 3) as workers:
+        list(workers.map(exec, waiting(tmp_path, "True", "len(list(folder.iterdir())) == 3", 3)))  # all three meet
+        first = {int(mark.read_text()) for mark in tmp_path.iterdir()}
+        assert len(first) == 3 and set(workers.map(eval, [SLOW] * 8)) <= first
+        assert all(psutil.pid_exists(process) for process in first) and os.getpid() in first
+    assert {process for process in first if psutil.pid_exists(process)} == {os.getpid()}
 
 
 def test_a_process_that_is_there_begins_while_the_first_item_is_done_here(tmp_path, monkeypatch):
@@ -154,6 +155,21 @@ def test_results_keep_the_order_of_the_items_whoever_is_slow(way):
         assert list(workers.map(eval, items)) == list(range(40))
         with pytest.raises(ZeroDivisionError):
             list(workers.map(eval, [*items[1:5], "1/0", *items[1:9]]))
+
+
+def test_all_are_started_before_one_is_idle_however_long_that_takes(way, monkeypatch):
+    """One that was started later, by a thread that ends sooner, would be killed with that thread."""
+    submit = pool.ProcessPoolExecutor.submit
+
+    def slowly(*arguments):
+        submitted = submit(*arguments)
+        time.sleep(0.7)
+        return submitted
+
+    with monkeypatch.context() as patched, pool.WorkerPool("toy.start", 3) as workers:
+        patched.setattr(pool.ProcessPoolExecutor, "submit", slowly)
+        workers._start()
+        assert len(workers._pool._processes) == 2
 
 
 class Counted:

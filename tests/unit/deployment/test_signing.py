@@ -178,6 +178,35 @@ def test_a_bill_of_another_environment_lists_that_and_nothing_of_this_one(tmp_pa
     )
 
 
+def test_an_environment_has_another_name_where_another_version_is_first_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenmill.environment import _name
+
+    for version in ("1.0", "2.0"):
+        (tmp_path / version / f"some-{version}.dist-info").mkdir(parents=True)
+    first, second = str(tmp_path / "1.0"), str(tmp_path / "2.0")
+    names = []
+    for path in ([first, second], [second, first], [first, str(tmp_path), first, second]):
+        monkeypatch.setattr(sys, "path", [*path, *sys.path[-1:]])
+        names.append(_name())
+    assert names[0] == names[2] != names[1]
+
+
+def test_packages_older_than_the_rules_are_listed_and_fail_nobody(tmp_path: Path) -> None:
+    """Every step records its environment when its work is done: what another package's author wrote must not end it."""
+    (tmp_path / "old-1.0.egg-info").mkdir()
+    (tmp_path / "old-1.0.egg-info" / "PKG-INFO").write_bytes(
+        "Name: old\nVersion: 1.0\nAuthor: José\n".encode("latin-1")
+    )
+    (tmp_path / "odd-2.0.dist-info").mkdir()
+    (tmp_path / "odd-2.0.dist-info" / "METADATA").write_text(
+        'Name: odd\nVersion: 2.0\nRequires-Dist: old\nRequires-Dist: new ; python_version ~= "three"\n'
+    )
+    odd, old = other_environment(str(tmp_path)).packages
+    assert (odd.name, odd.needs, old.name, old.version) == ("odd", ("old",), "old", "1.0")
+
+
 def test_the_bill_of_an_image_has_its_operating_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator

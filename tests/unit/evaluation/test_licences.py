@@ -56,7 +56,9 @@ def test_what_forbids_commercial_use_or_changes_is_refused_however_it_is_written
             for name in ("MIT", "CC-BY-SA-4.0", "public domain", "NCSA", "sync-1.0", "SANDIA-1.0", "<script>")
         ),
         *((name, False) for name in ("", "  ", "?", "unknown", "Not stated", "NOASSERTION", "none", "other", "n/a")),
-        *((name, False) for name in ("proprietary", "Proprietary (ours)", "All rights reserved")),
+        *((name, False) for name in ("no license", "Not available", "TBD", "unclear")),
+        *((name, False) for name in ("proprietary", "Proprietary (ours)", "All rights reserved", "UNLICENSED")),
+        ("Unlicense", True),
         *(
             (name, False)
             for name in (
@@ -64,6 +66,9 @@ def test_what_forbids_commercial_use_or_changes_is_refused_however_it_is_written
                 "Not for commercial use",
                 "research use only",
                 "PolyForm-Noncommercial-1.0.0",
+                "Academic use only",
+                "ＣＣ－ＢＹ－ＮＣ－４．０",
+                "Apache-2.0 + Commons Clause",
             )
         ),
         ("MIT OR CC-BY-NC-4.0", True),
@@ -73,6 +78,8 @@ def test_what_forbids_commercial_use_or_changes_is_refused_however_it_is_written
         ("cc-by-nc-4.0 AND (MIT OR CC0-1.0)", False),
         ("CC-BY-NC-4.0 OR unknown", False),
         ("GPL-3.0-only WITH Classpath-exception-2.0", True),
+        ("Apache-2.0 WITH Commons-Clause", False),
+        ("MIT WITH non-commercial-use", False),
         ("MIT or CC-BY-NC-4.0", False),  # no operator of SPDX: one name, and NC is in it
         ("CC BY-NC-SA 4.0 or later", False),
         ("MIT OR (", True),  # no expression: one name
@@ -93,5 +100,6 @@ def test_an_allow_list_and_a_deny_list_are_read_in_the_same_spelling() -> None:
         "": False,
         "MIT OR Apache-2.0": True,
         "MIT AND Apache-2.0": False,
+        "Apache-2.0 WITH LLVM-exception": True,  # an exception need not be in the list
     }.items():
         assert allowed(policy, licence) == may, licence
