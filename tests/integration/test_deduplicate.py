@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tokenmill.curation.config import DeduplicateConfig
+from tokenmill.curation.repeats_config import DeduplicateConfig
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import read_jsonl, write_jsonl

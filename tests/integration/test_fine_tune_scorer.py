@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from curation_steps import Steps
 
-from tokenmill.curation.config import FineTuneScorerConfig
 from tokenmill.curation.fine_tune_scorer import batches, parameter_groups, schedule
+from tokenmill.curation.scorer_config import FineTuneScorerConfig
 from tokenmill.errors import InputError
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

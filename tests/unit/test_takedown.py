@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from tokenmill.config import StepConfig
-from tokenmill.curation.config import SourceSpec
+from tokenmill.curation.source_config import SourceSpec
 from tokenmill.errors import InputError, StoreError
 from tokenmill.lineage import find_document
 from tokenmill.manifest import Draft, Manifest

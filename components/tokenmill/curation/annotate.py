@@ -16,11 +16,16 @@ import numpy as np
 import orjson
 import yaml
 
-from tokenmill.curation.config import ChooseThresholdsConfig, ExportSamplesConfig, HandOutConfig, ValidateScorerConfig
 from tokenmill.curation.grade import scores as rule_scores
 from tokenmill.curation.labels import Label, labels_of
 from tokenmill.curation.load_scorer import load_scorer
 from tokenmill.curation.scorer import Scorer, orientation
+from tokenmill.curation.scorer_config import (
+    ChooseThresholdsConfig,
+    ExportSamplesConfig,
+    HandOutConfig,
+    ValidateScorerConfig,
+)
 from tokenmill.curation.thresholds import FILE, choose_threshold
 from tokenmill.curation.train_scorer import quality
 from tokenmill.errors import InputError

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tokenmill.curation.config import ImportScorerConfig
 from tokenmill.curation.scorer import CARD, WINDOW, folder_digest, orientation, score_by_windows
+from tokenmill.curation.scorer_config import ImportScorerConfig
 from tokenmill.errors import ConfigError, InputError, first_line
 from tokenmill.manifest import Draft, Manifest, canonical
 from tokenmill.registered import is_file

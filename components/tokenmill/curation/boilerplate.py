@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from tokenmill.curation.config import BoilerplateConfig
+from tokenmill.curation.repeats_config import BoilerplateConfig
 from tokenmill.manifest import Draft, Manifest, Shard
 from tokenmill.records import Record, read_jsonl
 from tokenmill.steps import Drop, Keep, StepContext, step

@@ -3,67 +3,23 @@ unpublished) the description says whose the default is."""
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from tokenmill.config import Execution, Section, StepConfig
-
-DocumentType = Literal["web", "book", "techlit", "code", "math", "qa"]
-SourceType = DocumentType | Literal["chat", "preferences"]
-"""A source's: conversations and preferences are no documents. Curation passes them over; fine-tuning and RLHF read them."""
-
-
-class SourceSpec(Section):
-    """One source: where it is, what it is, and under which licence it may be used."""
-
-    name: str = Field(description="short name, unique in the run; a code source's name is its repository's")
-    uri: str | tuple[str, ...] = Field(
-        description="a file or folder; `package:<distribution>[==<version>]/<glob>` for files of an installed Python "
-        "distribution; `generator:reasoning-gym/<task>,<task>?size=<n>&seed=<n>`; or several of these"
-    )
-    type: SourceType = Field(
-        description="type of its documents (report §3.1.1); or `chat`: conversations, which fine-tuning reads; or "
-        "`preferences`: pairs of answers, which RLHF reads"
-    )
-    licence: str = Field(
-        "", validation_alias=AliasChoices("licence", "license"), description="best as an SPDX identifier; required"
-    )
-    origin: str = Field("", description="who made it, or where it was found; required")
-    dump: str | None = Field(None, description="crawl dump, e.g. 2023-40: of duplicates the newest dump's copy is kept")
-    fields: dict[str, str] | None = Field(
-        None,
-        description="what its JSONL, JSON or Parquet calls our fields, as {text: body, url: meta.link, scores.toxic: tox}; "
-        "a name that is not ours is kept in the record's `extra`",
-    )
-
-
-NameOrSpecs = Annotated[
-    Annotated[str, Tag("name")] | Annotated[tuple[SourceSpec, ...], Tag("list")],
-    Discriminator(lambda value: "name" if isinstance(value, str) else "list"),  # one clear error, not one a branch
-]
-
-
-class RegisterSourcesConfig(StepConfig):
-    sources: NameOrSpecs = Field(
-        "nano", description="the sources; or the name of a list in sources/, or a path to such a YAML file"
-    )
-
-
-class RegisterReferenceConfig(RegisterSourcesConfig):
-    """Problems like the corpus's own, from another seed."""
-
-    sources: str | tuple[SourceSpec, ...] = Field("nano-reference", description="as for register_sources")
-
-
-class IngestConfig(StepConfig):
-    max_rejected: float = Field(0.01, ge=0, le=1, description="share of unreadable records above which the step stops")
-    shard_records: int = Field(5_000, ge=1, description="records a shard at most; a shard is the unit of parallel work")
-    max_document_bytes: int = Field(
-        64_000_000, ge=1, description="bytes of a document (a line, a file) above which it is set aside unread"
-    )
-    max_archive_bytes: int = Field(
-        16_000_000_000, ge=1, description="bytes that an archive unpacks to, above which none of it is read"
-    )
-    max_archive_files: int = Field(200_000, ge=1, description="files in an archive, above which none of it is read")
+from tokenmill.curation.repeats_config import BoilerplateConfig, DeduplicateConfig
+from tokenmill.curation.scorer_config import (
+    ChooseThresholdsConfig,
+    CollectScorersConfig,
+    ExportSamplesConfig,
+    FineTuneScorerConfig,
+    HandOutConfig,
+    ImportLabelsConfig,
+    ImportScorerConfig,
+    ScoreConfig,
+    TrainScorerConfig,
+    ValidateScorerConfig,
+)
+from tokenmill.curation.source_config import DocumentType, IngestConfig, RegisterReferenceConfig, RegisterSourcesConfig
 
 
 class FilterConfig(StepConfig):
@@ -71,61 +27,6 @@ class FilterConfig(StepConfig):
         default_factory=dict,
         description="changes to rule sets, by set and rule, as {en_web: {length: {low: 20}, stop_words: false}}; "
         "thresholds are Gopher's, C4's and ours (the report's are unpublished)",
-    )
-
-
-class BoilerplateConfig(StepConfig):
-    max_documents: int = Field(
-        0, ge=0, description="documents of one site above which a line is its boilerplate; 0 = lines stay (the default)"
-    )
-    min_characters: int = Field(
-        10, ge=1, description="shorter lines stay: brackets, rules and numbers are formatting (ours)"
-    )
-    types: tuple[DocumentType, ...] = Field(
-        ("web",), description="types of which lines may go; code and books keep theirs"
-    )
-
-
-class FingerprintConfig(StepConfig):
-    permutations: int = Field(128, ge=16, description="MinHash functions (report §3.1.1)")
-    ngram: int = Field(5, ge=1, description="shingle size in words, Chinese characters or code lexemes (report §3.1.1)")
-    exact_only: tuple[DocumentType, ...] = Field(
-        ("math",), description="types of which only equal copies go: generated problems share their wording by design"
-    )
-    seed: int = Field(1, ge=0, description="of the hash functions")
-
-
-class ClusterConfig(StepConfig):
-    threshold: float = Field(0.7, gt=0, le=1, description="Jaccard similarity from which two are one (report §3.1.1)")
-    margin: float = Field(
-        0.15,
-        ge=0,
-        le=1,
-        description="estimates this near the threshold are decided by the texts' exact similarity (ours)",
-    )
-
-
-class BandsConfig(StepConfig):
-    bands: int = Field(16, ge=1, description="LSH bands of permutations/bands rows (unpublished; 16×8 bends at 0.707)")
-    rounds: int = Field(
-        3,
-        ge=1,
-        description="times the signature is shuffled and cut into bands anew (ours: one round misses 5% at 0.8)",
-    )
-    part_records: int = Field(
-        2_000_000, ge=1, description="documents for which the bands are cut into one part more, up to a band a part"
-    )
-
-
-class ExchangeConfig(ClusterConfig, BandsConfig):
-    part: int | None = Field(None, ge=0, description="which part of the bands, from 0; none = all of them")
-
-
-class DeduplicateConfig(FingerprintConfig, ClusterConfig, BandsConfig):
-    """The section of every step of deduplication: each reads of it what it needs."""
-
-    group_records: int = Field(
-        200_000, ge=1, description="records of which a worker holds the duplicates at a time, where a shard has no more"
     )
 
 
@@ -179,115 +80,6 @@ class GradeConfig(StepConfig):
         description="of fluency and not_ad for single languages and types, as {en_web: {fluency: 0.3}}; any_<type> "
         "serves every language",
     )
-
-
-ScoreName = Literal["toxic", "porn", "fluency", "not_ad", "code_quality"]
-
-
-class ImportLabelsConfig(StepConfig):
-    pass
-
-
-class LearnedScoreConfig(StepConfig):
-    """What is learned from which labels, whatever learns it."""
-
-    score: ScoreName = Field("toxic", description="the score that is learned")
-    built_in_labels: bool = Field(True, description="use labels/<score>.yaml beside the labels that are given")
-    heldout_share: float = Field(0.2, gt=0, lt=1, description="share of the labels that measures and never trains")
-
-
-class TrainScorerConfig(LearnedScoreConfig):
-    features: int = Field(
-        18, ge=10, le=24, description="binary logarithm of the number of hashed features (ours; 18 = 1 MiB of weights)"
-    )
-    weight_decay: float = Field(1e-4, gt=0, description="L2 penalty on the weights (ours)")
-    max_iterations: int = Field(500, ge=1, description="accelerated gradient steps at most (ours)")
-
-
-class ImportScorerConfig(StepConfig):
-    score: ScoreName = Field("toxic", description="the score that the checkpoint's model gives")
-    label: int = Field(1, ge=0, description="index of the output class whose probability is the score")
-    max_tokens: int = Field(512, ge=8, description="tokens a window at most; BERT reads 512")
-
-
-class FineTuneExecution(Execution):
-    device: str = Field("cpu", description="torch device, as cuda:0")
-
-
-class FineTuneScorerConfig(LearnedScoreConfig):
-    """Defaults are BERT's own for fine-tuning (Devlin et al. 2019, A.3); the report's are not published."""
-
-    max_tokens: int = Field(512, ge=8, description="tokens of a text at most; BERT reads 512")
-    epochs: int = Field(3, ge=1, description="times that every label is learned from (BERT: 2 to 4)")
-    batch: int = Field(16, ge=1, description="labels an optimizer step (BERT: 16 or 32)")
-    micro_batch: int = Field(
-        16, ge=1, description="labels in memory at once, at most a batch (ours); dropout is drawn for these together"
-    )
-    learning_rate: float = Field(2e-5, gt=0, description="of AdamW at its highest (BERT: 2e-5 to 5e-5)")
-    warmup_share: float = Field(
-        0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0"
-    )
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's, of matrices only (BERT)")
-    max_gradient: float = Field(1.0, gt=0, description="length that a gradient is cut to (BERT)")
-    seed: int = Field(1, ge=0, description="of the new output layer, dropout and the order of labels")
-    execution: FineTuneExecution = FineTuneExecution()
-
-
-class ScoreExecution(Execution):
-    device: str = Field("cpu", description="torch device of BERT scorers, as cuda:0; linear ones need none")
-    batch: int = Field(32, ge=1, description="windows that a BERT scorer reads at once")
-
-
-class ScoreConfig(StepConfig):
-    scores: tuple[ScoreName, ...] = Field(
-        ("toxic", "porn"),
-        description="scores for which a pipeline that is given no scorer trains one, on the labels that come with "
-        "TokenMill; none: documents are judged by lists and rules alone",
-    )
-    types: tuple[DocumentType, ...] = Field(("web", "qa"), description="types that are scored")
-    execution: ScoreExecution = ScoreExecution()
-
-
-class CollectScorersConfig(StepConfig):
-    pass
-
-
-class ExportSamplesConfig(StepConfig):
-    score: ScoreName = Field("fluency", description="the score whose documents are to be labelled")
-    select: Literal["extremes", "borderline"] = Field(
-        "extremes",
-        description="extremes: the confident high and low ones, to check a scorer (§3.1.2); borderline: those around a "
-        "threshold, to choose it",
-    )
-    low: float = Field(0.1, ge=0, le=1, description="a score up to here is confidently low (ours)")
-    high: float = Field(0.9, ge=0, le=1, description="a score from here on is confidently high (ours)")
-    around: float = Field(0.5, ge=0, le=1, description="the threshold that borderline samples lie around")
-    samples: int = Field(200, ge=1, description="samples a language and type, half of them on each side")
-    max_characters: int = Field(2000, ge=100, description="of a document's text in a sample")
-
-
-class HandOutConfig(StepConfig):
-    to: str = Field("annotation", description="folder that the files are written into; one with other content is left")
-
-
-class ValidateScorerConfig(StepConfig):
-    max_conflicts: float = Field(
-        1.0, ge=0, le=1, description="share of earlier labels that may come out wrong before the step stops"
-    )
-    min_agreement: float = Field(
-        0.8, ge=0, le=1, description="AUC from which a language counts as validated (ours; the report gives none)"
-    )
-    min_labels: int = Field(20, ge=2, description="labels of a language below which it is never validated (ours)")
-
-
-class ChooseThresholdsConfig(StepConfig):
-    precision: float = Field(
-        0.9,
-        gt=0,
-        le=1,
-        description="share of rightly decided ones among the kept (fluency, not_ad) or the dropped (toxic, porn)",
-    )
-    min_labels: int = Field(20, ge=1, description="labels of a language and type below which no threshold is chosen")
 
 
 class TierCodeConfig(StepConfig):

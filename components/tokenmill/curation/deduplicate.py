@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from tokenmill.curation.config import (
+from tokenmill.curation.fingerprints import PRINTS, Index, Sketch, in_order
+from tokenmill.curation.gather import gathered
+from tokenmill.curation.plan import in_groups
+from tokenmill.curation.repeats_config import (
     BandsConfig,
     ClusterConfig,
     DeduplicateConfig,
     ExchangeConfig,
     FingerprintConfig,
 )
-from tokenmill.curation.fingerprints import PRINTS, Index, Sketch, in_order
-from tokenmill.curation.gather import gathered
-from tokenmill.curation.plan import in_groups
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest, Shard, canonical, sha256
 from tokenmill.records import JSONL, Record, read_jsonl

@@ -6,162 +6,20 @@ the shard of the same name is looked into first, and what descends only from cor
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from difflib import SequenceMatcher
 from functools import partial
-from itertools import zip_longest
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import orjson
-from rich.markup import escape
-from rich.tree import Tree
-
+from tokenmill.curation.history import Fate, FateName, History, Origin
 from tokenmill.curation.merge import only_moves
+from tokenmill.curation.shard_search import ShardSearch
+from tokenmill.curation.text_changes import text_changes, visible
 from tokenmill.errors import InputError
 from tokenmill.lineage import DocumentTrace, find_document, parents_first, resolve, upstream
-from tokenmill.manifest import Manifest, Shard
-from tokenmill.records import JSONL, Record, read_lines
+from tokenmill.manifest import Manifest
+from tokenmill.records import Record
 from tokenmill.store import ArtifactStore
 from tokenmill.tracking.event_files import read_events
 from tokenmill.tracking.run import read_run
-
-FateName = Literal["read", "made", "kept", "modified", "dropped", "joined", "absent"]
-_SHOWN_CHANGES, _DRAWN_CHANGES = 8, 4
-_DRAWN_FILES = 12
-_CONTEXT = 40  # characters before a difference
-
-
-class Change(NamedTuple):
-    """A line that a stage changed; invisible characters are spelt out."""
-
-    line: int
-    before: str
-    after: str
-
-
-@dataclass(frozen=True)
-class Fate:
-    """What one stage did with the document."""
-
-    step: str
-    digest: str
-    fate: FateName
-    shard: str = ""
-    record: int | None = None  # line of the shard, from 0
-    reason: str = ""
-    value: Any = None
-    threshold: Any = None
-    survivor: dict[str, Any] | None = None
-    """Of a duplicate: id, source, path and dump of the copy that was kept."""
-    within: dict[str, Any] | None = None
-    """Of a file: id and path of the repository document it is part of, and its place in it."""
-    changes: list[Change] = field(default_factory=list)
-    changed_lines: int = 0
-    scores: dict[str, float] = field(default_factory=dict)
-    """Scores that this stage added or changed."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The raw file that a document was read from."""
-
-    source: str
-    path: str
-    licence: str = ""
-    origin: str = ""
-    blob: str = ""
-    bytes: int = 0
-    digest: str = ""
-    """Of the sources manifest that registered it."""
-
-
-@dataclass(frozen=True)
-class History:
-    """A document's life; `stages` come parents first."""
-
-    document: str
-    about: dict[str, Any]
-    origins: list[Origin]
-    stages: list[Fate]
-    trace: DocumentTrace
-    files: list[dict[str, Any]] = field(default_factory=list)
-    """Id and path of the files that a repository document was made of, in their order."""
-
-    @property
-    def tokens(self) -> list[Any]:
-        return [sighting for sighting in self.trace.sightings if sighting.kind != "corpus"]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "document": self.document,
-            "about": self.about,
-            "origins": [asdict(origin) for origin in self.origins],
-            "files": self.files,
-            "stages": [asdict(f) | {"changes": [c._asdict() for c in f.changes]} for f in self.stages],
-            "used_in": [sighting._asdict() for sighting in self.tokens],
-            "models": [model._asdict() for model in self.trace.models],
-        }
-
-    def tree(self) -> Tree:
-        """For a terminal; what a document says is never read as markup."""
-        about = " · ".join(f"{name} {value}" for name, value in self.about.items() if name != "excerpt")
-        tree = Tree(f"document [bold]{escape(self.document)}[/bold] {escape(about)}")
-        tree.add(f"[dim]“{escape(self.about.get('excerpt', ''))}”[/dim]")
-        for origin in self.origins:
-            size = f" [dim]{origin.bytes:,} bytes, blob {origin.blob[:12]}[/dim]" if origin.blob else ""
-            licence = f", {origin.licence}, {origin.origin}" if origin.licence else ""
-            tree.add(f"from {escape(f'{origin.source}/{origin.path}')}{size}{escape(licence)}")
-        if self.files:
-            parts = tree.add(f"made of {len(self.files)} files")
-            for part in self.files[:_DRAWN_FILES]:
-                parts.add(f"{escape(part['id'])} {escape(part['path'])}")
-            if len(self.files) > _DRAWN_FILES:
-                parts.add(f"[dim]… and {len(self.files) - _DRAWN_FILES:,} more[/dim]")
-        for fate in self.stages:
-            _branch(tree, fate)
-        for seen in self.tokens:
-            offset = f", token {seen.offset:,}" if seen.offset is not None else ""
-            held = ", held out" if seen.held_out else ""
-            tree.add(f"{seen.step} [dim]{seen.kind} {seen.digest[:12]}[/dim] {escape(seen.shard)}{offset}{held}")
-        for model in self.trace.models:
-            tree.add(f"reached {model.step} [dim]weights {model.digest[:12]}[/dim] through its {model.through}")
-        if not self.trace.models:
-            tree.add("reached no model")
-        return tree
-
-
-def _branch(tree: Tree, fate: Fate) -> None:
-    colour = {"dropped": "red", "modified": "yellow", "joined": "cyan", "absent": "dim"}.get(fate.fate, "green")
-    said = {"absent": "not among its records", "made": "made of files", "joined": "joined into"}.get(
-        fate.fate, fate.fate
-    )
-    told = f"{fate.step} [dim]{fate.digest[:12]}[/dim] [{colour}]{said}[/{colour}]"
-    if fate.fate == "dropped":
-        told += f" by [bold]{escape(fate.reason)}[/bold]"
-        told += escape(f": {_short(fate.value)}") if fate.value is not None else ""
-        told += escape(f" against {_short(fate.threshold)}") if fate.threshold is not None else ""
-    if fate.within:
-        place = f"{fate.within['id']} ({fate.within['path']}), file {fate.within['position']} of {fate.within['files']}"
-        told += f" {escape(place)}"
-    if fate.scores:
-        told += escape(" · scores " + ", ".join(f"{name} {value:g}" for name, value in sorted(fate.scores.items())))
-    branch = tree.add(told)
-    if fate.survivor:
-        kept = " ".join(f"{name} {value}" for name, value in fate.survivor.items() if value and name != "id")
-        branch.add(f"kept instead: {escape(fate.survivor['id'])} [dim]{escape(kept)}[/dim]")
-    for change in fate.changes[:_DRAWN_CHANGES]:
-        line = branch.add(f"line {change.line}")
-        line.add(f"[red]- {escape(change.before)}[/red]")
-        line.add(f"[green]+ {escape(change.after)}[/green]")
-    if fate.changed_lines > _DRAWN_CHANGES:
-        branch.add(f"[dim]… {fate.changed_lines:,} lines changed in all[/dim]")
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else ", ".join(value) if isinstance(value, list) else str(value)
-
-
-# --- the history -----------------------------------------------------------------------------------------------------
 
 
 def explain(store: ArtifactStore, document: str, *, run: str | None = None, corpus: str | None = None) -> History:
@@ -177,7 +35,7 @@ def explain(store: ArtifactStore, document: str, *, run: str | None = None, corp
     """
     manifests = scope(store, run, corpus)
     corpora = [m for m in manifests.values() if m.kind == "corpus"]
-    look = _Look(store)
+    look = ShardSearch(store)
     identity, made_later = _identify(look, corpora, document)
     fates: dict[str, Fate] = {}
     records: dict[str, Record] = {}
@@ -212,7 +70,7 @@ def scope(store: ArtifactStore, run: str | None = None, corpus: str | None = Non
         read_run(store, run)
         finished = [event for event in read_events(store, run) if event.kind == "step_finished"]
         digests = dict.fromkeys(output["digest"] for event in finished for output in event.data["outputs"].values())
-        nodes = {d: store.get_manifest(d) for d in digests if store.backend.exists(f"manifests/{d}")}
+        nodes = {d: store.get_manifest(d) for d in digests if store.has_manifest(d)}
     else:
         digests = dict.fromkeys(e.key.removeprefix("manifests/") for e in store.backend.list("manifests/"))
         nodes = {digest: store.get_manifest(digest) for digest in digests}
@@ -223,7 +81,7 @@ def scope(store: ArtifactStore, run: str | None = None, corpus: str | None = Non
     return found
 
 
-def _identify(look: "_Look", corpora: list[Manifest], given: str) -> tuple[str, bool]:
+def _identify(look: ShardSearch, corpora: list[Manifest], given: str) -> tuple[str, bool]:
     """The one id that is, or begins with, what was given; and whether it was made later than the first corpora.
 
     A repository document's id is made where its files are joined. An exact id ends the search.
@@ -258,7 +116,7 @@ def _identify(look: "_Look", corpora: list[Manifest], given: str) -> tuple[str, 
 
 
 def _fate(
-    look: "_Look", manifest: Manifest, document: str, before: Record | None, hints: list[str]
+    look: ShardSearch, manifest: Manifest, document: str, before: Record | None, hints: list[str]
 ) -> tuple[Fate, Record | None]:
     """What a corpus has of the document, and the record as it stands there."""
     hit = look.find(manifest, document, hints)
@@ -329,121 +187,10 @@ def _afterwards(store: ArtifactStore, document: str, fates: Mapping[str, Fate]) 
     last: set[str] = set()
     while waiting:
         parent = waiting.pop()
-        children = {c for c in store.children(parent) if c not in lacking and store.backend.exists(f"manifests/{c}")}
+        children = {c for c in store.children(parent) if c not in lacking and store.has_manifest(c)}
         if parent in holders and not children & holders:
             last.add(parent)
         waiting += sorted(children - seen)
         seen |= children
     among = (seen - holders) | last
     return find_document(store, document, among) if among - holders else DocumentTrace(document)
-
-
-# --- looking ---------------------------------------------------------------------------------------------------------
-
-
-class _Hit(NamedTuple):
-    shard: str
-    number: int
-    record: Record
-    dropped: bool
-
-
-class _Look:
-    """Looks into shards; one that several corpora share is read once for a document."""
-
-    def __init__(self, store: ArtifactStore) -> None:
-        self.store = store
-        self._read: dict[tuple[str, str], tuple[int, Record] | None] = {}
-        self._ids: dict[str, set[str]] = {}
-
-    def ids(self, shard: Shard, beginning: str) -> set[str]:
-        """Ids that begin so, of records and of the files joined in them; stops at an exact one."""
-        if not shard.name.endswith(JSONL):
-            return set()
-        if shard.blob not in self._ids:
-            found: set[str] = set()
-            start = b'"id":' + orjson.dumps(beginning)[:-1]
-            for line in read_lines(self.store.blob_path(shard.blob)):
-                if start in line:
-                    found |= {one for one in _ids(orjson.loads(line)) if one.startswith(beginning)}
-                    if beginning in found:
-                        break
-            self._ids[shard.blob] = found
-        return self._ids[shard.blob]
-
-    def find(self, manifest: Manifest, document: str, hints: Iterable[str] = ()) -> _Hit | None:
-        """Where a corpus has a document; first where its id was met, then where its parent had it."""
-        names = {f"{folder}{hint}" for hint in hints for folder in ("", "dropped/")}
-        held = [shard for shard in (*manifest.shards, *manifest.aside) if shard.name.endswith(JSONL)]
-        for shard in sorted(held, key=lambda s: (document not in self._ids.get(s.blob, ()), s.name not in names)):
-            if shard.name.startswith("rejected/"):
-                continue
-            hit = self._in_shard(shard.blob, document)
-            if hit:
-                return _Hit(shard.name.removeprefix("dropped/"), *hit, dropped=shard.name.startswith("dropped/"))
-        return None
-
-    def survivor(self, manifest: Manifest, record: Record, hints: Iterable[str]) -> dict[str, Any] | None:
-        """The copy that was kept in a duplicate's stead."""
-        if not record.get("survivor"):
-            return None
-        hit = self.find(manifest, record["survivor"], hints)
-        names = ("source", "path", "dump", "url")
-        return {"id": record["survivor"]} | ({n: hit.record[n] for n in names if hit.record.get(n)} if hit else {})
-
-    def _in_shard(self, blob: str, document: str) -> tuple[int, Record] | None:
-        if (blob, document) not in self._read:
-            self._read[blob, document] = self._search(blob, document)
-        return self._read[blob, document]
-
-    def _search(self, blob: str, document: str) -> tuple[int, Record] | None:
-        quoted = b'"id":' + orjson.dumps(document)
-        for number, line in enumerate(read_lines(self.store.blob_path(blob))):
-            if quoted in line and document in _ids(record := orjson.loads(line)):
-                return number, record
-        return None
-
-
-def _ids(record: Record) -> set[str]:
-    """A record's own id, and those of the files that were joined into it."""
-    parts = record.get("files") or ()
-    return {str(record.get("id"))} | {str(part.get("id")) for part in parts if isinstance(part, dict)}
-
-
-# --- what changed in a text ------------------------------------------------------------------------------------------
-
-
-def text_changes(before: str, after: str, most: int = _SHOWN_CHANGES) -> tuple[list[Change], int]:
-    """The first lines that differ, cut to where they do, and how many lines differ in all."""
-    if before == after:
-        return [], 0
-    old, new = before.split("\n"), after.split("\n")
-    shown: list[Change] = []
-    n_changed = 0
-    for kind, i, i_end, j, j_end in SequenceMatcher(None, old, new).get_opcodes():
-        if kind == "equal":
-            continue
-        for offset, (was, now) in enumerate(zip_longest(old[i:i_end], new[j:j_end])):
-            n_changed += 1
-            if len(shown) < most:
-                shown.append(Change(i + offset + 1, *_cut(was, now)))
-    return shown, n_changed
-
-
-def _cut(was: str | None, now: str | None) -> tuple[str, str]:
-    """Two lines from shortly before they part; a line that is not there is empty."""
-    a, b = was or "", now or ""
-    parted = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    start = max(0, parted - _CONTEXT)
-    cut = [
-        ("… " if start else "") + visible(t[start : start + 120]) + (" …" if len(t) > start + 120 else "")
-        for t in (a, b)
-    ]
-    return (cut[0] if was is not None else "(no line)"), (cut[1] if now is not None else "(no line)")
-
-
-def visible(text: str) -> str:
-    """Text whose invisible characters are spelt out: a zero-width space reads `\\u200b`, one at the end `·`."""
-    ended = text.rstrip(" ")
-    told = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in ended)
-    return told + "·" * (len(text) - len(ended))

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenmill.curation.bert_scorer import FILES, BertScorer, lay_checkpoint, load_classifier
-from tokenmill.curation.config import FineTuneScorerConfig
 from tokenmill.curation.labels import Label
 from tokenmill.curation.scorer import CARD
+from tokenmill.curation.scorer_config import FineTuneScorerConfig
 from tokenmill.curation.train_scorer import balance, known_labels, write_scorer
 from tokenmill.manifest import Draft, Manifest, canonical
 from tokenmill.steps import StepContext, step

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import orjson
 
-from tokenmill.curation.config import FingerprintConfig
+from tokenmill.curation.repeats_config import FingerprintConfig
 from tokenmill.curation.units import encoded, unit_kind
 from tokenmill.errors import CorruptError, InputError
 from tokenmill.manifest import Shard

@@ -13,12 +13,12 @@ from typing import Any
 
 import orjson
 
-from tokenmill.curation.config import IngestConfig
 from tokenmill.curation.encoding import invisible_share
 from tokenmill.curation.fields import KNOWN_FIELDS
 from tokenmill.curation.found import Document, Found, Skipped, Unreadable
 from tokenmill.curation.read_archive import KNOWN_FORMAT
 from tokenmill.curation.readers import CODE_LANGUAGES, reader_for
+from tokenmill.curation.source_config import IngestConfig
 from tokenmill.language import language
 from tokenmill.manifest import Draft, Manifest, Shard, canonical
 from tokenmill.registered import DUMPS, FIELDS, MEMBER, is_document, told

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import orjson
 import yaml
 
-from tokenmill.curation.config import ImportLabelsConfig, ScoreName
+from tokenmill.curation.scorer_config import ImportLabelsConfig, ScoreName
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import JSONL

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from tokenmill.curation.config import ScoreConfig
 from tokenmill.curation.linear_scorer import LinearScorer, score_together
 from tokenmill.curation.load_scorer import load_scorer
 from tokenmill.curation.scorer import Scorer, orientation
+from tokenmill.curation.scorer_config import ScoreConfig
 from tokenmill.curation.scorers import folders_in
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, Shard

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from tokenmill.curation.config import CollectScorersConfig
 from tokenmill.curation.scorer import CARD
+from tokenmill.curation.scorer_config import CollectScorersConfig
 from tokenmill.errors import InputError, told_in_one_line
 from tokenmill.lineage import resolve
 from tokenmill.manifest import Draft, Manifest

@@ -18,8 +18,8 @@ import orjson
 import yaml
 
 from tokenmill.config import Section
-from tokenmill.curation.config import RegisterReferenceConfig, RegisterSourcesConfig, SourceSpec
 from tokenmill.curation.generators import generate
+from tokenmill.curation.source_config import RegisterReferenceConfig, RegisterSourcesConfig, SourceSpec
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Shard
 from tokenmill.registered import DUMPS, FIELDS, TOLD, is_file

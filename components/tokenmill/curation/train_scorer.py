@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tokenmill.curation.config import LearnedScoreConfig, TrainScorerConfig
 from tokenmill.curation.labels import Label, built_in, labels_of, merge
 from tokenmill.curation.linear_scorer import LinearScorer, features
 from tokenmill.curation.scorer import Scorer, orientation
+from tokenmill.curation.scorer_config import LearnedScoreConfig, TrainScorerConfig
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest, sha256
 from tokenmill.steps import StepContext, step

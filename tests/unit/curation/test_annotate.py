@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenmill.curation.annotate import agreement, choose_samples, conflicts, predict, sample_row, thresholds
-from tokenmill.curation.config import ChooseThresholdsConfig, ExportSamplesConfig
 from tokenmill.curation.labels import Label
+from tokenmill.curation.scorer_config import ChooseThresholdsConfig, ExportSamplesConfig
 from tokenmill.curation.thresholds import Limits, choose_threshold
 from tokenmill.errors import InputError
 

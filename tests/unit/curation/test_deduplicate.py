@@ -11,9 +11,9 @@ from tokenmill.curation import bands as bands_module
 from tokenmill.curation import fingerprints as fingerprints_module
 from tokenmill.curation.bands import Bounds, band_rows, find_pairs, similarity
 from tokenmill.curation.clusters import clusters, settle
-from tokenmill.curation.config import DeduplicateConfig
 from tokenmill.curation.fingerprints import Index, Prints, write_prints
 from tokenmill.curation.minhash import jaccard, ngram_set, signatures
+from tokenmill.curation.repeats_config import DeduplicateConfig
 from tokenmill.curation.units import encoded, unit_kind
 from tokenmill.errors import CorruptError, InputError
 

@@ -8,8 +8,10 @@ import pytest
 from planted_run import PlantedRun
 from rich.console import Console
 
-from tokenmill.curation import explain as module
-from tokenmill.curation.explain import History, explain, text_changes
+from tokenmill.curation import shard_search as module
+from tokenmill.curation.explain import explain
+from tokenmill.curation.history import History
+from tokenmill.curation.text_changes import text_changes
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.store import ArtifactStore, open_store

@@ -9,12 +9,12 @@ import numpy as np
 import orjson
 import pytest
 
-from tokenmill.curation.config import TrainScorerConfig
 from tokenmill.curation.labels import Label, built_in, composite, label_value, merge, parse
 from tokenmill.curation.linear_scorer import LinearScorer, features
 from tokenmill.curation.load_scorer import load_scorer
 from tokenmill.curation.score import passes, refuse_rivals, scored
 from tokenmill.curation.scorer import orientation, score_by_windows, windows
+from tokenmill.curation.scorer_config import TrainScorerConfig
 from tokenmill.curation.train_scorer import auc, evaluate, fit, logistic_regression, split
 from tokenmill.errors import InputError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenmill.curation.config import RegisterSourcesConfig, SourceSpec
+from tokenmill.curation.source_config import RegisterSourcesConfig, SourceSpec
 from tokenmill.curation.sources import find_files, load_specs, source_lists
 from tokenmill.errors import ConfigError, InputError
 

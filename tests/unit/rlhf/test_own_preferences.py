@@ -8,7 +8,7 @@ import orjson
 import pytest
 from pico import Lab
 
-from tokenmill.curation.config import IngestConfig, RegisterSourcesConfig
+from tokenmill.curation.source_config import IngestConfig, RegisterSourcesConfig
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Manifest
 from tokenmill.records import read_jsonl

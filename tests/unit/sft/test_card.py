@@ -5,7 +5,7 @@ import json
 import pytest
 from pico import Lab
 
-from tokenmill.curation.config import RegisterSourcesConfig
+from tokenmill.curation.source_config import RegisterSourcesConfig
 from tokenmill.sft.card import CardConfig, describe, topic
 from tokenmill.sft.card_page import html, markdown
 from tokenmill.sft.config import PrepareConfig

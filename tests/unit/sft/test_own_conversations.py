@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pico import Lab
 
-from tokenmill.curation.config import IngestConfig, RegisterSourcesConfig
+from tokenmill.curation.source_config import IngestConfig, RegisterSourcesConfig
 from tokenmill.errors import InputError
 from tokenmill.manifest import Manifest
 from tokenmill.model import IGNORE
