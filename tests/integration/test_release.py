@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tokenmill import serving
 from tokenmill.cli.deploying import deploy_app
+from tokenmill.deployment.alias import move
 from tokenmill.deployment.config import DeployConfig, FindConfig, PromoteConfig, RegisterConfig
 from tokenmill.deployment.fetch import fetch
 from tokenmill.deployment.release import RELEASE
@@ -129,14 +130,31 @@ def test_of_what_the_gate_refused_the_verdict_and_its_evidence_stay_and_the_weig
     assert (tags["gate.status"], tags["gate.verdict"]) == ("refused", verdict.digest)
 
 
+def test_what_was_refused_when_such_models_were_pinned_whole_is_let_go_by_the_next_registration(lab: Lab) -> None:
+    weights, evaluation, verdict = refuse(lab, seed=25)
+    registry = Registry(lab.store)
+    version = registry.alias_version("internlm2-refused", "rejected")
+    for pin in (version, weights.digest[:16]):  # as it was
+        lab.store.pin(f"models/internlm2-refused/{pin}", weights.digest)
+    lab.store.unpin(f"verdicts/internlm2-refused/{version}")
+    other = lab.weights(26)
+    lab.step("deployment.register", RegisterConfig(name="internlm2-refused"), model=other)
+    gc(lab.store, min_age_s=0)
+    assert read(lab, verdict, "verdict.json")["passed"] is False and read(lab, evaluation, "evaluation.json")
+    with pytest.raises(NotFoundError):
+        lab.store.get_manifest(weights.digest)
+    assert lab.store.get_manifest(other.digest), "what no gate refused stays whole"
+
+
 @pytest.mark.parametrize("collected", [False, True])
-def test_what_the_gate_refused_is_not_deployed_whatever_alias_stands_there(
+def test_what_the_gate_refused_is_neither_deployed_nor_promoted_whatever_alias_stands_there(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, collected: bool
 ) -> None:
     """The alias was moved in MLflow itself, past the records; or the digest is given."""
     weights, _, verdict = refuse(lab, seed=22 + collected)
     registry = Registry(lab.store)
-    registry.set_alias("internlm2-refused", "production", registry.alias_version("internlm2-refused", "rejected"))
+    number = registry.alias_version("internlm2-refused", "rejected")
+    registry.set_alias("internlm2-refused", "production", number)
     if collected:
         gc(lab.store, min_age_s=0)
     uri, told = "models:/internlm2-refused@production", rf"refused \(format/chat\).* {verdict.digest[:12]}"
@@ -144,7 +162,10 @@ def test_what_the_gate_refused_is_not_deployed_whatever_alias_stands_there(
         lab.step("deployment.find", FindConfig(model=uri))
     monkeypatch.setenv("TOKENMILL_STORE", lab.store.uri)
     dry = CliRunner().invoke(deploy_app, ["--model", uri, "--dry-run"])
-    assert isinstance(dry.exception, InputError) and "which the gate refused" in str(dry.exception)
+    assert isinstance(dry.exception, InputError) and "what the gate refused" in str(dry.exception)
+    with pytest.raises(InputError, match=told):
+        move(registry, "internlm2-refused", "champion", number, action="promoted", why="it was here yesterday")
+    assert registry.alias_version("internlm2-refused", "champion") is None
     if not collected:
         for where, digest in ((uri, ""), ("store:", weights.digest)):
             with pytest.raises(InputError, match="no release"):

@@ -15,7 +15,8 @@ from tokenmill.store import ArtifactStore, acquire
 from tokenmill.tracking import Registry
 from tokenmill.tracking.connection import MANIFEST_TAG
 
-VERDICT_TAG = "gate.verdict"
+STATUS_TAG, VERDICT_TAG, FAILED_TAG = "gate.status", "gate.verdict", "gate.failed"
+PASSED, REFUSED = "passed", "refused"
 LOCK_S = 30.0
 """How long a process that moves an alias may be silent before another one takes its place."""
 LONGEST_REASON = 1000
@@ -111,6 +112,7 @@ def passed_verdict(store: ArtifactStore, what: str, tags: dict[str, str]) -> str
     refused = f"{what} is not promoted: "
     if MANIFEST_TAG not in tags:
         raise InputError(f"{refused}it was not registered by TokenMill")
+    require_not_refused(what, tags)
     model = store.get_manifest(tags[MANIFEST_TAG])
     if model.kind != "release" or VERDICT_TAG not in tags:
         raise InputError(
@@ -123,6 +125,15 @@ def passed_verdict(store: ArtifactStore, what: str, tags: dict[str, str]) -> str
     if not orjson.loads(store.bytes_of(verdict.shard("verdict.json")))["passed"]:
         raise InputError(f"{refused}the gate did not pass it (verdict {verdict.digest[:12]})")
     return verdict.digest
+
+
+def require_not_refused(what: str, tags: dict[str, str]) -> None:
+    """Of what the gate refused nothing need be left to look at but its verdict: its tags decide, before anything is read."""
+    if tags.get(STATUS_TAG) == REFUSED:
+        raise InputError(
+            f"{what} is what the gate refused ({tags.get(FAILED_TAG)}): it is neither promoted nor deployed. "
+            f"verdict.md of {tags.get(VERDICT_TAG, '')[:12]} says what was wanted"
+        )
 
 
 def way_back(registry: Registry, model: str, alias: str, version: str) -> str | None:

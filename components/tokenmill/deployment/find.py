@@ -1,8 +1,8 @@
 """What the registry says of a model that was registered earlier, as the artifact that `deploy` and `promote` take."""
 
-from tokenmill.deployment.alias import VERDICT_TAG
+from tokenmill.deployment.alias import require_not_refused
 from tokenmill.deployment.config import FindConfig
-from tokenmill.deployment.register import REFUSED, REGISTRATION, STATUS_TAG
+from tokenmill.deployment.register import REGISTRATION
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft
 from tokenmill.steps import StepContext, effect
@@ -16,12 +16,7 @@ def registered_release(registry: Registry, model: str) -> tuple[str, str, str]:
         InputError: the gate refused what stands there, or it is no release.
     """
     name, version = registry.model_version(model)
-    tags = registry.version_tags(name, version)
-    if tags.get(STATUS_TAG) == REFUSED:
-        raise InputError(
-            f"{model} is {name}/{version}, which the gate refused ({tags.get('gate.failed')}): it is not deployed. "
-            f"verdict.md of {tags.get(VERDICT_TAG, '')[:12]} says what was wanted"
-        )
+    require_not_refused(f"{model} ({name}/{version})", registry.version_tags(name, version))
     digest = registry.resolve_model(f"models:/{name}/{version}")
     if (kind := registry.store.get_manifest(digest).kind) != "release":
         raise InputError(f"{model} is {kind}, not a release: `deployment.bundle` makes one of a chat model")

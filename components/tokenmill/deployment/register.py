@@ -1,7 +1,9 @@
 """A version in the model registry, and a pin in the store that keeps everything it was made of; of what the gate refused,
 why it did."""
 
-from tokenmill.deployment.alias import VERDICT_TAG, actor, move
+from contextlib import suppress
+
+from tokenmill.deployment.alias import FAILED_TAG, PASSED, REFUSED, STATUS_TAG, VERDICT_TAG, actor, move
 from tokenmill.deployment.attestation import attestation_pin
 from tokenmill.deployment.config import RegisterConfig
 from tokenmill.deployment.release import SBOM
@@ -9,16 +11,17 @@ from tokenmill.errors import InputError
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
 from tokenmill.steps import StepContext, effect
+from tokenmill.store.backend import NotFoundError
 from tokenmill.tracking import Registry
+from tokenmill.tracking.connection import MANIFEST_TAG
 from tokenmill.tracking.registry import registered_name
 
 REGISTRATION = "registration.json"
-STATUS_TAG, PASSED, REFUSED = "gate.status", "passed", "refused"
 
 
 @effect(
     "deployment.register",
-    version=3,
+    version=4,
     needs_registry=True,
     kinds={"model": ("release", "weights"), "verdict": "verdict", "attestation": "attestation"},
 )
@@ -42,10 +45,9 @@ def register(
         tags |= _judged_tags(model, verdict, ctx)
     refused = tags.get(STATUS_TAG) == REFUSED
     version = registry.register_model(name, model, run=ctx.run, tags=tags, kept=not refused)
-    if verdict and refused:
-        ctx.store.pin(f"verdicts/{name}/{version}", verdict.digest, generations=1)
-    else:
-        ctx.store.pin(f"models/{name}/{version}", model.digest)
+    if not refused:
+        ctx.store.pin(_pin(name, version), model.digest)
+    _let_go_of_refused(registry, name)
     if attestation:
         ctx.store.pin(attestation_pin(attestation), attestation.digest)
     if config.alias:
@@ -62,6 +64,19 @@ def register(
         "verdict": verdict.content if verdict else None,
     }
     return ctx.write_json("registration", REGISTRATION, value, counts={"version": int(version)})
+
+
+def _pin(name: str, version: str) -> str:
+    return f"models/{name}/{version}"
+
+
+def _let_go_of_refused(registry: Registry, name: str) -> None:
+    """Of every version that a gate refused only the verdict and its evidence stay pinned; once they were pinned whole."""
+    for version, tags in registry.tagged_versions(name, STATUS_TAG, REFUSED):
+        with suppress(NotFoundError):  # no verdict is left that could stand for the weights
+            registry.store.pin(f"verdicts/{name}/{version}", tags[VERDICT_TAG], generations=1)
+            for pin in (version, tags[MANIFEST_TAG][:16]):
+                registry.store.unpin(_pin(name, pin))
 
 
 def _attestation_tags(release: Manifest, attestation: Manifest) -> dict[str, str]:
@@ -97,4 +112,4 @@ def _judged_tags(weights: Manifest, verdict: Manifest, ctx: StepContext) -> dict
         raise InputError(f"the verdict is about another model ({judged['model'][:12]}) than {weights.digest[:12]}")
     failed = ", ".join(check["name"] for check in judged["checks"] if not check["passed"])
     status = {STATUS_TAG: PASSED if judged["passed"] else REFUSED, VERDICT_TAG: verdict.digest}
-    return status | ({"gate.failed": failed[:4000]} if failed else {})
+    return status | ({FAILED_TAG: failed[:4000]} if failed else {})

@@ -33,6 +33,8 @@ class Cell:
     high: float | None
     n: int
     """Questions; 0 of a reference, whose report does not say."""
+    bits_per_byte: float | None = None
+    """Of a perplexity: the loss a byte, for models of different tokenizers."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Row:
     """By suite."""
 
 
-@effect("evaluation.board", version=1, kinds={"evaluations": "evaluation"})
+@effect("evaluation.board", version=2, kinds={"evaluations": "evaluation"})
 def board(config: BoardConfig, evaluations: list[Manifest], ctx: StepContext) -> Draft:
     """Put evaluations on one board: as JSON, table and page, and into the run's MLflow artifacts."""
     documents = [ctx.read_json(manifest, EVALUATION) for manifest in evaluations]
@@ -80,7 +82,12 @@ def model_rows(documents: Iterable[dict[str, Any]]) -> list[Row]:
         labels[key] = document["label"] or served or labels.get(key) or f"model {document['model'][:8]}"
         for name, found in document["suites"].items():
             cells.setdefault(key, {})[name] = Cell(
-                found["metric"], found["value"], found["ci_low"], found["ci_high"], found["n"]
+                found["metric"],
+                found["value"],
+                found["ci_low"],
+                found["ci_high"],
+                found["n"],
+                found.get("bits_per_byte"),
             )
     return [Row(labels[key], key[1], False, found) for key, found in sorted(cells.items(), key=lambda x: labels[x[0]])]
 
@@ -121,7 +128,12 @@ def _told(cell: Cell | None) -> str:
         return "–"
     if cell.value is None:
         return "diverged"
-    return f"{cell.value:.4g}" + ("" if cell.low is None else f" [{cell.low:.4g}, {cell.high:.4g}]")
+    spread = "" if cell.low is None else f" [{cell.low:.4g}, {cell.high:.4g}]"
+    return f"{cell.value:.4g}{spread}" + (f", {_bits(cell)}" if cell.bits_per_byte is not None else "")
+
+
+def _bits(cell: Cell) -> str:
+    return f"{cell.bits_per_byte:.4g} bits a byte"
 
 
 _STYLE = Markup(
@@ -146,7 +158,10 @@ def as_page(rows: Sequence[Row], columns: Sequence[str], suite: str) -> str:
     ]
     title = f"Board{': ' + suite if suite else ''}"
     table = element("table", element("thead", head), element("tbody", *body))
-    note = "Below a number: its confidence interval. Grey rows are the report's own scores, which come without one."
+    note = (
+        "Below a number: its confidence interval, and of a perplexity the bits a byte. Grey rows are the report's own scores, "
+        "which come without one."
+    )
     page = Markup(
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>{}</title><style>{}</style>{}{}{}</html>'
     )
@@ -159,7 +174,9 @@ def _cells(row: Row, shown: Sequence[str]) -> Iterator[Markup]:
         if cell is None or cell.value is None:
             yield element("td", "–" if cell is None else "diverged")
             continue
-        range_ = [] if cell.low is None else [element("br"), element("small", f"{cell.low:.3g}–{cell.high:.3g}")]
+        below = [] if cell.low is None else [f"{cell.low:.3g}–{cell.high:.3g}"]
+        below += [_bits(cell)] if cell.bits_per_byte is not None else []
+        lines = [part for text in below for part in (element("br"), element("small", text))]
         yield element(
-            "td", f"{cell.value:.4g}", *range_, title=f"{cell.metric}, {cell.n} questions" if cell.n else "report"
+            "td", f"{cell.value:.4g}", *lines, title=f"{cell.metric}, {cell.n} questions" if cell.n else "report"
         )

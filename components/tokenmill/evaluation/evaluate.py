@@ -25,7 +25,7 @@ EVALUATION, PREDICTIONS = "evaluation.json", f"predictions{JSONL}"
 
 @step(
     "evaluation.evaluate",
-    version=6,
+    version=7,
     reproducible="same_platform",
     libraries=("torch", "numpy", "tokenizers", "sacrebleu"),
     kinds={"weights": "weights", "tokenizer": "tokenizer", "questions": "questions"},
@@ -50,7 +50,7 @@ def in_process(config: EvaluateConfig, weights: Manifest, ctx: StepContext) -> "
 
 @effect(
     "evaluation.evaluate_endpoint",
-    version=2,
+    version=3,
     section="evaluation.evaluate",
     kinds={"weights": "weights", "tokenizer": "tokenizer", "questions": "questions"},
 )
@@ -146,13 +146,19 @@ DELTAS = {"delta1": ("test", "reference"), "delta2": ("test", "train")}
 
 
 def summary(metric: str, predictions: Sequence[dict[str, Any]], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Metric, value, interval and number of samples of a suite; a diverged model's value and interval are None."""
-    more = {}
+    """Metric, value, interval and number of samples of a suite; a diverged model's value and interval are None.
+
+    Of perplexity also the mean loss (nats a token), the tokens, and bits a byte of the text that was read (Gao et al. 2020,
+    the Pile), which compares models of different tokenizers.
+    """
+    more: dict[str, Any] = {}
     if metric == "perplexity":
         losses, tokens = zip(*((p["loss"] / p["tokens"], p["tokens"]) for p in predictions), strict=True)
         loss = bootstrap.mean(losses, tokens)
         interval: Interval = loss.map(_perplexity)
-        more = {"loss": _round(loss.value), "tokens": sum(tokens)}
+        read, nats = (sum(p[unit] for p in predictions) for unit in ("bytes", "loss"))
+        bits = _round(nats / math.log(2) / read) if read else None
+        more = {"loss": _round(loss.value), "tokens": sum(tokens), "bits_per_byte": bits}
     elif "counts" in predictions[0]:
         interval = bootstrap.of_sums(numpy.array([p["counts"] for p in predictions]), of_all(metric))
     else:

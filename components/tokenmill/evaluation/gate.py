@@ -19,6 +19,7 @@ from tokenmill.evaluation.haystacks import needle_map
 from tokenmill.evaluation.lineage_checks import Contamination, clean_scores, contaminated, costed, licensed
 from tokenmill.evaluation.measured import Measured
 from tokenmill.evaluation.patterns import matching, missing, strictest
+from tokenmill.evaluation.questions import ASKED_IN_FORM, suite_of
 from tokenmill.evaluation.statistics import Bootstrap
 from tokenmill.evaluation.training_sets import TRAINING_SETS
 from tokenmill.evaluation.verdict import Check, as_text, page
@@ -182,6 +183,7 @@ def _no_regression(
             continue
         change = bootstrap.mean([mine[i]["score"] - theirs[i]["score"] for i in sorted(mine)])
         spread = f"change {change.value:+.4g} [{change.low:+.4g}, {change.high:+.4g}] on {len(mine)}"
+        spread += _forms(name, measured, other)
         passed = change.high >= -limits.tolerance
         yield Check(
             f"{name} against {label}",
@@ -190,6 +192,14 @@ def _no_regression(
             passed,
             spread,
         )
+
+
+def _forms(suite: str, measured: Measured, other: Measured) -> str:
+    """Of a suite that each model was asked in a form of its own: which, for the change is then the form's as well."""
+    forms = measured.facts["form"], other.facts["form"]
+    if forms[0] == forms[1] or suite_of(suite)[0] not in ASKED_IN_FORM:
+        return ""
+    return f"; asked in another form each: {measured.label} {forms[0]}, {other.label} {forms[1]}"
 
 
 def _perplexity(limits: ReferenceLimits, label: str, measured: Measured, other: Measured) -> Iterator[Check]:

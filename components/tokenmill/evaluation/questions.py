@@ -25,6 +25,9 @@ from tokenmill.records import JSONL, Record
 
 Mode = Literal["perplexity", "choice", "likelihood", "generate", "code", "instructions", "format", "contamination"]
 
+ASKED_IN_FORM = ("generate", "code", "instructions")
+"""Modes that ask in `evaluate.form`, as ChatML or as plain text; the others are asked in one form, whatever it says."""
+
 GREETINGS = (
     "Hello!", "Good morning.", "How are you today?", "What is your name?", "Can you help me?",
     "Tell me something nice.", "What do you like to read?", "Do you know a good story?",

@@ -16,7 +16,7 @@ from tokenmill.evaluation.backend import Answer, Backend, Loss, Sample, Sampling
 from tokenmill.evaluation.config import EvaluateConfig
 from tokenmill.evaluation.grading import graded
 from tokenmill.evaluation.instructions import follows, follows_loosely
-from tokenmill.evaluation.metrics import pass_at_k
+from tokenmill.evaluation.metrics import circular, pass_at_k
 from tokenmill.model import IGNORE
 from tokenmill.model.chat import encode, encode_prompt
 from tokenmill.model.tokenizer import Tokenizer
@@ -231,7 +231,7 @@ Mode = Callable[[Subject, Sequence[Record]], Predictions]
 
 
 def in_turns(mode: Mode) -> Mode:
-    """The mode, which asks a question that has `turns` once a turn: it is right if it is right in every one (CircularEval)."""
+    """The mode, which asks a question that has `turns` once a turn, and scores it by them all."""
 
     def scored(subject: Subject, records: Sequence[Record]) -> Predictions:
         asked = [record | turn for record in records for turn in record.get("turns", [{}])]
@@ -243,7 +243,7 @@ def in_turns(mode: Mode) -> Mode:
                 continue
             turns = [next(found) for _ in record["turns"]]
             told = [{name: value for name, value in turn.items() if name != "id"} for turn in turns]
-            score = float(all(turn["score"] == 1 for turn in turns))
+            score = circular(turn["score"] for turn in turns)
             predictions.append({"id": record["id"], "turns": told, "score": score})
         return predictions
 

@@ -127,6 +127,16 @@ class Registry:
                 return dict(self.client.get_model_version(name, version).tags)
         raise InputError(self._unknown(name, f"version {version}"))
 
+    def tagged_versions(self, name: str, tag: str, value: str) -> list[tuple[str, dict[str, str]]]:
+        """Versions of a model that have a tag of that value, each with all its tags."""
+        wanted, found, page = f"name = '{name}' AND tags.`{tag}` = '{value}'", [], None
+        with one_line_errors(self.uri):
+            while page != "":
+                versions = self.client.search_model_versions(wanted, page_token=page)
+                found += [(str(one.version), dict(one.tags)) for one in versions]
+                page = versions.token or ""
+        return found
+
     def identity(self, name: str) -> str:
         """Which registered model this is, 12 hexadecimal digits: the same by every address of an MLflow, and after a restore.
 

@@ -47,6 +47,16 @@ def test_a_model_is_one_row_and_its_last_evaluation_counts(lab: Lab) -> None:
     assert found == {"plain": {"choice/a": 0.6, "choice/b": 0.5}, "chat": {"choice/a": 0.9}}
 
 
+def test_a_perplexity_stands_there_with_its_bits_a_byte(lab: Lab) -> None:
+    suite = {"metric": "perplexity", "value": 12.5, "ci_low": 12.0, "ci_high": 13.0, "n": 4, "bits_per_byte": 1.0625}
+    suites = {"choice/a": suite | {"metric": "accuracy", "bits_per_byte": None}, "perplexity/en": suite}
+    told = {"label": "m", "form": "plain", "model": "m", "tokenizer": "t", "questions": "q", "suites": suites}
+    document, text, page = shown(lab, "", lab.issue_json("evaluation", {"evaluation.json": told}))
+    assert document["rows"][0]["cells"]["perplexity/en"]["bits_per_byte"] == 1.0625
+    assert "| perplexity/en | perplexity | 12.5 [12, 13], 1.062 bits a byte |" in text.splitlines()
+    assert page.count("<small>1.062 bits a byte</small>") == text.count("bits a byte") == 1
+
+
 def test_a_name_is_no_markup_and_an_empty_board_is_refused(lab: Lab) -> None:
     _, _, page = shown(lab, "", evaluation(lab, "<b>bold</b>", {"choice/a": 0.2}))
     assert "&lt;b&gt;bold" in page and "<b>bold" not in page

@@ -46,6 +46,10 @@ def test_an_untrained_model_knows_nothing(lab: Lab, questions: Manifest) -> None
     assert abs(found["contamination"]["maths"]["delta2"]["value"]) < 0.05
 
 
+def asked(lab: Lab, questions: Manifest, suite: str) -> list[Any]:
+    return list(read_jsonl(lab.store.blob_path(questions.shard(f"{suite}{JSONL}").blob)))
+
+
 def test_every_number_can_be_traced_to_its_predictions(lab: Lab, questions: Manifest) -> None:
     made, found = evaluate(lab, questions)
     rows = list(read_jsonl(lab.store.blob_path(made.shard(f"predictions{JSONL}").blob)))
@@ -54,6 +58,12 @@ def test_every_number_can_be_traced_to_its_predictions(lab: Lab, questions: Mani
         assert len(mine) == suite["n"]
         if suite["metric"] != "perplexity":
             assert math.isclose(suite["value"], sum(row["score"] for row in mine) / len(mine), rel_tol=1e-6)
+        else:  # every byte of the texts counts, whatever tokens it fell into
+            texts = (
+                b"".join(r["text"].encode() for r in asked(lab, questions, name)) if name != "perplexity/chat" else b""
+            )
+            bits = sum(row["loss"] for row in mine) / math.log(2)
+            assert not texts or math.isclose(suite["bits_per_byte"], bits / len(texts), rel_tol=1e-6)
     assert made.counts["records"] == len(rows) == sum(questions.counts[n] for n in questions.counts if "/" in n)
 
 

@@ -46,12 +46,15 @@ class Bench:
         splits_of: str | None = "maths",
         questions: str = "q",
         suites: tuple[str, ...] = ("choice/larger", "format/chat", "perplexity/en"),
+        form: str = "chat",
     ) -> Manifest:
         """`perplexity` a token of ten texts, each of 400 bytes and so many `tokens`, the first `cut` of them read in part."""
         values = {"choice/larger": right / 100, "format/chat": well_formed, "perplexity/en": perplexity}
+        values["generate/sums"] = right / 100
         splits: dict[str, Any] = {"test": {"n": 64}, "reference": {"n": references}}
         facts = {
             "label": label,
+            "form": form,
             "model": f"model-of-{label}",
             "questions": questions,
             "suites": {
@@ -68,7 +71,8 @@ class Bench:
             if splits_of is None
             else {splits_of: splits | ({"delta1": {"value": delta1[0], "se": delta1[1]}} if delta1 else {})},
         }
-        rows = [{"suite": "choice/larger", "id": f"{i:03d}", "score": float(i < right)} for i in range(100)]
+        answered = ("choice/larger", "generate/sums")
+        rows = [{"suite": s, "id": f"{i:03d}", "score": float(i < right)} for s in answered for i in range(100)]
         loss = tokens * math.log(perplexity) if perplexity else None
         texts = [{"suite": "perplexity/en", "id": f"{i}", "loss": loss, "tokens": tokens} for i in range(10)]
         rows += [text | {"bytes": 200 if i < cut else 400} for i, text in enumerate(texts)]
@@ -193,6 +197,19 @@ def test_what_is_within_limits_or_chance_passes(bench: Bench, candidate: dict[st
         CONFIG, bench.evaluation("chat", **candidate), bench.evaluation("sft"), overlap=bench.overlap()
     )
     assert failed(verdict) == []
+
+
+def test_a_change_between_two_forms_of_asking_is_told_as_one(bench: Bench) -> None:
+    """Base asked plainly and Chat in ChatML: only what a model writes depends on it, options are read as they stand."""
+    suites = ("choice/larger", "generate/sums")
+    both = ReferenceLimits(no_regression=suites, max_perplexity_ratio={})
+    config = CONFIG.model_copy(update={"limits": {}, "references": {"base": both}, "max_delta1": None})
+    for form, told in (("plain", "; asked in another form each: chat chat, base plain"), ("chat", "")):
+        reference = bench.evaluation("base", suites=suites, form=form)
+        checks = bench.verdict(config, bench.evaluation("chat", suites=suites), reference, overlap=None)["checks"]
+        why = {check["name"]: check["why"] for check in checks}
+        assert why["choice/larger against base"] == "change +0 [+0, +0] on 100"
+        assert why["generate/sums against base"] == "change +0 [+0, +0] on 100" + told
 
 
 def test_regression_is_judged_on_the_same_questions_not_on_two_averages(bench: Bench) -> None:

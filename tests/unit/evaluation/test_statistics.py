@@ -28,10 +28,13 @@ def test_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_weighted_mean_is_a_loss_a_token_not_a_document() -> None:
-    predictions = [{"loss": 10.0, "tokens": 10}, {"loss": 90.0, "tokens": 30}]
+    predictions = [{"loss": 10.0, "tokens": 10, "bytes": 50}, {"loss": 90.0, "tokens": 30, "bytes": 75}]
     found = summary("perplexity", predictions, Bootstrap(resamples=100))
     assert math.isclose(found["value"], math.exp(100 / 40), rel_tol=1e-6)
     assert found["tokens"] == 40
+    assert math.isclose(2 ** (125 * found["bits_per_byte"]), math.exp(100), rel_tol=1e-4)
+    nothing_read = [one | {"bytes": 0} for one in predictions]
+    assert summary("perplexity", nothing_read, Bootstrap(resamples=100))["bits_per_byte"] is None
 
 
 def test_standard_error_of_the_mean() -> None:

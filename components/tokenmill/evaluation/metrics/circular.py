@@ -12,7 +12,6 @@ def rotations(choices: Sequence[T], answer: int) -> list[tuple[list[T], int]]:
     return [([*choices[turn:], *choices[:turn]], (answer - turn) % n) for turn in range(n)]
 
 
-def circular(right: Iterable[Iterable[bool]]) -> float:
-    """Share of questions that were answered rightly in every turn (Liu et al. 2023, MMBench)."""
-    questions = [all(turns) for turns in right]
-    return sum(questions) / len(questions)
+def circular(turns: Iterable[float]) -> float:
+    """Of one question, by its turns' scores: 1 if every one is right, else 0 (Liu et al. 2023, MMBench)."""
+    return float(all(score == 1 for score in turns))
