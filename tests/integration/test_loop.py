@@ -39,7 +39,7 @@ def loop_over(root, made, plan, stop_at=None, report=lambda values, step: None, 
     run = TrainingRun(
         model, Prefetched(made), next_token_loss, OptimConfig(), lambda *_: None, plan=plan, tokens_before=BEFORE
     )
-    laid_out = TrainingExecution(ranks=1, checkpoint_every=2, zero_stage=1, **execution)
+    laid_out = TrainingExecution(ranks=dist.get_world_size(), checkpoint_every=2, zero_stage=1, **execution)
     config = TrainingConfig(precision="fp32", execution=laid_out)
     checkpoints = Checkpoints(open_store(f"file://{root}/store"), "key", root / "local", laid_out, Log())
     started = []
@@ -56,14 +56,14 @@ def loop_over(root, made, plan, stop_at=None, report=lambda values, step: None, 
     return loop, started
 
 
-def one_rank(rank, root):
+def begin(rank, root, world=1):
     torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = "0"
-    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=1)
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
+    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=world)
 
 
 def stop_and_go_on(rank, root):
-    one_rank(rank, root)
+    begin(rank, root)
     made = batches(steps=STEPS)
     plan = made.plan()
     loop, _ = loop_over(root, made, plan, stop_at=1)
@@ -96,7 +96,7 @@ def stop_and_go_on(rank, root):
 
 def choose_and_go_on(rank, root):
     """Evaluations before steps 0, 3 and at the end; stopped before step 4, and gone on from the checkpoint before 2."""
-    one_rank(rank, root)
+    begin(rank, root)
     for name, until, again, best in (("redone", (1, 3), (3, 2), 3), ("remembered", (3, 1), (1, 2), 0)):
         folder, made, seen = root / name, batches(steps=STEPS), []
 
@@ -136,7 +136,7 @@ def test_weights_of_the_best_evaluation_and_of_a_milestone_are_kept_over_a_resta
 
 def choose_the_smallest(rank, root):
     """A loss that falls and rises again: the weights in the middle leave, and those of the end are kept beside them."""
-    one_rank(rank, root)
+    begin(rank, root)
     made, seen = batches(steps=STEPS), []
     loop, _ = loop_over(root, made, None)
 
@@ -166,8 +166,25 @@ def test_the_best_weights_leave_and_the_last_are_kept_beside_them(tmp_path):
     torch.multiprocessing.spawn(choose_the_smallest, (tmp_path,), nprocs=1)
 
 
+def disagree(rank, root):
+    """Ranks whose losses differ in the last bit: one says that the later weights are better, the other not."""
+    begin(rank, root, world=2)
+    loop, _ = loop_over(root, batches(steps=STEPS), None)
+    losses = iter([1.0, 1.0 + (2e-16, -2e-16)[rank], 2.0])
+    told = {"evaluate": lambda model: {"bad": next(losses)}, "evaluate_at": frozenset({0, 3, STEPS})}
+    loop.run = replace(loop.run, export=save_model, best_by=Best("bad", smallest=True), **told)
+    loop.train()
+    assert loop.best == (0, 1.0)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_ranks_that_measure_differently_keep_the_same_weights(tmp_path):
+    torch.multiprocessing.spawn(disagree, (tmp_path,), nprocs=2)
+
+
 def spend_and_go_on(rank, root):
-    one_rank(rank, root)
+    begin(rank, root)
     made, reported = batches(steps=STEPS), []
     price = {"price_per_hour": 3600.0}  # a second costs 1
     loop, _ = loop_over(root, made, made.plan(), budget={**price, "cost": 1e-6}, accelerator="h100")

@@ -97,8 +97,15 @@ def load_specs(sources: str | tuple[SourceSpec, ...]) -> tuple[tuple[SourceSpec,
             path = Path(str(resources.files("tokenmill.curation") / "sources")) / f"{sources}.yaml"
         if not path.is_file():
             raise InputError(f"no source list {sources!r}: neither a file nor one of {', '.join(source_lists())}")
-        listed = SourceList.at("", {"sources": yaml.safe_load(path.read_text("utf-8")) or ()})
-        sources, base = listed.sources, path.parent
+        try:
+            listed = yaml.safe_load(path.read_text("utf-8")) or []
+        except (UnicodeDecodeError, yaml.YAMLError) as wrong:
+            raise InputError(f"{path}: no YAML: {' '.join(str(wrong).split())}") from None
+        if not isinstance(listed, list):
+            raise InputError(
+                f"{path}: a list of sources is wanted, each `- {{name: …, uri: …}}`, and nothing around it"
+            )
+        sources, base = SourceList.at("", {"sources": listed}).sources, path.parent
     if not sources:
         raise InputError("no sources: give at least one, as {name, uri, type, licence, origin}")
     for spec in sources:

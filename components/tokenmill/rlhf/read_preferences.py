@@ -1,5 +1,6 @@
 """The users' own preferences: every file of the sources of type `preferences`, record by record."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from tokenmill.store.layout import TOMBSTONES
 Outcome = Keep | Drop | Reject
 TEMPLATE = "own"
 """Of pairs that people brought: a control shuffles them together."""
+_DOMAIN = re.compile(r"\w[\w-]*")
+"""A domain names metrics (`gain/verse`): of "a/../b" MLflow would refuse them, of "a & b" and "a + b" make one."""
 
 
 class UnreadableError(Exception):
@@ -44,6 +47,10 @@ def read_preferences(
 
 def _require_sound(prompts: Mapping[str, str]) -> None:
     """Refuse prompts that say nothing, and others for the domains that have one: their generated pairs are judged under it."""
+    if wrong := sorted(domain for domain in prompts if not _DOMAIN.fullmatch(domain)):
+        raise ConfigError(
+            f"rlhf.read_preferences.prompts: {wrong[0]!r} cannot name a domain: it has letters, digits, '_' and '-' only"
+        )
     if taken := sorted(set(prompts) & set(conditional_prompts())):
         raise ConfigError(
             f"rlhf.read_preferences.prompts: {taken[0]!r} has a prompt in rm_prompts.yaml: name your domain otherwise"

@@ -19,7 +19,7 @@ from tokenmill.training.history import History
 from tokenmill.training.optimizer_state import load_optimizer, save_optimizer
 from tokenmill.training.resume import Complete, count_start
 from tokenmill.training.rng import seed_everything
-from tokenmill.training.run import StepBatch, TrainingRun
+from tokenmill.training.run import Best, StepBatch, TrainingRun
 from tokenmill.training.schedule import learning_rate
 from tokenmill.training.settings import TrainingConfig
 from tokenmill.training.timing import STEP_PHASES, Stopwatch, peak_memory
@@ -197,9 +197,20 @@ class Loop:
             self.log.append({"step": step, "tokens": self.tokens} | values)
             self.report(values, self.tokens)
             by = self.run.best_by
-            if by and (not self.best or by.better(values[by.metric], than=self.best[1])):
-                self.best = (step, values[by.metric])
+            if by and self._is_best(step, values[by.metric], by, engine.device):
                 self._export(step)
+
+    def _is_best(self, step: int, own: float, by: Best, device: torch.device) -> bool:
+        """Whether the weights before `step` are the best so far; rank 0's value says so.
+
+        Ranks whose values differ in the last bit could disagree, and all of them meet in the export.
+        """
+        first = torch.tensor(own, dtype=torch.float64, device=device)
+        dist.broadcast(first, src=0)
+        if self.best and not by.better(first.item(), than=self.best[1]):
+            return False
+        self.best = (step, first.item())
+        return True
 
     def _export(self, step: int) -> None:
         """Keep the weights as they are before `step`.

@@ -102,3 +102,18 @@ def test_a_source_list_of_ones_own(tmp_path):
     (tmp_path / "bad.yaml").write_text("- {name: a, uri: data, type: novel, licence: MIT, origin: me}\n")
     with pytest.raises(ConfigError, match=r"sources\.0\.type"):
         load_specs(str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        (b"sources:\n  - {name: a, uri: data, type: book, licence: MIT, origin: me}\n", "a list of sources is wanted"),
+        (b"- {name: a, uri: [data\n", "no YAML: .*line 2"),
+        (b"- {name: \xff}\n", "no YAML: 'utf-8' codec"),
+    ],
+)
+def test_a_file_that_is_no_list_of_sources_is_named_in_one_line(tmp_path, written, why):
+    (tmp_path / "mine.yaml").write_bytes(written)
+    with pytest.raises(InputError, match=rf"mine\.yaml: {why}") as refused:
+        load_specs(str(tmp_path / "mine.yaml"))
+    assert "\n" not in str(refused.value)

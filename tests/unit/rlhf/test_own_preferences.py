@@ -134,6 +134,7 @@ VERSE = "You judge whether the answer is a good verse."
     [
         ({"helpful": VERSE}, "'helpful' has a prompt in rm_prompts.yaml"),
         ({"verse": " "}, "the prompt of 'verse' is empty"),
+        ({"诗": VERSE, "verse & rhyme": VERSE}, "'verse & rhyme' cannot name a domain"),
     ],
 )
 def test_a_prompt_that_says_nothing_or_says_another_thing_is_refused(lab, tmp_path, prompts, why):
