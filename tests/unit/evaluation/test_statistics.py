@@ -68,7 +68,7 @@ def test_without_a_reference_there_is_no_delta1() -> None:
 
 @pytest.mark.parametrize("losses", [(800.0, 900.0), (1.0, 1500.0), (float("nan"), 1.0)])
 def test_a_diverged_model_has_no_perplexity_and_its_loss_is_still_told(losses):
-    predictions = [{"loss": loss * 10, "tokens": 10} for loss in losses]
+    predictions = [{"loss": loss * 10, "tokens": 10, "bytes": 40} for loss in losses]
     found = summary("perplexity", predictions, Bootstrap(resamples=100))
     assert (found["value"], found["ci_low"], found["ci_high"], found["n"]) == (None, None, None, 2)
     assert found["loss"] == pytest.approx(sum(losses) / 2, nan_ok=True)
