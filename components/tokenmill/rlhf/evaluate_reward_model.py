@@ -20,7 +20,7 @@ REPORT = "reward_model.json"
 KINDS = {"heldout": "preferences", "reward_model": "weights", "control": "weights", "tokenizer": "tokenizer"}
 
 
-@step("rlhf.evaluate_reward_model", version=3, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
+@step("rlhf.evaluate_reward_model", version=4, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
 def evaluate_reward_model(
     config: EvaluateRewardModelConfig,
     heldout: Manifest,
@@ -52,8 +52,10 @@ def evaluate_reward_model(
     if shuffled:
         report["shuffled_labels"] = shuffled
     told = {f"{name}/{domain}": values[name] for domain, values in measured["domains"].items() for name in PER_DOMAIN}
-    ctx.metrics(told | {"flips": measured["flips"]})
-    ctx.log.info("reward model", **measured["accuracy"], flips=measured["flips"], checks=held)
+    if measured["flips"] is not None:
+        told["flips"] = measured["flips"]
+    ctx.metrics(told)
+    ctx.log.info("reward model", **told, checks=held)
     return ctx.write_json("evaluation", REPORT, report)
 
 
@@ -68,7 +70,7 @@ def checks(
         "accurate": min(measured["accuracy"].values()) >= config.min_accuracy,
         "within_bound": measured["largest_score"] < config.bound,
     }
-    if not any(domain["conflicts"] for domain in measured["domains"].values()):
+    if measured["flips"] is None:
         return found
     found["flips_with_prompt"] = measured["flips"] >= config.min_flips
     found["needs_prompt"] = without["flips"] < config.min_flips
@@ -89,7 +91,7 @@ def scores(folder: Path, pairs: Sequence["Pair"]) -> list[tuple[float, float]]:
 
 
 def quality(records: Sequence[Record], scored: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Accuracy and calibration a domain, accuracy on conflicting pairs, share of requests on which both are right.
+    """Accuracy and calibration a domain, accuracy on conflicting pairs, share of requests on which both are right (`flips`).
 
     Of two contradicting pairs with equal scores, exactly one is right: only a model that heeds the prompt has both.
     """
@@ -104,15 +106,18 @@ def quality(records: Sequence[Record], scored: Sequence[tuple[float, float]]) ->
     flat = [right for both in conflicts.values() for right in both]
     domains = {
         domain: calibration(values)
-        | {"conflicts": len(disputed[domain]), "conflict_accuracy": _share(disputed[domain])}
+        | {
+            "conflicts": len(disputed[domain]),
+            "conflict_accuracy": _share(disputed[domain]) if disputed[domain] else None,
+        }
         for domain, values in sorted(margins.items())
     }
     return {
         "accuracy": {domain: values["accuracy"] for domain, values in domains.items()},
         "domains": domains,
         "margin": sum(chosen - rejected for chosen, rejected in scored) / len(scored),
-        "conflict_accuracy": _share(flat),
-        "flips": _share([all(both) for both in conflicts.values()]),
+        "conflict_accuracy": _share(flat) if flat else None,
+        "flips": _share([all(both) for both in conflicts.values()]) if conflicts else None,
         "largest_score": max(abs(score) for pair in scored for score in pair),
     }
 
@@ -146,4 +151,4 @@ def calibration(margins: Sequence[float], bins: int = 10) -> dict[str, Any]:
 
 
 def _share(right: Sequence[bool]) -> float:
-    return sum(right) / len(right) if right else 0.0
+    return sum(right) / len(right)

@@ -326,11 +326,18 @@ def _reward_model(report: Mapping[str, Any]) -> dict[str, Any]:
             "domain": domain,
             "pairs": values["pairs"],
             "conflicts": values["conflicts"],
-            "cells": [(number(values[name]), number(without["domains"].get(domain, values)[name])) for name in names],
+            "cells": [
+                [_or_dash(one[name]) for one in (values, without["domains"].get(domain, values))] for name in names
+            ],
         }
         for domain, values in given["domains"].items()
     ]
-    return {"rows": rows, "flips": (number(given["flips"]), number(without["flips"]))}
+    flips = None if given["flips"] is None else (number(given["flips"]), number(without["flips"]))
+    return {"rows": rows, "flips": flips}
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else number(value)
 
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

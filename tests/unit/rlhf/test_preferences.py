@@ -93,6 +93,9 @@ def test_controls_must_fail_where_pairs_conflict_and_nothing_is_asked_where_none
     assert lost == {"accurate", "flips_with_prompt", "needs_prompt", "control_at_chance"}
     agreed = quality([{"id": p["id"], "domain": p["domain"]} for p in pairs], right)  # a user's own, of no conflicts
     assert checks(agreed, agreed, agreed, config) == {"accurate": True, "within_bound": True}
+    assert (
+        agreed["flips"] is agreed["domains"]["helpful"]["conflict_accuracy"] is None
+    )  # not a failure, nothing to tell
 
 
 def test_a_models_sureness_is_held_to_how_often_it_is_right():
