@@ -48,6 +48,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _REJECTED = "rejected:"
 """Before the reasons of what was no record, among those of what was dropped."""
+SHOWN_EVERY = 1_000
+"""Records of a stream after which Prometheus is told what became of them."""
 
 
 @dataclass
@@ -70,6 +72,8 @@ class StepContext:
     board: Board | None = None
     """What Prometheus reads of this step while it works."""
     _inputs: dict[str, Path] = field(default_factory=dict)
+    _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(Outcome, reason) → records that the step has gone through."""
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -131,11 +135,10 @@ class StepContext:
         so does a corpus of which nothing is left, unless it is a part that `may_be_empty`.
         """
         jobs = [_ShardJob(self.store.uri, shard, function, self._marker(shard)) for shard in corpus.shards]
-        results, seen = list[_Sifted](), Counter[tuple[str, str]]()
+        results = list[_Sifted]()
         for sifted in self.parallel(_sift_shard, jobs, "shards"):
             results.append(sifted)
-            if self.board:
-                _show(self.board, seen, sifted)
+            self._show({"": sifted.kept.records if sifted.kept else 0} | sifted.reasons)
         return _assemble(self.name, kind, results, max_rejected, may_be_empty or self.part)
 
     def partition(
@@ -153,8 +156,13 @@ class StepContext:
         record at a time.
         """
         partitions = Partitions(self.store, self.workdir, by, shard_records)
-        for outcome in outcomes:
-            partitions.add(outcome)
+        became = Counter[str]()
+        for number, outcome in enumerate(outcomes, 1):
+            became[partitions.add(outcome)] += 1
+            if number % SHOWN_EVERY == 0:
+                self._show(became)
+                became.clear()
+        self._show(became)
         return _assemble(self.name, kind, _sifted(partitions.close()), max_rejected, self.part)
 
     def partition_parts(
@@ -181,6 +189,7 @@ class StepContext:
         partitions = Partitions(self.store, self.workdir, by, shard_records)
         for part in self.parallel(_sift_part, jobs, what):
             partitions.take(part)
+            self._show({"": part.records - sum(part.reasons.values())} | part.reasons)
         return _assemble(self.name, kind, _sifted(partitions.close()), max_rejected, self.part)
 
     # ---- writing -------------------------------------------------------------------------------------------------
@@ -230,6 +239,15 @@ class StepContext:
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         self.events.metrics(values, step)
+
+    def _show(self, became: Mapping[str, int]) -> None:
+        """Count records among those that the step has gone through: reason → how many; without one they were kept."""
+        for reason, records in became.items():
+            outcome = "rejected" if reason.startswith(_REJECTED) else "dropped" if reason else "kept"
+            self._seen[outcome, reason.removeprefix(_REJECTED)] += records
+        if self.board:
+            for (outcome, reason), records in self._seen.items():
+                self.board.set("tokenmill_step_records", records, outcome=outcome, reason=reason)
 
     def _marker(self, shard: Shard) -> str | None:
         return self._work_key("shards", f"{sha256(shard.name.encode())[:16]}-{shard.content}")
@@ -362,16 +380,6 @@ class _Watched:
         self.bar.advance(amount)
         self.done += amount
         self.board.set("tokenmill_step_progress_ratio", self.done / max(self.total, 1), work=self.what)
-
-
-def _show(board: Board, seen: Counter[tuple[str, str]], sifted: _Sifted) -> None:
-    """Count a shard's records among those that the step has gone through, by what became of them."""
-    seen["kept", ""] += sifted.kept.records if sifted.kept else 0
-    for reason, records in sifted.reasons.items():
-        rejected = reason.startswith(_REJECTED)
-        seen["rejected" if rejected else "dropped", reason.removeprefix(_REJECTED)] += records
-    for (outcome, reason), records in seen.items():
-        board.set("tokenmill_step_records", records, outcome=outcome, reason=reason)
 
 
 def _sift_part(job: PartJob) -> Tally:

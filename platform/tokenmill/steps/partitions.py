@@ -89,20 +89,23 @@ class Partitions:
         self.tally = Tally()
         self._reasons: Counter[str] = Counter()
 
-    def add(self, outcome: Outcome) -> None:
-        """Write one outcome: a kept record to its partition, the others to what is set aside."""
+    def add(self, outcome: Outcome) -> str:
+        """Write one outcome: a kept record to its partition, the others to what is set aside; gives their reason."""
         self.tally.records += 1
         if isinstance(outcome, Keep):
             self._write(self._by(outcome.record), outcome.record)
-        elif isinstance(outcome, Drop):
+            return ""
+        if isinstance(outcome, Drop):
             why = {"reason": outcome.reason, "value": outcome.value, "threshold": outcome.threshold}
             self._write(_DROPPED, outcome.record | {"dropped": why})
-            self._reasons[outcome.reason] += 1
+            reason = outcome.reason
         else:
             self._write(_REJECTED, {"reason": outcome.reason, "where": outcome.where})
-            self._reasons[f"{_REJECTED}:{short(outcome.reason)}"] += 1
+            reason = f"{_REJECTED}:{short(outcome.reason)}"
             self.tally.rejected += 1
             self.tally.first_reject = self.tally.first_reject or f"{outcome.where}: {outcome.reason}"
+        self._reasons[reason] += 1
+        return reason
 
     def take(self, part: Tally) -> None:
         """Append the lines of a part, as they are, and its counts."""
