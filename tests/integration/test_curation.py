@@ -326,19 +326,23 @@ def shards(tmp_path_factory):
     return folder / "store", made("ingest", {"shard_records": 20}, sources=sources)
 
 
-@pytest.mark.parametrize("step", ["filter", "deduplicate"])
-def test_a_killed_step_goes_on_from_its_last_shard_and_its_sum_holds(shards, tmp_path, step):
+@pytest.mark.parametrize(
+    ("step", "settings"), [("filter", {}), ("deduplicate", {}), ("strip_boilerplate", {"max_documents": 1})]
+)
+def test_a_killed_step_goes_on_from_its_last_shard_and_its_sum_holds(shards, tmp_path, step, settings):
     whole, corpus = shards
     shutil.copytree(whole, tmp_path / "hit")
     shutil.copytree(whole, tmp_path / "calm")
     calm, hit = Curation(tmp_path / "calm"), Curation(tmp_path / "hit")
-    expected = calm(step, corpus=corpus)
+    expected = calm(step, settings, corpus=corpus)
     counts = expected.counts
     assert counts["in"] == 1150 == counts["records"] + counts["dropped"] + counts["rejected"] and counts["dropped"]
 
     environment = os.environ | {"TOKENMILL_STORE": hit.store.uri, "TOKENMILL_LEASE_TTL_S": "2"}
     command = [sys.executable, "-m", "tokenmill.cli", "step", f"curation.{step}", "--preset", "pico"]
-    command += ["--input", f"corpus={corpus.digest}", "--set", f"curation.{step}.execution.workers=1"]
+    command += ["--input", f"corpus={corpus.digest}"]
+    for name, value in ({"execution.workers": 1} | settings).items():
+        command += ["--set", f"curation.{step}.{name}={value}"]
 
     def markers() -> dict:
         return {e.key: e.modified for e in hit.store.backend.list("work/") if "/shards/" in e.key}
@@ -355,6 +359,6 @@ def test_a_killed_step_goes_on_from_its_last_shard_and_its_sum_holds(shards, tmp
     assert set(hit.store.backend.list("actions/")) == actions and done < len(corpus.shards), (
         "it was over before the kill"
     )
-    again = hit(step, corpus=corpus)
+    again = hit(step, settings, corpus=corpus)
     assert (again.digest, again.counts, again.dropped) == (expected.digest, counts, expected.dropped)
     assert {shard.content for shard in again.aside} == {shard.content for shard in expected.aside}

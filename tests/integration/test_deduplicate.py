@@ -1,9 +1,13 @@
 """Deduplication over a real store: one step beside its parts, a stored index, worker processes."""
 
+import itertools
 import random
+from collections import Counter
 
+import numpy as np
 import pytest
 
+from tokenmill.curation import boilerplate
 from tokenmill.curation.repeats_config import DeduplicateConfig
 from tokenmill.errors import ConfigError, InputError
 from tokenmill.manifest import Draft, Manifest
@@ -215,14 +219,13 @@ def pages() -> list[dict]:
     return [*site, *others, repeated, *code, only]
 
 
-@pytest.mark.parametrize("at_once", [1, 8_000_000])
+@pytest.mark.parametrize("at_once", [1, 4_000_000])
 def test_lines_of_many_pages_of_one_site_go_and_nothing_else(steps, monkeypatch, at_once):
     monkeypatch.setattr("tokenmill.curation.boilerplate.MERGED_AT_ONCE", at_once)
     records = pages()
     made = steps("strip_boilerplate", {"max_documents": 3}, corpus=steps.corpus(records, per_shard=4))["output"]
     kept = {r["id"]: r for r in steps.records(made)}
     assert made.dropped == {"only_boilerplate": 1}
-    assert made.counts["lines_removed"] == 14 and made.counts["boilerplate_lines"] == 2
     for before in records[:-1]:
         after = kept[before["id"]]
         expected = [line for line in before["text"].split("\n") if line.strip() not in (MENU, NOTICE)]
@@ -231,9 +234,60 @@ def test_lines_of_many_pages_of_one_site_go_and_nothing_else(steps, monkeypatch,
         assert (after == before) == ("stripped_lines" not in after)
 
 
+def in_groups(steps, corpus: Manifest, cuts: list[int], settings: dict) -> tuple[Manifest, Manifest]:
+    """What is boilerplate, and the stripped corpus, by tasks over groups of shards that end at `cuts`."""
+    groups = []
+    for start, end in itertools.pairwise([0, *cuts, len(corpus.shards)]):
+        shards = corpus.shards[start:end]
+        draft = Draft(kind="corpus", shards=shards, counts={"records": sum(s.records for s in shards)})
+        groups.append(Manifest.issue(draft, parents={}, step="test", version=1, config={}))
+        steps.store.put_manifest(groups[-1])
+    lines = [steps("count_lines", settings, corpus=group)["output"] for group in groups]
+    found = steps("find_boilerplate", settings, lines=lines[::-1])["output"]
+    parts = [steps("strip_boilerplate", settings, corpus=group, boilerplate=found)["output"] for group in groups]
+    return found, steps("gather", parts=parts[::-1], whole=corpus)["output"]
+
+
+@pytest.mark.usefixtures("workers_at_once")
+def test_boilerplate_is_the_same_of_one_two_and_five_groups_and_of_two_workers(steps, monkeypatch):
+    monkeypatch.setattr("tokenmill.curation.boilerplate.MERGED_AT_ONCE", 7)
+    corpus, settings = steps.corpus(pages(), per_shard=4), {"max_documents": 3}
+    whole = steps("strip_boilerplate", settings, corpus=corpus)["output"]
+    steps.workers = 2
+    for cuts in ([], [2], [1, 2, 3, 5]):
+        found, made = in_groups(steps, corpus, cuts, settings)
+        assert found.counts == {"records": 2, "times": 14}  # the menu and the notice, 7 times each
+        assert (made.content, made.counts, made.dropped) == (whole.content, whole.counts, whole.dropped)
+        assert {(s.name, s.content) for s in made.aside} == {(s.name, s.content) for s in whole.aside}
+
+
+def test_lines_are_added_up_a_range_of_hashes_at_a_time(monkeypatch):
+    monkeypatch.setattr(boilerplate, "MERGED_AT_ONCE", 1_000)
+    draw = np.random.default_rng(5)
+    known = np.unique(draw.integers(0, 2**64, 2_000, np.uint64))
+    files = []
+    for _ in range(6):
+        chosen = np.sort(draw.choice(known, 1_500, replace=False))
+        files.append(np.array([(line, 1, int(line % 3) + 1) for line in chosen.tolist()], boilerplate.LINE))
+    expected = Counter(line for file in files for line in file["line"].tolist())
+    ranges = list(boilerplate._added_up(files))
+    assert len(ranges) == 9 and max(map(len, ranges)) < 300  # 9,000 rows: a ninth of 2,000 lines each
+    rows = np.concatenate(ranges)
+    assert rows["line"].tolist() == sorted(expected)
+    assert dict(zip(rows["line"].tolist(), rows["documents"].tolist(), strict=True)) == expected
+    assert all(times == documents * (line % 3 + 1) for line, documents, times in rows.tolist())
+
+
+def test_a_worker_uses_what_goes_where_it_lies(steps):
+    found, _ = in_groups(steps, steps.corpus(pages(), per_shard=4), [2], {"max_documents": 3})
+    lines = boilerplate._lines(steps.store.uri, found.shards[0].blob)
+    assert len(lines) == 2 and isinstance(lines.base, np.memmap) and found.shards[0].size == 16
+
+
 def test_a_line_must_stand_in_more_documents_than_the_limit_and_off_is_off(steps):
     corpus = steps.corpus(pages(), per_shard=4)
-    made = steps("strip_boilerplate", {"max_documents": 7}, corpus=corpus)["output"]
-    assert made.content == corpus.content and made.counts["lines_removed"] == 0
+    assert steps("strip_boilerplate", {"max_documents": 7}, corpus=corpus)["output"].content == corpus.content
+    assert steps("strip_boilerplate", {"max_documents": 6}, corpus=corpus)["output"].content != corpus.content
+    found, made = in_groups(steps, corpus, [2], {})
+    assert made.content == corpus.content and found.counts["records"] == 0
     assert steps("strip_boilerplate", corpus=corpus)["output"].content == corpus.content
-    assert steps("strip_boilerplate", {"max_documents": 6}, corpus=corpus)["output"].counts["lines_removed"] == 14

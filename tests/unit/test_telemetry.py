@@ -7,19 +7,20 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import toy  # noqa: F401 - registers toy.corpus
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import Field
 from servers import free_ports
 
 from tokenmill.config import StepConfig, resolve
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.pipelines.opening import close_run, open_run
+from tokenmill.records import JSONL, read_jsonl
 from tokenmill.steps import Drop, Keep, Reject, StepContext, effect, find, run_step, step
 from tokenmill.steps.component import RunContext
 from tokenmill.steps.outcomes import Outcome
@@ -202,40 +203,15 @@ def test_every_step_that_ends_is_written_done_cached_or_failed(folder: Path, tmp
         assert done.returncode == 0 and not done.stdout and not done.stderr
 
 
-def shards(corpus: Manifest, ctx: StepContext) -> Draft:
-    return ctx.map_shards(corpus, without_foxes, max_rejected=0.5)
-
-
-def stream(corpus: Manifest, ctx: StepContext) -> Draft:
-    return ctx.partition(outcomes(list(ctx.records(corpus))), by=everything, max_rejected=0.5)
-
-
-def parts(corpus: Manifest, ctx: StepContext) -> Draft:
+@step("toy.in_shards", version=1)
+def in_shards(config: StepConfig, corpus: Manifest, ctx: StepContext) -> Draft:
     records = list(ctx.records(corpus))
-    halves = {"first": records[:15], "second": records[15:]}
-    return ctx.partition_parts(outcomes, halves, what="shards", by=everything, max_rejected=0.5)
-
-
-WAYS = {way.__name__: way for way in (shards, stream, parts)}
-
-
-class Watched(StepConfig):
-    way: str = Field("shards", description="how it goes through its records")
+    return ctx.write_records("corpus", {f"part-{n:05d}{JSONL}": records[n::3] for n in range(3)})
 
 
 @step("toy.watched", version=1)
-def sift(config: Watched, corpus: Manifest, ctx: StepContext) -> Draft:
-    return WAYS[config.way](corpus, ctx)
-
-
-def everything(record: dict[str, str]) -> str:
-    return "all"
-
-
-def outcomes(records: list[dict[str, str]]) -> Iterator[Outcome]:
-    for record in records:
-        outcome = without_foxes(record)
-        yield Keep(outcome) if isinstance(outcome, dict) else outcome
+def sift(config: StepConfig, corpus: Manifest, ctx: StepContext) -> Draft:
+    return ctx.map_shards(corpus, without_foxes, max_rejected=0.5)
 
 
 def without_foxes(record: dict[str, str]) -> Outcome | dict[str, str]:
@@ -244,20 +220,70 @@ def without_foxes(record: dict[str, str]) -> Outcome | dict[str, str]:
     return Drop("fox", record) if "fox" in record["text"].split()[:9] else record
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_step_that_works_shows_what_it_has_gone_through(way: str, folder: Path, tmp_path: Path) -> None:
+SHOWN_MEANWHILE: list[float] = []
+"""How many records Prometheus was shown when the stream was at its 21st."""
+
+
+@step("toy.watched_stream", version=1)
+def sift_stream(config: StepConfig, corpus: Manifest, ctx: StepContext) -> Draft:
+    def watched() -> Iterator[Outcome]:
+        for number, outcome in enumerate(outcomes(ctx.records(corpus)), 1):
+            if number == 21 and ctx.board:
+                told = ctx.board.page.samples()
+                SHOWN_MEANWHILE.append(sum(value for name, _, value in told if name == "tokenmill_step_records"))
+            yield outcome
+
+    return ctx.partition(watched(), by=whole, max_rejected=0.5)
+
+
+@step("toy.watched_parts", version=1)
+def sift_parts(config: StepConfig, corpus: Manifest, ctx: StepContext) -> Draft:
+    records = list(ctx.records(corpus))
+    parts = {"one": records[:15], "other": records[15:]}
+    return ctx.partition_parts(outcomes, parts, by=whole, max_rejected=0.5)
+
+
+@step("toy.watched_groups", version=1)
+def sift_groups(config: StepConfig, corpus: Manifest, ctx: StepContext) -> Draft:
+    """As deduplication applies what it found: a group of shards at a time."""
+    for shard in corpus.shards[:-1]:
+        ctx.map_shards(corpus.model_copy(update={"shards": (shard,)}), without_foxes, max_rejected=0.5)
+    return ctx.map_shards(corpus.model_copy(update={"shards": corpus.shards[-1:]}), without_foxes, max_rejected=0.5)
+
+
+def outcomes(records: Iterable[dict[str, str]]) -> Iterator[Outcome]:
+    for record in records:
+        became = without_foxes(record)
+        yield Keep(became) if isinstance(became, dict) else became
+
+
+def whole(record: dict[str, str]) -> str:
+    return "all"
+
+
+@pytest.mark.parametrize("name", ["toy.watched", "toy.watched_stream", "toy.watched_parts", "toy.watched_groups"])
+def test_a_step_that_works_shows_what_it_has_gone_through(
+    folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenmill.steps.context.SHOWN_EVERY", 9)
     store = open_store(f"file://{tmp_path}/store")
     run = RunRef.new("toy")
     corpus = run_step("toy.corpus", StepConfig(), {}, store=store, run=run)["output"]
-    made = run_step("toy.watched", Watched(way=way), {"corpus": corpus}, store=store, run=run)["output"]
+    corpus = run_step("toy.in_shards", StepConfig(), {"corpus": corpus}, store=store, run=run)["output"]
+    records = [r for shard in corpus.shards for r in read_jsonl(store.blob_path(shard.blob))]
+    run_step(name, StepConfig(), {"corpus": corpus}, store=store, run=run)
     found = samples((folder / TEXTFILE).read_text())
-    at = ("toy", "toy.watched", "toy.watched")
-    assert made.dropped["fox"] > 0 and made.counts["records"] + made.dropped["fox"] + made.counts["rejected"] == 40
-    assert found[("tokenmill_step_records", "kept", *at)] == made.counts["records"]
-    assert found[("tokenmill_step_records", "dropped", "toy", "fox", *at[1:])] == made.dropped["fox"]
-    assert found[("tokenmill_step_records", "rejected", "toy", "odd one", *at[1:])] == made.counts["rejected"] > 0
-    assert sum(value for (name, *_), value in found.items() if name == "tokenmill_step_records") == 40
-    assert way == "stream" or found[("tokenmill_step_progress_ratio", *at, "shards")] == 1
+    at = ("toy", name, name)
+    became = Counter(type(without_foxes(record)) for record in records)
+    assert min(became.values()) > 0 and became.total() == 40
+    assert found[("tokenmill_step_records", "kept", *at)] == became[dict]
+    assert found[("tokenmill_step_records", "dropped", "toy", "fox", *at[1:])] == became[Drop]
+    assert found[("tokenmill_step_records", "rejected", "toy", "odd one", *at[1:])] == became[Reject]
+    assert sum(value for (metric, *_), value in found.items() if metric == "tokenmill_step_records") == 40
+    if name == "toy.watched":
+        assert found[("tokenmill_step_progress_ratio", *at, "shards")] == 1
+    if name == "toy.watched_stream":
+        assert SHOWN_MEANWHILE.pop() == 18
 
 
 def test_prometheus_own_linter_has_nothing_to_say(folder: Path) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import zstandard
 
+from tokenmill.curation.columns import mapped
 from tokenmill.curation.config import BuildBlockListConfig
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
@@ -193,7 +194,7 @@ class MappedDomains:
     def first(self, domains: Iterable[str]) -> str | None:
         """The first of these domains that is listed."""
         asked = list(domains)
-        array = _mapped(self.path)
+        array = _hashes(self.path)
         if not asked or not len(array):
             return None
         hashes = np.array([domain_hash(d) for d in asked], _HASH)
@@ -202,7 +203,5 @@ class MappedDomains:
 
 
 @lru_cache(maxsize=4)
-def _mapped(path: Path) -> np.ndarray:
-    if not path.stat().st_size:  # an empty file cannot be mapped
-        return np.empty(0, _HASH)
-    return np.asarray(np.memmap(path, _HASH, mode="r"))
+def _hashes(path: Path) -> np.ndarray:
+    return mapped(path, _HASH)

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from tokenmill.curation.bands import EQUAL, PAIR, Bounds, band_rows, find_pairs, similarity
+from tokenmill.curation.columns import mapped
 from tokenmill.curation.disjoint_sets import apart, best_of_each, join_all
 from tokenmill.curation.fingerprints import PRINTS, Index, Table, stored
 from tokenmill.curation.minhash import jaccard, ngram_set
@@ -162,7 +163,7 @@ class TextComparison:
         for numbers, (path, ends) in zip(
             (job.numbers for job in jobs), self.ctx.parallel(_write_ngram_sets, jobs, "texts"), strict=True
         ):
-            sets = np.asarray(np.memmap(path, np.uint64, "r")) if ends[-1] else np.empty(0, np.uint64)
+            sets = mapped(path, np.uint64)
             places |= {n: (sets, start, end) for n, start, end in zip(numbers, [0, *ends], ends, strict=False)}
         for k in at_hand:
             (one, a, b), (other, c, d) = places[int(pairs["a"][k])], places[int(pairs["b"][k])]

@@ -34,6 +34,15 @@ def plan_sources(run: str, sources: dsl.Input[dsl.Dataset]) -> list:
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def plan_corpora(run: str, corpora: dsl.Input[list[dsl.Dataset]], task: str) -> list:
+    """Groups of the shards that the tasks of a loop made."""
+    from tokenmill.curation.plan import loop_items
+    from tokenmill.steps import run_component
+
+    return loop_items(run_component("curation.plan", run, inputs={"whole": corpora}, task=task))
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
 def plan_corpus(run: str, corpus: dsl.Input[dsl.Dataset]) -> list:
     """Groups of a corpus's shards."""
     from tokenmill.curation.plan import loop_items
@@ -77,11 +86,30 @@ def filter_corpus(run: str, corpus: dsl.Input[dsl.Dataset], clean: dsl.Output[ds
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def strip_boilerplate(run: str, corpus: dsl.Input[dsl.Dataset], stripped: dsl.Output[dsl.Dataset]) -> None:
-    """Take out lines that a site puts on many of its pages. Off unless `max_documents` is set."""
+def count_lines_group(run: str, group: str, lines: dsl.Output[dsl.Dataset], suffix: str = "") -> None:
+    """In how many documents of one group each line of a site stands. Nothing unless `max_documents` is set."""
     from tokenmill.steps import run_component
 
-    run_component("curation.strip_boilerplate", run, inputs={"corpus": corpus}, outputs={"output": stripped})
+    run_component("curation.count_lines", run, inputs={"corpus": group}, outputs={"output": lines}, part=suffix)
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def find_boilerplate(run: str, lines: dsl.Input[list[dsl.Dataset]], boilerplate: dsl.Output[dsl.Dataset]) -> None:
+    """The lines that a site puts on many of its pages, in whichever groups."""
+    from tokenmill.steps import run_component
+
+    run_component("curation.find_boilerplate", run, inputs={"lines": lines}, outputs={"output": boilerplate})
+
+
+@dsl.component(base_image=images.CURATION, install_kfp_package=False)
+def strip_boilerplate_group(
+    run: str, group: str, boilerplate: dsl.Input[dsl.Dataset], stripped: dsl.Output[dsl.Dataset], suffix: str = ""
+) -> None:
+    """Take these lines out of the documents of one group."""
+    from tokenmill.steps import run_component
+
+    inputs, outputs = {"corpus": group, "boilerplate": boilerplate}, {"output": stripped}
+    run_component("curation.strip_boilerplate", run, inputs=inputs, outputs=outputs, part=suffix)
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
@@ -262,7 +290,7 @@ def funnel(
     run: str,
     raw: dsl.Input[list[dsl.Dataset]],
     clean: dsl.Input[list[dsl.Dataset]],
-    stripped: dsl.Input[dsl.Dataset],
+    stripped: dsl.Input[list[dsl.Dataset]],
     unique: dsl.Input[list[dsl.Dataset]],
     scored: dsl.Input[list[dsl.Dataset]],
     safe: dsl.Input[list[dsl.Dataset]],

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenmill.curation.columns import mapped
 from tokenmill.curation.fingerprints import PRINTS, Index, Sketch, in_order
 from tokenmill.curation.gather import gathered
 from tokenmill.curation.plan import in_groups
@@ -110,11 +111,11 @@ def _find(config: ExchangeConfig | DeduplicateConfig, table: Index, ctx: StepCon
     return path
 
 
-def _mapped(path: Path) -> np.ndarray:
+def _pairs(path: Path) -> np.ndarray:
     """The pairs of a file, where they lie."""
     from tokenmill.curation.bands import PAIR
 
-    return np.asarray(np.memmap(path, PAIR, "r")) if path.stat().st_size else np.empty(0, PAIR)
+    return mapped(path, PAIR)
 
 
 def _pair_bytes() -> int:
@@ -145,7 +146,7 @@ def cluster(
             f"pairs {wrong[0].digest[:12]} are of {wrong[0].counts.get('documents')} documents, the fingerprints and "
             f"the index of {table.size}: give curation.cluster what curation.exchange was given"
         )
-    found = [_mapped(ctx.store.blob_path(shard.blob)) for shard in _shards(pairs)]
+    found = [_pairs(ctx.store.blob_path(shard.blob)) for shard in _shards(pairs)]
     return _Decision(config, table, found, corpus, _shards(index or []), _shards(fingerprints), ctx).drafts()
 
 
@@ -168,7 +169,7 @@ def deduplicate(
     prints = fingerprint(config, corpus, ctx).shards
     old = _shards(index or [])
     table = Index.load(ctx.store, old, prints, ctx.workdir)
-    decision = _Decision(config, table, [_mapped(_find(config, table, ctx))], corpus, old, prints, ctx).drafts()
+    decision = _Decision(config, table, [_pairs(_find(config, table, ctx))], corpus, old, prints, ctx).drafts()
     decision["output"] = _apply(config, corpus, decision["output"].shards, bool(index), ctx)
     return decision
 

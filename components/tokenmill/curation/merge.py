@@ -1,7 +1,7 @@
 """Several corpora into one."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tokenmill.curation.config import MergeConfig
 from tokenmill.errors import InputError
@@ -20,22 +20,17 @@ def only_moves(manifest: Manifest) -> bool:
 
 @step("curation.merge", version=1, kinds={"corpora": "corpus"})
 def merge(config: MergeConfig, corpora: list[Manifest], ctx: StepContext) -> Draft:
-    """One corpus of all shards, renumbered; no record is read, and the order of the inputs does not matter.
+    """One corpus of all shards, renumbered; no record is read, and the order of the inputs does not matter."""
+    shards = merged(corpora)
+    return Draft(kind="corpus", shards=shards, counts={"records": sum(s.records for s in shards)})
+
+
+def merged(corpora: Sequence[Manifest]) -> tuple[Shard, ...]:
+    """The shards of all corpora, numbered anew in each partition; a shard that two corpora share is taken once.
 
     Raises:
         InputError: nothing is left in any of them.
     """
-    shards = merged(corpora)
-    if not shards:
-        reasons = sum((Counter(corpus.dropped) for corpus in corpora), Counter())
-        raise InputError(
-            f"curation.merge: no record left in {len(corpora)} corpora; dropped last: {dict(reasons.most_common(5))}"
-        )
-    return Draft(kind="corpus", shards=shards, counts={"records": sum(s.records for s in shards)})
-
-
-def merged(corpora: Iterable[Manifest]) -> tuple[Shard, ...]:
-    """The shards of all corpora, numbered anew in each partition; a shard that two corpora share is taken once."""
     partitions: defaultdict[str, dict[str, Shard]] = defaultdict(dict)
     for corpus in corpora:
         for shard in corpus.shards:
@@ -46,4 +41,7 @@ def merged(corpora: Iterable[Manifest]) -> tuple[Shard, ...]:
     for partition in sorted(partitions):
         ordered = sorted(partitions[partition].values(), key=lambda s: (s.name, s.content))
         shards += [s.model_copy(update={"name": f"{partition}/part-{i:05d}{JSONL}"}) for i, s in enumerate(ordered)]
+    if not shards:
+        reasons = sum((Counter(corpus.dropped) for corpus in corpora), Counter())
+        raise InputError(f"no record left in {len(corpora)} corpora; dropped last: {dict(reasons.most_common(5))}")
     return tuple(shards)

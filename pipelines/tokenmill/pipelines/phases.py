@@ -39,8 +39,17 @@ def curation(run: str, sources: list, scorers: list) -> Curated:
     with dsl.ParallelFor(curation_tasks.plan_sources(run=run, sources=registered).output, name="read") as group:
         raw = curation_tasks.ingest_group(run=run, group=group.digest, suffix=group.suffix).outputs["corpus"]
         clean = curation_tasks.filter_corpus(run=run, corpus=raw, suffix=group.suffix).outputs["clean"]
-    whole = curation_tasks.merge(run=run, corpora=dsl.Collected(clean), task="curation.merge.clean").outputs["corpus"]
-    read = curation_tasks.strip_boilerplate(run=run, corpus=whole).outputs["stripped"]
+
+    groups = curation_tasks.plan_corpora(run=run, corpora=dsl.Collected(clean), task="curation.plan.clean").output
+    with dsl.ParallelFor(groups, name="lines") as group:
+        lines = curation_tasks.count_lines_group(run=run, group=group.digest, suffix=group.suffix).outputs["lines"]
+    repeated = curation_tasks.find_boilerplate(run=run, lines=dsl.Collected(lines)).outputs["boilerplate"]
+    with dsl.ParallelFor(groups, name="strip") as group:
+        stripped = curation_tasks.strip_boilerplate_group(
+            run=run, group=group.digest, boilerplate=repeated, suffix=group.suffix
+        ).outputs["stripped"]
+    merged = curation_tasks.merge(run=run, corpora=dsl.Collected(stripped), task="curation.merge.stripped")
+    read = merged.outputs["corpus"]
 
     groups = curation_tasks.plan_corpus(run=run, corpus=read).output
     with dsl.ParallelFor(groups, name="fingerprint") as group:
@@ -65,7 +74,7 @@ def curation(run: str, sources: list, scorers: list) -> Curated:
         run=run,
         raw=dsl.Collected(raw),
         clean=dsl.Collected(clean),
-        stripped=read,
+        stripped=dsl.Collected(stripped),
         unique=dsl.Collected(unique),
         scored=dsl.Collected(scored),
         safe=dsl.Collected(safe),

@@ -28,7 +28,7 @@ from tokenmill.tracking import EventLog, RunRef
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_SHOWN_EVERY = 1_000
+SHOWN_EVERY = 1_000
 """Records of a stream between two looks that Prometheus may take at them."""
 
 
@@ -52,6 +52,8 @@ class StepContext:
     board: Board | None = None
     """What Prometheus reads of this step while it works."""
     _inputs: dict[str, Path] = field(default_factory=dict)
+    _gone_through: Tally = field(default_factory=Tally)
+    """Counts of the corpora that this step is done with: it may go through several, a group of shards at a time."""
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -117,6 +119,7 @@ class StepContext:
         for sifted in self.parallel(sift_shard, jobs, "shards"):
             tally.add(sifted)
             self._show(tally)
+        self._gone_through.add_counts(tally)
         return tally.draft(self.name, kind, max_rejected, may_be_empty or self.part)
 
     def partition(
@@ -136,9 +139,10 @@ class StepContext:
         partitions = Partitions(self.store, self.workdir, by, shard_records)
         for outcome in outcomes:
             partitions.add(outcome)
-            if not partitions.tally.records % _SHOWN_EVERY:
+            if not partitions.tally.records % SHOWN_EVERY:
                 self._show(partitions.tally)
         self._show(partitions.tally)
+        self._gone_through.add_counts(partitions.tally)
         return partitions.close().draft(self.name, kind, max_rejected, self.part)
 
     def partition_parts(
@@ -166,6 +170,7 @@ class StepContext:
         for part in self.parallel(sift_part, jobs, what):
             partitions.take(part)
             self._show(partitions.tally)
+        self._gone_through.add_counts(partitions.tally)
         return partitions.close().draft(self.name, kind, max_rejected, self.part)
 
     # ---- writing -------------------------------------------------------------------------------------------------
@@ -217,8 +222,12 @@ class StepContext:
         self.events.metrics(values, step)
 
     def _show(self, tally: Tally) -> None:
+        """Tell Prometheus of a corpus that the step is going through, and of those before."""
         if self.board:
-            tally.show(self.board)
+            shown = Tally()
+            shown.add_counts(self._gone_through)
+            shown.add_counts(tally)
+            shown.show(self.board)
 
     def _marker(self, shard: Shard) -> str | None:
         return self._work_key("shards", f"{sha256(shard.name.encode())[:16]}-{shard.content}")
