@@ -6,10 +6,16 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from pico import Lab
+from typer.testing import CliRunner
 
 from tokenmill.cli import main
+from tokenmill.cli.evaluating import eval_app
 from tokenmill.errors import InputError, UserError
+from tokenmill.evaluation import hub
+from tokenmill.evaluation.dataset import Dataset
 from tokenmill.judge import KEY, Endpoint, compare, rate, win_rate
+from tokenmill.records import JSONL, read_jsonl
 
 pytestmark = pytest.mark.integration
 
@@ -154,6 +160,79 @@ def test_a_model_rewrites_a_benchmarks_tests_as_twins(server, tmp_path, monkeypa
     assert (twin["question"], twin["answer"]) == ("How many birds? 4 ducks swim. 3 hens sit.", "7")
     assert twin["rewritten"]["prompt"] in [asked[1]["messages"][0]["content"] for asked in server.asked]
     assert rejected["rewritten"]["rejected"] == "100% of its n-grams are the question's"
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A store with a model of random weights and three datasets: two for a judge, one with right answers."""
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    rows = [{"q": f"What is {i} + {i}?", "answer": str(2 * i), "theirs": "x" * i} for i in range(12)]
+    (lab.folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"description": "d", "language": "en", "licence": "MIT", "group": "qa", "inferencer": "generate"}
+    options |= {"template": "{q}"}
+    for name, own in {
+        "pairs": {"metric": "judge", "baseline": "{theirs}"},
+        "rated": {"metric": "judge"},
+        "sums": {},
+    }.items():
+        hub.add(lab.store, Dataset.at("dataset.yaml", options | own | {"name": name}), lab.folder)
+    return lab
+
+
+def evaluated(lab, names, *more):
+    """(what `eval run` says of each dataset, what ended it, the predictions by suite)."""
+    arguments = [
+        "run",
+        *names,
+        "--weights",
+        lab.weights(3).digest,
+        "--tokenizer",
+        lab.tokenizer.digest,
+        "--preset",
+        "pico",
+    ]
+    sets = ["answer_tokens=2", "resamples=100", *more]
+    arguments += [f"--set=evaluation.evaluate.{one}" for one in sets]
+    done = CliRunner().invoke(eval_app, [*arguments, "--store", lab.store.uri, "--json"])
+    rows = {row["dataset"]: row for row in json.loads(done.stdout[done.stdout.index("[") :])}
+    predictions = {}
+    for name, row in rows.items():
+        if "evaluation" in row:
+            shard = lab.store.get_manifest(row["evaluation"]).shard(f"predictions{JSONL}")
+            predictions[name] = list(read_jsonl(lab.store.blob_path(shard.blob)))
+    return rows, done.exception, predictions
+
+
+def test_a_judge_grades_a_dataset_and_its_words_are_among_the_predictions(server, asked):
+    at = f"execution.judge.url={server.url}"
+    rows, failed, found = evaluated(asked, ["pairs", "sums"], "judge.model=longer", at)
+    assert (rows["pairs"]["metric"], rows["sums"]["metric"], failed) == ("win rate", "accuracy", None)
+    for i, row in enumerate(found["pairs"]):
+        wanted = 1.0 if len(row["said"]) > i else 0.0 if len(row["said"]) < i else 0.5
+        assert row["score"] == wanted and len(row["judge"]) == 2
+    assert {row["score"] for row in found["pairs"]} >= {0.0, 1.0}
+    assert rows["pairs"]["value"] == pytest.approx(sum(row["score"] for row in found["pairs"]) / 12)
+
+    _, _, found = evaluated(asked, ["rated"], "judge.model=length", at, "judge.max_ungraded=0.99")
+    lengths = [len(row["said"]) for row in found["rated"]]
+    assert [row["rating"] for row in found["rated"]] == [n if 1 <= n <= 10 else None for n in lengths]
+    assert [row["score"] for row in found["rated"]] == [n / 10 if 1 <= n <= 10 else None for n in lengths]
+
+
+def test_a_judge_that_is_away_or_says_nothing_fails_its_datasets_alone(server, asked):
+    away = ["judge.model=length", "execution.judge.url=http://127.0.0.1:9", "execution.judge.tries=1"]
+    for more, told in (
+        (away, "UserError: the judge at http://127.0.0.1:9 does not answer: ConnectionError"),
+        ([], "InputError: a judge grades this suite: name it, evaluation.evaluate.judge.model"),
+        (
+            ["judge.model=silent", f"execution.judge.url={server.url}"],
+            "UserError: the judge silent gave no verdict on 12 of 12 answers",
+        ),
+    ):
+        rows, failed, _ = evaluated(asked, [], *more)
+        assert rows["sums"]["n"] == 12 and str(failed) == "2 of 3 datasets failed: pairs, rated"
+        for name in ("pairs", "rated"):
+            assert rows[name]["failed"].startswith(told) and "\n" not in rows[name]["failed"]
 
 
 @pytest.mark.parametrize("key", ["planted-secret", None])

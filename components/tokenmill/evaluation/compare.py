@@ -15,7 +15,7 @@ import orjson
 
 from tokenmill.errors import InputError
 from tokenmill.evaluation.config import CompareConfig
-from tokenmill.evaluation.measured import Measured
+from tokenmill.evaluation.measured import Measured, scored
 from tokenmill.evaluation.statistics import Bootstrap
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, step
@@ -99,7 +99,8 @@ def compare(config: CompareConfig, before: Manifest, after: Manifest, ctx: StepC
 
 def flips(before: Mapping[str, dict[str, Any]], after: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
     """Questions whose score rose and fell, by their ids."""
-    changes = {id: after[id]["score"] - before[id]["score"] for id in sorted(before)}
+    pairs = {id: scored([(after[id], before[id])]) for id in sorted(before)}
+    changes = {id: pair[0][0] - pair[0][1] for id, pair in pairs.items() if pair}
     return {"gained": [id for id, x in changes.items() if x > 0], "lost": [id for id, x in changes.items() if x < 0]}
 
 
@@ -125,9 +126,10 @@ def _change(suite: str, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], 
         values = [tuple(_number(p["loss"]) / p["tokens"] for p in pair) for pair in pairs]
         measure: Measure = "loss"
     else:
-        weights, values, measure = [1.0] * len(pairs), [(a["score"], b["score"]) for a, b in pairs], "score"
-    if not all(math.isfinite(x) for pair in values for x in pair):
-        return Change(suite, measure, None, None, None, None, None, None, len(pairs))
+        values, measure = scored(pairs), "score"
+        weights = [1.0] * len(values)
+    if not values or not all(math.isfinite(x) for pair in values for x in pair):
+        return Change(suite, measure, None, None, None, None, None, None, len(values))
     before, after = (
         sum(w * x for w, x in zip(weights, side, strict=True)) / sum(weights) for side in zip(*values, strict=True)
     )
@@ -135,7 +137,7 @@ def _change(suite: str, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], 
     error, interval = bootstrap.standard_error(differences, weights), bootstrap.mean(differences, weights)
     before, after, difference, error = map(_round, (before, after, after - before, error))
     low, high = _round(interval.low), _round(interval.high)
-    return Change(suite, measure, before, after, difference, error, low, high, len(pairs))
+    return Change(suite, measure, before, after, difference, error, low, high, len(values))
 
 
 def _groups(config: CompareConfig, suites: Sequence[Change]) -> Iterator[Change]:

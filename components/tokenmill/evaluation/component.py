@@ -76,11 +76,13 @@ def evaluate_endpoint(
     weights: dsl.Input[dsl.Model],
     tokenizer: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
+    judge_url: str = "",
 ) -> None:
     """A served model on one dataset, or on one task of lm-eval, over HTTP: as a model in a process is asked."""
     from tokenmill.steps import run_component
 
-    step, config = "evaluation.evaluate_endpoint", {"model": model, "form": form, "execution": {"url": url}}
+    step, execution = "evaluation.evaluate_endpoint", {"url": url, "judge": {"url": judge_url}}
+    config = {"model": model, "form": form, "execution": execution}
     inputs = {"weights": weights, "tokenizer": tokenizer, "questions": questions}
     if lm_eval:
         step, config["tasks"] = "evaluation.lm_eval", [lm_eval]

@@ -24,11 +24,36 @@ class PrepareConfig(StepConfig):
     contamination: int = Field(500, ge=4, description="samples a split of the contamination analysis, at most")
 
 
+class JudgeExecution(Section):
+    """Where the judge is, and how it is asked. Its key, where it wants one, is in TOKENMILL_JUDGE_KEY."""
+
+    url: str = Field("", description="of an OpenAI-compatible server with a chat API; `/v1` or not")
+    concurrency: int = Field(16, ge=1, description="answers that are graded together")
+    timeout_s: float = Field(120.0, gt=0, description="of a request, seconds")
+    tries: int = Field(3, ge=1, description="of a request that a busy or absent server did not answer")
+
+
 class EvaluateExecution(Execution):
-    """How the forward passes are laid out."""
+    """How the forward passes are laid out, and where the judge is."""
 
     batch_tokens: int = Field(8_192, ge=128, description="tokens a scoring pass")
     batch_rows: int = Field(64, ge=1, description="answers that are generated together")
+    judge: JudgeExecution = JudgeExecution()
+
+
+class JudgeConfig(Section):
+    """The model that grades the answers of datasets with `metric: judge`."""
+
+    model: str = Field("", description="its name in requests; what it graded under a name is not graded again")
+    max_tokens: int = Field(
+        1_024, ge=1, description="tokens that it may explain itself in, with its verdict at their end"
+    )
+    max_ungraded: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of a suite's answers that may be without its verdict; they are left out, counted",
+    )
 
 
 class NeedlesConfig(StepConfig):
@@ -61,6 +86,7 @@ class EvaluateConfig(StepConfig):
     resamples: int = Field(1_000, ge=100, description="bootstrap resamples of an interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
     seed: int = Field(0, description="of the bootstrap; answers are greedy")
+    judge: JudgeConfig = JudgeConfig()
     execution: EvaluateExecution = EvaluateExecution()
 
 

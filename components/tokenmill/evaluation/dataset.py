@@ -69,6 +69,9 @@ class Dataset(Section):
     answer_extraction: Literal["none", "hash", "boxed"] = Field("none", description="what of it counts")
     shot: str | None = Field(None, description="what follows the template in an example [` ` and the right answer]")
     few_shot: FewShot | None = Field(None, description="null: none")
+    baseline: str = Field(
+        "", description="judge: another model's answer, to be compared with; empty: each answer is rated"
+    )
     extraction: answers.Extraction = Field("final", description="what of a written answer counts")
     metric: Metric = Field("same", description="how it is compared with the right one")
     samples: int = Field(1, ge=1, description="code: programs drawn a question; 1: one, greedy")
@@ -88,6 +91,10 @@ class Dataset(Section):
             raise ValueError(
                 "deltas compares `records` with other splits: say in `splits` where they are, and only there"
             )
+        if self.metric == "judge" and (self.inferencer != "generate" or self.choices):
+            raise ValueError("a judge grades what is written: inferencer generate, and no choices")
+        if self.baseline and self.metric != "judge":
+            raise ValueError("baseline is what a judge compares an answer with: say `metric: judge`")
         if self.k > self.samples:
             raise ValueError(f"pass@{self.k} wants {self.k} samples at least: raise `samples`")
         return self

@@ -161,8 +161,11 @@ def summary(metric: str, predictions: Sequence[dict[str, Any]], bootstrap: Boots
         more = {"loss": _round(loss.value), "tokens": sum(tokens), "bits_per_byte": bits}
     elif "counts" in predictions[0]:
         interval = bootstrap.of_sums(numpy.array([p["counts"] for p in predictions]), of_all(metric))
+    elif scores := [p["score"] for p in predictions if p["score"] is not None]:
+        interval = bootstrap.mean(scores)
+        more = {"ungraded": len(predictions) - len(scores)} if len(scores) < len(predictions) else {}
     else:
-        interval = bootstrap.mean([p["score"] for p in predictions])
+        interval = Interval(math.nan, math.nan, math.nan)
     numbers = {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high}
     measured = all(map(math.isfinite, numbers.values()))
     told = {name: _round(x) if measured else None for name, x in numbers.items()}

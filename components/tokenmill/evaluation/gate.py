@@ -17,7 +17,7 @@ from tokenmill.evaluation.deltas import is_outlier, smallest
 from tokenmill.evaluation.evaluate import DELTAS
 from tokenmill.evaluation.haystacks import needle_map
 from tokenmill.evaluation.lineage_checks import Contamination, clean_scores, contaminated, costed, licensed
-from tokenmill.evaluation.measured import Measured
+from tokenmill.evaluation.measured import Measured, scored
 from tokenmill.evaluation.patterns import matching, missing, strictest
 from tokenmill.evaluation.questions import ASKED_IN_FORM, suite_of
 from tokenmill.evaluation.statistics import Bootstrap
@@ -181,8 +181,12 @@ def _no_regression(
                 f"{name} against {label}", None, "the same questions", False, "it was not measured on the candidate"
             )
             continue
-        change = bootstrap.mean([mine[i]["score"] - theirs[i]["score"] for i in sorted(mine)])
-        spread = f"change {change.value:+.4g} [{change.low:+.4g}, {change.high:+.4g}] on {len(mine)}"
+        if not (both := scored((mine[i], theirs[i]) for i in sorted(mine))):
+            told = "the judge graded no question of both"
+            yield Check(f"{name} against {label}", None, "the same questions", False, told)
+            continue
+        change = bootstrap.mean([a - b for a, b in both])
+        spread = f"change {change.value:+.4g} [{change.low:+.4g}, {change.high:+.4g}] on {len(both)}"
         spread += _forms(name, measured, other)
         passed = change.high >= -limits.tolerance
         yield Check(

@@ -8,9 +8,9 @@ from tokenmill.evaluation import needle
 from tokenmill.evaluation.metrics import bleu, chrf, corpus_counts, corpus_score, exact_match, f1, rouge_l
 
 Prediction = dict[str, Any]
-Metric = Literal["same", "exact_match", "f1", "rouge_l", "bleu", "chrf", "needle"]
+Metric = Literal["same", "exact_match", "f1", "rouge_l", "bleu", "chrf", "needle", "judge"]
 """How an answer is compared with the right one. same: as numbers, or as text; bleu, chrf: of a translation; needle: with the
-hidden sentence and its keyword."""
+hidden sentence and its keyword; judge: there is none, another model grades (`judging`)."""
 
 METRICS: dict[str, Callable[[str, list[str], str], float]] = {
     "same": lambda found, right, _: float(any(answers.same(found, one) for one in right)),
@@ -32,6 +32,7 @@ NAMES = {
     "bleu": "BLEU",
     "chrf": "chrF",
     "needle": "needle score",
+    "judge": "judge's rating",
 }
 MODE_NAMES = {
     "perplexity": "perplexity",
@@ -54,6 +55,8 @@ def graded_as(mode: str, records: Sequence[Mapping[str, Any]]) -> str:
     """The name of what a suite is measured by; all its questions name one metric."""
     if "turns" in records[0]:
         return "circular accuracy"
+    if "baseline" in records[0]:
+        return "win rate"
     if mode == "code":
         return f"pass@{records[0].get('k', 1)}"
     return MODE_NAMES.get(mode) or NAMES[records[0].get("metric", "same")]

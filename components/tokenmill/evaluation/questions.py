@@ -5,7 +5,8 @@ A `questions` artifact has one shard a suite, `<mode>/<suite>.jsonl.zst`. A reco
     perplexity      text, or messages (then only what the assistant says counts)
     choice          question, choices (each the question with one answer filled in), answer (index of the right one)
     likelihood      as choice; every choice begins with the question
-    generate        question, answer (one, or a list of which any will do); of a dataset also extraction, metric, language
+    generate        question, answer (one, or a list of which any will do); of a dataset also extraction, metric, language;
+                    where the metric is judge no answer, but perhaps a baseline to be compared with
     code            question, which begins a program, and test, which checks it; of drawn programs samples, k, temperature
     instructions    question, instructions (a list of kind and parameters, as `instructions.follows` takes them)
     format          messages, the last of which is the user's

@@ -136,6 +136,9 @@ def _put(
         )
     if dataset.inferencer == "instructions":
         return {"question": question, "instructions": _instructions(record, place)}
+    if dataset.metric == "judge":
+        baseline = {"baseline": _fill(dataset.baseline, fields, place)} if dataset.baseline else {}
+        return {"question": question, "metric": dataset.metric} | baseline
     if dataset.inferencer == "generate":
         counts = [_counted(dataset, one, place) for one in _answers(dataset, record, options, place, right)]
         asked = {"question": question, "answer": counts[0] if len(counts) == 1 else counts}

@@ -11,7 +11,7 @@ import tokenizers
 
 from tokenmill import answers
 from tokenmill.errors import InputError
-from tokenmill.evaluation import programs
+from tokenmill.evaluation import judging, programs
 from tokenmill.evaluation.backend import Answer, Backend, Loss, Sample, Sampling
 from tokenmill.evaluation.config import EvaluateConfig
 from tokenmill.evaluation.grading import graded
@@ -152,14 +152,18 @@ def _prompts(subject: Subject, records: Sequence[Record]) -> list[list[int]]:
 
 
 def generated(subject: Subject, records: Sequence[Record]) -> Predictions:
-    """The answer that the model writes, compared with the right one."""
+    """The answer that the model writes, compared with the right one, or graded by the judge."""
+    grade = judging.judge_of(subject.config) if judging.wanted(records) else _compared
+    answers = zip(records, subject.answer(_prompts(subject, records)), strict=True)
     chat = subject.config.form == "chat"
-    predictions = []
-    for record, answer in zip(records, subject.answer(_prompts(subject, records)), strict=True):
-        said = subject.said(answer) if chat else _own(subject.said(answer), record)
-        found, score = graded(said, record)
-        predictions.append({"id": record["id"], "said": said, "found": found, "score": score})
-    return predictions
+    said = [subject.said(answer) if chat else _own(subject.said(answer), record) for record, answer in answers]
+    found = grade(records, said)
+    return [{"id": r["id"], "said": text} | one for r, text, one in zip(records, said, found, strict=True)]
+
+
+def _compared(records: Sequence[Record], said: Sequence[str]) -> Predictions:
+    pairs = (graded(text, record) for record, text in zip(records, said, strict=True))
+    return [{"found": found, "score": score} for found, score in pairs]
 
 
 def _own(said: str, record: Record) -> str:

@@ -27,11 +27,12 @@ def benchmark(preset: str) -> Any:
         datasets: list = [],  # noqa: B006 - KFP reads the default
         tasks: list = [],  # noqa: B006
         form: str = "chat",
+        judge_url: str = "",
         overrides: dict = {},  # noqa: B006
     ) -> None:
         with opened("benchmark", preset, overrides) as run:
             chosen = choose_datasets(weights=weights, tokenizer=tokenizer, datasets=datasets, tasks=tasks)
-            served = {"run": run, "url": url, "model": model, "form": form}
+            served = {"run": run, "url": url, "model": model, "form": form, "judge_url": judge_url}
             served |= {"weights": chosen.outputs["served"], "tokenizer": chosen.outputs["words"]}
             with dsl.ParallelFor(chosen.outputs["Output"], name="ask") as one:
                 asked = evaluate_endpoint(**served, questions=one.questions, lm_eval=one.lm_eval, suffix=one.suffix)
