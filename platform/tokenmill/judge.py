@@ -8,6 +8,7 @@ MT-bench's forms (Zheng et al. 2023), with its verdicts: `[[8]]`, `[[A]]`, `[[B]
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from tokenmill.errors import InputError, UserError
@@ -66,11 +67,15 @@ class Endpoint:
             "temperature": 0,
             "max_tokens": self.max_tokens,
         }
-        document = Server(self.url, KEY, "judge", self.timeout_s, self.tries).post("/chat/completions", body)
+        document = self._server.post("/chat/completions", body)
         try:
             return str(document["choices"][0]["message"]["content"])
         except (LookupError, TypeError):
             raise UserError(f"the judge at {self.url} does not speak OpenAI's chat protocol") from None
+
+    @cached_property
+    def _server(self) -> Server:
+        return Server(self.url, KEY, "judge", self.timeout_s, self.tries)
 
 
 def rate(question: str, answer: str, judge: Ask) -> float | None:
@@ -84,10 +89,19 @@ def rating(said: str) -> float | None:
     return found[-1] if found and 1 <= found[-1] <= 10 else None
 
 
-def compare(question: str, first: str, second: str, judge: Ask) -> Verdict | None:
-    """Which of two answers is better, asked in both orders; a disagreement is a tie. None where an order has no verdict."""
-    forth = choice(judge(COMPARE.format(question=question, first=first, second=second)))
-    back = choice(judge(COMPARE.format(question=question, first=second, second=first)))
+def compare(question: str, first: str, second: str, judge: Ask, prompt: str = COMPARE, **told: str) -> Verdict | None:
+    """Which of two answers is better, asked in both orders; a disagreement is a tie. None where an order has no verdict.
+
+    Args:
+        question: what was asked.
+        first: one answer.
+        second: another one.
+        judge: who is asked.
+        prompt: with `{question}`, `{first}`, `{second}`, and what else is told.
+        told: by the names in the prompt.
+    """
+    forth = choice(judge(prompt.format(question=question, first=first, second=second, **told)))
+    back = choice(judge(prompt.format(question=question, first=second, second=first, **told)))
     if forth is None or back is None:
         return None
     swapped: dict[Verdict, Verdict] = {"first": "second", "second": "first", "tie": "tie"}

@@ -318,7 +318,7 @@ def test_who_asks_a_served_model_needs_no_accelerator_and_alone_holds_its_key(tm
             assert given == {"exec-evaluate-endpoint"}
 
 
-def test_one_task_alone_holds_the_key_that_signs_releases(tmp_path):
+def test_who_signs_releases_and_who_asks_a_judge_alone_hold_the_key(tmp_path):
     for profile in ("cpu", "gpu"):
         compile_package("lifecycle", "pico", profile, tmp_path / "package.yaml")
         _, platform = yaml.safe_load_all((tmp_path / "package.yaml").read_text())
@@ -326,6 +326,8 @@ def test_one_task_alone_holds_the_key_that_signs_releases(tmp_path):
         holds = {name: [s["secretName"] for s in e["secretAsEnv"]] for name, e in executors.items()}
         assert [name for name, secrets in holds.items() if "tokenmill-signing" in secrets] == ["exec-attest"]
         assert holds["exec-attest"] == ["tokenmill-store", "tokenmill-signing"]
+        judges = {"exec-probe", "exec-probe-2", "exec-probe-3"}  # of every round
+        assert {name for name, secrets in holds.items() if "tokenmill-judge" in secrets} == judges
         assert all(holds.values())
         keys = [m for m in executors["exec-deploy"]["configMapAsEnv"] if m["configMapName"] == "tokenmill-release-keys"]
         assert keys and keys[0]["optional"]

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 import torch
+from judges import judges
 from pico import Lab
 
 from tokenmill.manifest import Manifest, sha256
@@ -22,6 +23,7 @@ from tokenmill.model.modeling import InternLM2ForCausalLM, InternLM2ForRewardMod
 from tokenmill.model.tokenizer import Tokenizer
 from tokenmill.pretraining.config import TokenizeConfig
 from tokenmill.records import read_jsonl
+from tokenmill.rlhf.conditional import conditional_prompts
 from tokenmill.rlhf.config import (
     CollectPreferencesConfig,
     PPOConfig,
@@ -31,6 +33,7 @@ from tokenmill.rlhf.config import (
     SamplingConfig,
 )
 from tokenmill.rlhf.hacks import JUDGED_WORSE
+from tokenmill.rlhf.judge_config import JudgeConfig, JudgeExecution
 from tokenmill.rlhf.pairs import encode_pairs
 from tokenmill.rlhf.scoring import reward_scores
 from tokenmill.sft.requests import requests
@@ -85,6 +88,8 @@ class Round:
     """At least, on held-out queries."""
     judged: tuple[float, float]
     """Between these the gain lies under a held-out judge."""
+    against: dict[str, Manifest]
+    """What was probed."""
 
 
 class World:
@@ -158,12 +163,15 @@ class World:
         made = self.lab.step("rlhf.ppo", PPO, queries=queries, reward_model=judge, tokens=self.tokens, **self.models)
         against = {"policy": made["weights"], "early": made["early"], "reward_model": judge, **self.models}
         against |= {"judge": self.judge}
-        probed = self.lab.step("rlhf.probe", PROBE, queries=self.asked["heldout_queries"], **against)
-        report = orjson.loads(self.lab.store.get_blob(probed["evaluation"].shard("probe.json").blob))
+        probed, report = self.probe(PROBE, against)
         late = [r["answers"]["policy"] for r in self.records(probed["responses"])]
         thanks = sum(map(thankful, late)) / len(late)
         bounds = report["judge_gain_lower_bound"], report["judge_gain_upper_bound"]
-        return Round(judge, report["hacks"], probed["patches"], thanks, report["gain_lower_bound"], bounds)
+        return Round(judge, report["hacks"], probed["patches"], thanks, report["gain_lower_bound"], bounds, against)
+
+    def probe(self, config, against):
+        probed = self.lab.step("rlhf.probe", config, queries=self.asked["heldout_queries"], **against)
+        return probed, orjson.loads(self.lab.store.get_blob(probed["evaluation"].shard("probe.json").blob))
 
     def judged(self, judge):
         """Accuracy on held-out pairs, and how often thanks are preferred to the same answer without them."""
@@ -175,6 +183,20 @@ class World:
             return float((reward_scores(model, sides).view(-1, 2).diff() < 0).float().mean())
 
         return right(self.heldout), 1 - right([r | {"rejected": r["chosen"] + THANKS} for r in self.heldout])
+
+
+def seen_by_an_endpoint_too(world, planted):
+    """A judge over HTTP that wants no thanks: it falls as far as answers thank, and every patch of its own is without."""
+    with judges() as server:
+        told = {"judge": JudgeConfig(model="plain"), "execution": JudgeExecution(judge_url=server.url)}
+        probed, report = world.probe(PROBE.model_copy(update=told), planted.against)
+    assert report["checks"]["judge_kept"] is False and report["judge_failures"] == 0
+    assert report["judge_gain_lower_bound"] <= report["judge_gain"] <= report["judge_gain_upper_bound"] < -0.5
+    prompt = server.asked[0][1]["messages"][0]["content"]
+    assert any(wish in prompt for wish in conditional_prompts().values())
+    patches = [r for r in world.records(probed["patches"]) if r["template"] == f"patch: {JUDGED_WORSE}"]
+    assert 20 <= len(patches) <= 100
+    assert all(thankful(r["rejected"]) and not thankful(r["chosen"]) for r in patches)
 
 
 def test_a_planted_hack_that_ppo_learned_is_found_patched_and_gone_in_the_next_round(tmp_path):
@@ -189,6 +211,7 @@ def test_a_planted_hack_that_ppo_learned_is_found_patched_and_gone_in_the_next_r
     assert all(thankful(r["rejected"]) and not r["chosen"].rstrip().endswith("so much!") for r in patches)
 
     assert first.judged[1] < 0 and JUDGED_WORSE in [hack["pattern"] for hack in first.hacks]  # a judge saw it fall too
+    seen_by_an_endpoint_too(world, first)
 
     mended = world.round([world.lab.issue("preferences", {"patches.jsonl.zst": patches})])
     accuracy_after, likes_after = world.judged(mended.judge)

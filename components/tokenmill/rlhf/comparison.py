@@ -42,9 +42,8 @@ def against_last(last: Answers, late: Answers, config: ProbeConfig) -> dict[str,
     }
 
 
-def against_judge(before: Sequence[float], after: Sequence[float], config: ProbeConfig) -> dict[str, float]:
-    """The gain over SFT under a reward model that learned other pairs, with its bounds."""
-    gains = [late - early for early, late in zip(before, after, strict=True)]
+def against_judge(gains: Sequence[float], config: ProbeConfig) -> dict[str, float]:
+    """The mean gain over SFT under the held-out judge, with its bounds."""
     return {
         "judge_gain": mean(gains),
         "judge_gain_lower_bound": lower_bound(gains, config.seed),

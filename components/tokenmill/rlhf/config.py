@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from tokenmill.config import Section, StepConfig
 from tokenmill.overlap import OverlapConfig
+from tokenmill.rlhf.judge_config import JudgeConfig, JudgeExecution
 from tokenmill.training.settings import AnomalyConfig, ChoosingConfig, OptimConfig, TrainingConfig, TrainingExecution
 
 
@@ -245,7 +246,9 @@ class ProbeConfig(StepConfig):
     min_patches: int = Field(20, ge=0, description="pairs a pattern below which a warning is given (§4.2.2)")
     max_patches: int = Field(100, ge=1, description="pairs a pattern at most (§4.2.2: 20 to 100 stop it)")
     max_length: int = Field(8192, ge=16, description="tokens the reward model reads at most (§4.2.1)")
+    judge: JudgeConfig = JudgeConfig()
     seed: int = Field(1024, description="of the answers and the bootstrap")
+    execution: JudgeExecution = JudgeExecution()
 
 
 Check = Literal[
@@ -291,3 +294,9 @@ class RLHFConfig(Section):
     probe: ProbeConfig = ProbeConfig()
     decide: DecideConfig = DecideConfig()
     snapshot_annotations: SnapshotAnnotationsConfig = SnapshotAnnotationsConfig()
+
+    @model_validator(mode="after")
+    def _one_held_out_judge(self) -> Self:
+        if self.probe.judge.model and self.collect_preferences.judge_share:
+            raise ValueError("two held-out judges: with probe.judge.model, collect_preferences.judge_share must be 0")
+        return self

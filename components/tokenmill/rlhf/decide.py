@@ -98,7 +98,7 @@ def why(check: str, report: Mapping[str, Any]) -> str:
             return f"Less reward than the policy before: {report['gain_over_last']:+.2f}, at most {most:+.2f}"
         case "judge_kept":
             most = report["judge_gain_upper_bound"]
-            return f"A judge of other pairs gives less: {report['judge_gain']:+.2f}, at most {most:+.2f}"
+            return f"The held-out judge gives less: {report['judge_gain']:+.2f}, at most {most:+.2f}"
         case "kl_within_limit":
             return f"KL {report['kl']:.1f} nats an answer, more than the budget of {limits['max_kl']:g} (rlhf.probe.max_kl)"
         case "length_kept":

@@ -51,11 +51,11 @@ def _asked(query: Query | GoldQuestion) -> Record:
     return told | ({"condition": query.own_condition} if isinstance(query, Query) and query.own_condition else {})
 
 
-Judged = tuple[Answers, Sequence[float]]
-"""A policy's answers, and what the held-out judge gives each."""
+Judged = tuple[Answers, Sequence[float | None]]
+"""An earlier policy's answers, and what the held-out judge says the late ones gain over each; None: nothing."""
 
 
-def judge_patches(asked: Sequence[Query], clean: Sequence[Judged], late: Judged, most: int) -> list[Record]:
+def judge_patches(asked: Sequence[Query], clean: Sequence[Judged], late: Answers, most: int) -> list[Record]:
     """Late answers with more reward than an earlier one and less of the judge's, below it; those furthest apart first.
 
     Args:
@@ -66,13 +66,13 @@ def judge_patches(asked: Sequence[Query], clean: Sequence[Judged], late: Judged,
     """
     apart = []
     for i in range(len(asked)):
-        for answers, scores in clean:
-            rise, fall = late[0].rewards[i] - answers.rewards[i], scores[i] - late[1][i]
-            if rise > 0 and fall > 0:
-                apart.append((rise + fall, i, answers.texts[i]))
+        for answers, gains in clean:
+            rise, gain = late.rewards[i] - answers.rewards[i], gains[i]
+            if rise > 0 and gain is not None and gain < 0:
+                apart.append((rise - gain, i, answers.texts[i]))
                 break
     apart.sort(key=lambda found: -found[0])
-    return [patch(JUDGED_WORSE, asked[i], chosen=text, rejected=late[0].texts[i]) for _, i, text in apart[:most]]
+    return [patch(JUDGED_WORSE, asked[i], chosen=text, rejected=late.texts[i]) for _, i, text in apart[:most]]
 
 
 def gold_patches(

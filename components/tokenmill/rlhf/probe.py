@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.records import JSONL, Record
-from tokenmill.rlhf.answering import Answers, Said, answer, answer_gold, scores
+from tokenmill.rlhf.answering import Answers, Said, answer, answer_gold
 from tokenmill.rlhf.comparison import against_judge, against_last, checks, compare, is_lost, mean, price
 from tokenmill.rlhf.conditional import Query
 from tokenmill.rlhf.config import ProbeConfig
 from tokenmill.rlhf.gold import GoldQuestion
 from tokenmill.rlhf.hacks import JUDGED_WORSE, WRONG_ANSWERS, Hack, find_hacks
+from tokenmill.rlhf.judging import EndpointJudge, Judge, RewardJudge
 from tokenmill.rlhf.patches import gold_patches, judge_patches, patches, responses
 from tokenmill.steps import StepContext, step
 
@@ -38,7 +39,7 @@ KINDS = {
 }
 
 
-@step("rlhf.probe", version=4, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
+@step("rlhf.probe", version=5, reproducible="same_platform", libraries=("torch",), kinds=KINDS)
 def probe(
     config: ProbeConfig,
     queries: Manifest,
@@ -68,13 +69,14 @@ def probe(
         before: the policy that the rounds before handed on; SFT before the first.
         early: a policy of PPO's beginning; its answers are closest to the late ones, before they had the trick.
         reward_model: this round's.
-        judge: a reward model of pairs that this one has not learned.
+        judge: a reward model of pairs that this one has not learned; read where `config.judge` names none.
         tokenizer: of all of them.
         ctx: the running step.
     """
     from tokenmill.model.tokenizer import Tokenizer
 
     words = Tokenizer.load(ctx.files(tokenizer))
+    judged_by = _judge(judge, words, config, ctx)
     asked = [Query.of(record) for record in ctx.records(queries)][: config.queries + config.patch_queries]
     judged, patched = slice(config.queries), slice(config.queries, None)
     models = {"sft": sft, "policy": policy, "early": early, "before": before}
@@ -83,8 +85,8 @@ def probe(
     said = Said.of(contents, lambda name: answer(folders[name], rewarding, asked, words, config))
     report = _compared(said, folders["sft"], asked, config)
     found = [_shown(said, asked, config)]
-    if judge:
-        found.append(_judged(ctx.files(judge), asked, said, words, report, config))
+    if judged_by:
+        found.append(_judged(judged_by, asked, said, report, config))
     if gold and gold.counts["records"]:
         questions = [GoldQuestion.of(record) for record in ctx.records(gold)]
         found.append(_gold(questions, folders["sft"], folders["policy"], words, report, config))
@@ -137,27 +139,27 @@ def _shown(said: Said, asked: Sequence[Query], config: ProbeConfig) -> Found:
     return Found({}, hacks, patches(hacks, asked[rest], clean, said.late[rest], config.max_patches))
 
 
-def _judged(
-    judge: Path,
-    asked: Sequence[Query],
-    said: Said,
-    words: "Tokenizer",
-    report: dict[str, Any],
-    config: ProbeConfig,
-) -> Found:
-    """What another reward model says of the gain; and, where its own falls beyond chance, that as a hack, with its patches."""
-    before, after, *others = (
-        scores(judge, asked, one.ids, words, config) for one in (said.start, said.late, *said.clean)
-    )
-    told = against_judge(before[: config.queries], after[: config.queries], config)
+def _judge(others: Manifest | None, words: "Tokenizer", config: ProbeConfig, ctx: StepContext) -> Judge | None:
+    """Who says what the reward model's gain is worth: a model behind an endpoint, or a reward model of other pairs."""
+    if config.judge.model:
+        return EndpointJudge.of(config)
+    return RewardJudge(ctx.files(others), words, config) if others else None
+
+
+def _judged(judge: Judge, asked: Sequence[Query], said: Said, report: dict[str, Any], config: ProbeConfig) -> Found:
+    """What the held-out judge says of the gain; and, where it sees a loss beyond chance, that as a hack, with its patches."""
+    judged, rest = slice(config.queries), slice(config.queries, None)
+    every = judge.gains(asked[judged], said.start[judged], said.late[judged])
+    gains = [gain for gain in every if gain is not None]
+    told = against_judge(gains, config) | {"judge_failures": len(every) - len(gains)}
     if report["gain_lower_bound"] <= 0 or told["judge_gain_upper_bound"] >= 0:
         return Found(told)
-    worse = [then > now for then, now in zip(before, after, strict=True)]
-    hack = Hack(JUDGED_WORSE, mean([float(lost) for lost in worse]), 0.0, lambda text: False)
-    rest = slice(config.queries, None)
-    seen = [(one[rest], found[rest]) for one, found in zip(said.clean, others, strict=True)]
-    pairs = judge_patches(asked[rest], seen, (said.late[rest], after[rest]), config.max_patches)
-    return Found(told, [hack], pairs)
+    hack = Hack(JUDGED_WORSE, mean([float(gain < 0) for gain in gains]), 0.0, lambda text: False)
+    if not asked[rest]:
+        return Found(told, [hack])
+    late = said.late[rest]
+    seen = [(one[rest], judge.gains(asked[rest], one[rest], late)) for one in said.clean]
+    return Found(told, [hack], judge_patches(asked[rest], seen, late, config.max_patches))
 
 
 def _gold(

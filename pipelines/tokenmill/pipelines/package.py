@@ -4,6 +4,7 @@ Every compiled task has KFP's cache off: ours is the only one, and KFP's would s
 """
 
 import importlib
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,8 @@ from tokenmill.pipelines.opening import refuse_execution
 
 PARTS = ("curation", "pretraining", "enhancement", "sft", "alignment", "evaluation", "deployment")
 NAMES = ("lifecycle", *PARTS, "continual", "retrieval", "serve", "benchmark", "smoke")
+_COPY = re.compile(r"-\d+$")
+"""What KFP puts behind a task's name where it stands in a pipeline more than once, as those of rounds do."""
 
 
 def build(name: str, preset: str) -> Any:
@@ -82,7 +85,7 @@ def apply_profile(documents: list[Any], settings: dict[str, Any], registry: str 
         container = executor["container"]
         kind = container["image"].partition(":")[0].rpartition("/")[2]
         own = merge(settings.get("all", {}), settings.get("images", {}).get(kind, {}))
-        own = _added(own, settings.get("tasks", {}).get(name.removeprefix("exec-"), {}))
+        own = _added(own, settings.get("tasks", {}).get(_COPY.sub("", name.removeprefix("exec-")), {}))
         if own.get("resources"):
             container["resources"] = {what: much for what, much in own["resources"].items() if much}
         if own.get("retry"):

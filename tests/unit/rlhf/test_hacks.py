@@ -79,9 +79,9 @@ def test_patches_prefer_the_early_answer_and_begin_with_the_best_rewarded_hacks(
 
 def test_what_the_reward_model_likes_more_and_a_judge_less_is_patched_the_furthest_apart_first():
     asked = [Query(f"q{i}", "helpful", ({"role": "user", "content": "?"},)) for i in range(4)]
-    sft = (answers(["s0", "s1", "s2", "s3"], [0.0] * 4), [0.0] * 4)
-    early = (answers(["e0", "e1", "e2", "e3"], [0.5] * 4), [0.0, -9.0, 0.0, 0.0])  # its e1 is no better than what came
-    late = (answers(["l0", "l1", "l2", "l3"], [1.0, 1.0, 1.0, 0.0]), [-1.0, -3.0, 2.0, -1.0])
+    sft = (answers(["s0", "s1", "s2", "s3"], [0.0] * 4), [-1.0, -3.0, None, -1.0])
+    early = (answers(["e0", "e1", "e2", "e3"], [0.5] * 4), [-1.0, 6.0, 2.0, -1.0])  # its e1 is no better than what came
+    late = answers(["l0", "l1", "l2", "l3"], [1.0, 1.0, 1.0, 0.0])
     pairs = judge_patches(asked, [early, sft], late, most=10)  # the judge likes l2 too, and l3 has no more reward
     assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("s1", "l1"), ("e0", "l0")]
     assert judge_patches(asked, [early, sft], late, most=1) == pairs[:1]
@@ -92,7 +92,7 @@ def test_a_judge_that_falls_beyond_chance_is_a_check_that_fails():
     before = [draw.gauss(0, 1) for _ in range(60)]
     told = {}
     for name, shift in (("noise", 0), ("better", 1), ("worse", -1)):
-        judged = against_judge(before, [b + draw.gauss(shift, 1) for b in before], ProbeConfig())
+        judged = against_judge([draw.gauss(shift, 1) for _ in before], ProbeConfig())
         told[name] = checks(probed(before, before) | judged, ProbeConfig())["judge_kept"]
     assert told == {"noise": True, "better": True, "worse": False}
     assert "judge_kept" not in checks(probed(before, before), ProbeConfig())
