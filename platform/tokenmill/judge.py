@@ -6,12 +6,12 @@ MT-bench's forms (Zheng et al. 2023), with its verdicts: `[[8]]`, `[[A]]`, `[[B]
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from tokenmill.errors import InputError, UserError
+from tokenmill.errors import UserError
 from tokenmill.server import Server
 
 Verdict = Literal["first", "second", "tie"]
@@ -113,13 +113,3 @@ def choice(said: str) -> Verdict | None:
     verdicts: dict[str, Verdict] = {"A": "first", "B": "second", "C": "tie"}
     found = _CHOICE.findall(said)
     return verdicts[found[-1]] if found else None
-
-
-def win_rate(verdicts: Iterable[Verdict | None]) -> tuple[float, int]:
-    """Of the first over the second, a tie counting half; and how many pairs the judge gave no verdict on, left out of it."""
-    given = list(verdicts)
-    judged: Sequence[Verdict] = [verdict for verdict in given if verdict is not None]
-    if not judged:
-        raise InputError(f"the judge gave no verdict on any of {len(given)} pairs")
-    worth = {"first": 1.0, "tie": 0.5, "second": 0.0}
-    return sum(worth[verdict] for verdict in judged) / len(judged), len(given) - len(judged)

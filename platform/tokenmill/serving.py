@@ -62,6 +62,18 @@ def serving_available() -> tuple[bool, str]:
     return (True, "") if found else (False, f"{python} has no vllm: run scripts/serve_env.sh, or set {SERVE_PYTHON}")
 
 
+def serving_packages() -> Path:
+    """The folder `site-packages` of the serving environment. Raises EngineError where there is none."""
+    look = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    try:
+        found = subprocess.run(
+            [serve_python() or "", "-I", "-c", look], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EngineError(f"the serving environment does not say where its packages are: {error}") from None
+    return Path(found.stdout.strip())
+
+
 def engine_environment() -> dict[str, str]:
     """The whole environment of an engine's process."""
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _ENGINE_ENVIRONMENT

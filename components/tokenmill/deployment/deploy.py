@@ -11,12 +11,13 @@ import requests
 from tokenmill.deployment.config import DeployConfig
 from tokenmill.deployment.listing import vouched_for
 from tokenmill.deployment.register import REGISTRATION
-from tokenmill.deployment.release import RELEASE, require_passed
+from tokenmill.deployment.release import RELEASE, SBOM, require_passed
 from tokenmill.deployment.signing import trusted_keys
 from tokenmill.deployment.verify import verify
+from tokenmill.environment import other_environment
 from tokenmill.errors import InputError, UserError
 from tokenmill.manifest import Draft, Manifest
-from tokenmill.serving import EngineError
+from tokenmill.serving import EngineError, serving_packages
 from tokenmill.steps import StepContext, effect
 from tokenmill.steps.files import materialise
 
@@ -29,14 +30,14 @@ PROCESS_FLAGS = (
 )
 
 
-@effect("deployment.deploy", version=4, kinds={"release": "release", "registration": "registration"})
+@effect("deployment.deploy", version=5, kinds={"release": "release", "registration": "registration"})
 def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx: StepContext) -> Draft:
     """Serve the release with vLLM and test it: as a process on loopback, or behind the chart `inference`.
 
     What is not the release that was registered is refused, so is one whose own verdict did not pass, and so is a cluster
     that cannot take it. A candidate that is judged worse, an engine that does not start and a test that fails are
     findings, for promotion to act on; on a cluster users then have what they had. Without a serving environment no
-    process is started, and the output says so.
+    process is started, and the output says so. With a process the output has an SBOM of what served, `sbom.cdx.json`.
     """
     registered = ctx.read_json(registration, REGISTRATION)
     if registered["model"] != release.digest:
@@ -59,7 +60,8 @@ def deploy(config: DeployConfig, release: Manifest, registration: Manifest, ctx:
     }
     ctx.log.info("deployed", served=found["served"], ok=found["ok"], reason=found["reason"])
     counts = {"served": int(found["served"]), "ok": int(found["ok"])}
-    return ctx.write_json("deployment", DEPLOYMENT, value | found, counts=counts)
+    told = ctx.write_json("deployment", DEPLOYMENT, value | found, counts=counts)
+    return _with_bill(told, ctx) if found["served"] and config.execution.target == "process" else told
 
 
 def _as_a_process(config: DeployConfig, release: Manifest, name: str, version: str, ctx: StepContext) -> dict[str, Any]:
@@ -95,6 +97,17 @@ def _as_a_process(config: DeployConfig, release: Manifest, name: str, version: s
     except EngineError as failed:
         return {"served": True, "ok": False, "reason": str(failed)}
     return {"served": True, "healthy_after_s": healthy} | smoke.to_json()
+
+
+def _with_bill(told: Draft, ctx: StepContext) -> Draft:
+    """Beside it a bill of the environment that served, which is a fact of this deployment and not of the release."""
+    from tokenmill.deployment.sbom import bill_of_environment
+
+    folder = ctx.workdir / "bill"
+    folder.mkdir()
+    (folder / SBOM).write_bytes(bill_of_environment(other_environment(str(serving_packages()))))
+    bill = ctx.write_files("deployment", folder)
+    return Draft(kind="deployment", shards=(*told.shards, *bill.shards), counts=told.counts)
 
 
 def _behind_the_chart(

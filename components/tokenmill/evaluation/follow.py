@@ -45,7 +45,7 @@ class Drop:
 
 @step(
     "evaluation.follow",
-    version=2,
+    version=3,
     reproducible="same_platform",
     libraries=("torch", "numpy", "tokenizers"),
     kinds={"kept": KEPT, "tokenizer": "tokenizer", "questions": "questions"},
