@@ -18,7 +18,7 @@ _KINDS[[*map(ord, "0123456789")]] |= _DIGIT
 _KINDS[[*map(ord, "0123456789(+:")]] |= _OPENS
 _KINDS[[*map(ord, "0123456789 ().-+")]] |= _WITHIN
 _KINDS[[*map(ord, "0123456789abcdefABCDEF")]] |= _HEX
-_DOT, _PLUS, _COLON, _TWO, _THREE = map(ord, ".+:23")
+_DOT, _PLUS, _TWO, _THREE = map(ord, ".+23")
 
 
 @numba.njit
