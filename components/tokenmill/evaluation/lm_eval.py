@@ -4,7 +4,9 @@ A task's samples become predictions as any suite's, under `lm-eval/<task>`, so t
 are where its YAML says; what it reads from there is the outside world, so nothing of it comes from the cache.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from lm_eval import evaluator, utils
@@ -36,7 +38,10 @@ def measured(subject: Subject, config: LmEvalConfig) -> tuple[dict[str, tuple[st
         task_manager=manager,
         log_samples=True,
     )
-    suites = {f"{MODE}/{task}": _predictions(samples) for task, samples in sorted(found["samples"].items())}
+    suites = {
+        f"{MODE}/{task}": _predictions(samples, found["results"][task])
+        for task, samples in sorted(found["samples"].items())
+    }
     asked = {
         task: [found["versions"].get(task), [(s["doc_hash"], s["prompt_hash"], s["target_hash"]) for s in samples]]
         for task, samples in sorted(found["samples"].items())
@@ -44,15 +49,22 @@ def measured(subject: Subject, config: LmEvalConfig) -> tuple[dict[str, tuple[st
     return suites, sha256(canonical(asked))
 
 
-def _predictions(samples: Sequence[dict[str, Any]]) -> tuple[str, Predictions]:
-    """A task's first metric that is a number of each sample, and what the model answered."""
-    metric = next((name for name in samples[0]["metrics"] if isinstance(samples[0].get(name), int | float)), None)
-    if metric is None:
-        raise InputError(f"lm-eval's {samples[0]['metrics']} are of no single answer: they have no interval here")
-    rows = sorted(samples, key=lambda sample: sample["doc_id"])
-    return metric, [
-        {"id": f"{s['doc_id']:06d}", "said": _plain(s["filtered_resps"]), "score": float(s[metric])} for s in rows
-    ]
+def _predictions(samples: Sequence[dict[str, Any]], told: Mapping[str, Any]) -> tuple[str, Predictions]:
+    """A task's first metric that is a mean over its samples, and what the model answered; by the first of its filters.
+
+    Args:
+        told: the task's results by lm-eval, under `metric,filter`.
+    """
+    first = samples[0]["filter"]
+    rows = sorted((s for s in samples if s["filter"] == first), key=lambda sample: sample["doc_id"])
+    for metric in samples[0]["metrics"]:
+        scores = [s[metric] for s in rows if isinstance(s.get(metric), int | float)]
+        if len(scores) == len(rows) and math.isclose(fmean(scores), told[f"{metric},{first}"], rel_tol=1e-6):
+            return metric, [
+                {"id": f"{s['doc_id']:06d}", "said": _plain(s["filtered_resps"]), "score": float(s[metric])}
+                for s in rows
+            ]
+    raise InputError(f"lm-eval's {samples[0]['metrics']} are of no single answer: they have no interval here")
 
 
 def _plain(answer: Any) -> Any:
