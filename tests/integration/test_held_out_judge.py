@@ -51,7 +51,7 @@ def test_it_is_told_the_wish_that_the_reward_model_judges_by_and_who_said_what(s
         {"role": "user", "content": "How?"},
     )
     own = Query("q", "verse", turns, own_condition="You judge the {verse}.")
-    judge(server, "longer").gains([own, *asked(1, "harmless")], said("a", "b"), said("c{x}", "d"))
+    judge(server, "longer", together=1).gains([own, *asked(1, "harmless")], said("a", "b"), said("c{x}", "d"))
     verse, harmless = prompts(server)[0], prompts(server)[-1]
     assert "You judge the {verse}." in verse and "user: Why?\n\nassistant: So.\n\nuser: How?" in verse
     assert conditional_prompts()["harmless"] in harmless

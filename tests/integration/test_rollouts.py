@@ -87,6 +87,25 @@ def test_chance_is_the_requests_own(process):
     assert [len(block) for block in together] == [2, 2]
 
 
+def test_answers_keep_to_each_rows_own_nucleus_whatever_rows_come_and_go(process):
+    """More answers than are drawn at once, of different lengths: what counts for a row must move with it."""
+    model, share = actor(3), 0.6
+    with torch.no_grad():
+        model.output.weight /= 20  # of hardly any opinion: tokens outside would be said
+    engine = VLLMEngine(process, model, SamplingConfig(max_new_tokens=24, top_p=share), tuple(range(400)))
+    prompts = PROMPTS * 8
+    (answers,) = engine.draw([Request(prompts, seed=5)])
+    assert len({len(answer.tokens) for answer in answers}) > 3
+    outside, said = [], set()
+    for prompt, answer in zip(prompts, answers, strict=True):
+        rows = model(torch.tensor([*prompt, *answer.tokens])).detach()[len(prompt) - 1 : -1].double().softmax(-1)
+        mine = rows.gather(1, torch.tensor(answer.tokens)[:, None])
+        outside += (rows.where(rows > mine, 0.0).sum(-1) - share).tolist()  # the mass of what is more likely
+        said |= set(answer.tokens)
+    assert max(outside) < 1e-3 and len(said) > 100
+    assert statistics.mean(gap > -share / 2 for gap in outside) > 0.3  # and the nucleus is said up to its border
+
+
 def test_weights_of_a_nano_model_cross_in_a_fifth_of_a_second(process):
     model, spent = actor(4), []
     for _ in range(5):

@@ -28,7 +28,7 @@ KINDS = {
 }
 
 
-@training_step("rlhf.ppo", version=7, kinds=KINDS)
+@training_step("rlhf.ppo", version=8, kinds=KINDS)
 def build(
     config: PPOConfig,
     queries: Manifest,

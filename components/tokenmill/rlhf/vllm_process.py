@@ -26,6 +26,7 @@ class Engine:
         from vllm import LLM
 
         self.sleeps = torch.cuda.is_available()
+        on_cpu = {} if self.sleeps else {"logits_processors": [nucleus()]}
         self.llm = LLM(
             model=model,
             dtype=dtype,
@@ -39,6 +40,7 @@ class Engine:
             distributed_executor_backend="uni",
             disable_log_stats=True,
             **memory,
+            **on_cpu,
         )
         return self.sleep()  # until it is asked
 
@@ -60,6 +62,8 @@ class Engine:
     def draw(self, prompts: list[list[int]], seeds: list[int], sampling: Reply) -> Reply:
         from vllm import SamplingParams
 
+        if not self.sleeps:
+            sampling = {**sampling, "top_p": 1.0, "extra_args": {"nucleus": sampling.get("top_p", 1.0)}}
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         how = [SamplingParams(seed=seed, logprobs=0, detokenize=False, **sampling) for seed in seeds]
         answers = []
@@ -69,6 +73,44 @@ class Engine:
             logprobs = [at[token].logprob for at, token in zip(said.logprobs, tokens, strict=True)]
             answers.append({"tokens": tokens, "logprobs": logprobs, "finished": said.finish_reason == "stop"})
         return {"answers": answers}
+
+
+def nucleus() -> type:
+    """What holds a row to the smallest set of tokens with `top_p` of the mass, on a CPU. vLLM sorts logits by torch there:
+    15 ms for 32 rows of 8,192, three fifths of a step of 10M parameters; by numpy's vectorised sort it is 2 ms."""
+    import numpy
+    import torch
+    from vllm.v1.sample.logits_processor import LogitsProcessor
+    from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
+    class Nucleus(LogitsProcessor):
+        def __init__(self, config: Any, device: Any, pinned: bool) -> None:
+            self.shares: dict[int, float] = {}
+            """Row → mass, where it is not all."""
+
+        def is_argmax_invariant(self) -> bool:
+            return True  # so it comes after temperature, as top_p does
+
+        def update_state(self, update: Any) -> None:
+            process_dict_updates(self.shares, update, self._share)
+
+        @staticmethod
+        def _share(params: Any, prompt: Any, said: Any) -> float | None:
+            share = (params.extra_args or {}).get("nucleus", 1.0)
+            return share if share < 1 else None
+
+        def apply(self, logits: Any) -> Any:
+            if not self.shares:
+                return logits
+            rows, share = list(self.shares), torch.tensor(list(self.shares.values()))[:, None]
+            probabilities = logits[rows].softmax(-1)
+            ranked = torch.from_numpy(numpy.sort(probabilities.numpy())).flip(-1)
+            size = (ranked.cumsum(-1) - ranked < share).sum(-1, keepdim=True).clamp(min=1)
+            outside = probabilities < ranked.gather(1, size - 1)
+            logits[rows] = logits[rows].masked_fill(outside, -float("inf"))
+            return logits
+
+    return Nucleus
 
 
 def main(descriptor: int) -> None:
