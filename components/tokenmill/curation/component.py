@@ -43,12 +43,13 @@ def plan_corpora(run: str, corpora: dsl.Input[list[dsl.Dataset]], task: str) -> 
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)
-def plan_corpus(run: str, corpus: dsl.Input[dsl.Dataset]) -> list:
-    """Groups of a corpus's shards."""
+def regroup(run: str, corpora: dsl.Input[list[dsl.Dataset]], corpus: dsl.Output[dsl.Dataset], task: str) -> list:
+    """What the tasks of a loop made, as one corpus, and its shards in groups anew."""
     from tokenmill.curation.plan import loop_items
     from tokenmill.steps import run_component
 
-    return loop_items(run_component("curation.plan", run, inputs={"whole": corpus}))
+    merged = run_component("curation.merge", run, inputs={"corpora": corpora}, outputs={"output": corpus}, task=task)
+    return loop_items(run_component("curation.plan", run, inputs={"whole": merged["output"].digest}))
 
 
 @dsl.component(base_image=images.CURATION, install_kfp_package=False)

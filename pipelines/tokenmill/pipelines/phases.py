@@ -48,10 +48,9 @@ def curation(run: str, sources: list, scorers: list) -> Curated:
         stripped = curation_tasks.strip_boilerplate_group(
             run=run, group=group.digest, boilerplate=repeated, suffix=group.suffix
         ).outputs["stripped"]
-    merged = curation_tasks.merge(run=run, corpora=dsl.Collected(stripped), task="curation.merge.stripped")
-    read = merged.outputs["corpus"]
 
-    groups = curation_tasks.plan_corpus(run=run, corpus=read).output
+    regrouped = curation_tasks.regroup(run=run, corpora=dsl.Collected(stripped), task="curation.merge.stripped")
+    read, groups = regrouped.outputs["corpus"], regrouped.outputs["Output"]
     with dsl.ParallelFor(groups, name="fingerprint") as group:
         prints = curation_tasks.fingerprint_group(run=run, group=group.digest, suffix=group.suffix)
     index = curation_tasks.gather(run=run, parts=dsl.Collected(prints.outputs["fingerprints"])).outputs["gathered"]
