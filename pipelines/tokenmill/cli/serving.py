@@ -10,6 +10,9 @@ import typer
 
 from tokenmill.cli.main import AsJson, StoreUri, app, use_store
 
+RUNS = "#/experiments?workflowType=machine_learning"
+"""Where MLflow 3 shows experiments with runs and losses; by itself it opens pages of traces, of which there are none."""
+
 
 @app.command()
 def ui(
@@ -24,7 +27,7 @@ def ui(
     if uri.startswith("http"):
         typer.echo(f"MLflow is at {uri}")
         return
-    typer.echo(f"MLflow on http://127.0.0.1:{port} over {uri}")
+    typer.echo(f"MLflow on http://127.0.0.1:{port}/{RUNS} over {uri}")
     command = [
         sys.executable,
         "-m",
