@@ -42,6 +42,7 @@ class Lab:
         step: str = "test.made",
         facts: Mapping[str, Any] | None = None,
         counts: Mapping[str, int] | None = None,
+        config: Mapping[str, Any] | None = None,
         **parents: Manifest | list[Manifest],
     ) -> Manifest:
         shards = []
@@ -54,7 +55,7 @@ class Lab:
         listed = {role: given if isinstance(given, list) else [given] for role, given in parents.items()}
         draft = Draft(kind=kind, shards=tuple(shards), facts=dict(facts or {}), counts=dict(counts or {}))
         digests = {role: tuple(m.digest for m in manifests) for role, manifests in listed.items()}
-        manifest = Manifest.issue(draft, parents=digests, step=step, version=1, config={})
+        manifest = Manifest.issue(draft, parents=digests, step=step, version=1, config=dict(config or {}))
         self.store.put_manifest(manifest)
         return manifest
 
@@ -173,11 +174,14 @@ def released(
     foreign: str = "",
     seed: int = 0,
     context: int = 128,
+    gate: str = "evaluation.gate",
+    limits: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Released:
     """A release of random weights with made-up evidence; `foreign` evidence is about something else.
 
     Args:
+        gate: step that made the verdict, by its `limits`.
         more: parents of the weights.
     """
     from tokenmill.deployment.config import BundleConfig
@@ -200,7 +204,8 @@ def released(
     checks = [{"name": "format/chat", "passed": passed}]
     judged = {"passed": passed, "label": "chat", "checks": checks}
     judged["candidate"] = "f" * 64 if foreign == "evaluation" else evaluation.content
-    verdict = lab.issue_json("verdict", {"verdict.json": judged, "verdict.md": "# chat passed"})
+    page = {"verdict.json": judged, "verdict.md": "# chat passed"}
+    verdict = lab.issue_json("verdict", page, step=gate, config={"limits": dict(limits or {})})
     other = lab.weights(seed + 1) if foreign == "training_sets" else weights
     sets = lab.step("evaluation.collect_training_sets", CollectConfig(), weights=other)["output"]
     inputs = {"weights": weights, "tokenizer": lab.tokenizer, "evaluation": evaluation, "verdict": verdict}

@@ -124,12 +124,17 @@ def test_what_no_gate_passed_is_promoted_only_by_force_and_with_a_reason(lab: La
 
 def test_a_verdict_tag_alone_promotes_nothing(lab: Lab, registry: Registry, versions: list[Released]) -> None:
     """Whoever may write tags in MLflow cannot lend a version the verdict of another, or one that did not pass."""
-    failed = lab.issue_json("verdict", {"verdict.json": {"passed": False}, "verdict.md": "# no"})
+    failed = lab.issue_json(
+        "verdict", {"verdict.json": {"passed": False}, "verdict.md": "# no"}, step="evaluation.gate"
+    )
     unsound = lab.issue_json("release", {"release.json": {"verdict": {"content": failed.content}}})
+    homemade = lab.issue_json("verdict", {"verdict.json": {"passed": True}, "verdict.md": "# yes"}, step="made.by_hand")
+    easy = lab.issue_json("release", {"release.json": {"verdict": {"content": homemade.content}}})
     for release, verdict, said in (
         (versions[0].release, versions[1].verdict, "about another release"),
         (versions[0].release, failed, "about another release"),
         (unsound, failed, "the gate did not pass it"),
+        (easy, homemade, "no verdict of evaluation.gate"),
     ):
         tags = {"tokenmill.manifest": release.digest, "gate.verdict": verdict.digest}
         with pytest.MonkeyPatch.context() as patch:
@@ -332,10 +337,29 @@ def test_a_way_back_does_not_undo_a_promotion_that_came_meanwhile(
     assert stands(NAME, "hurried") == "3"
 
 
+def test_what_another_policy_let_pass_is_promoted_only_where_that_is_meant(lab: Lab, registry: Registry) -> None:
+    easy = released(lab, seed=13, limits={"format/chat": {"min": 0.0}})
+    value = lab.step("deployment.register", RegisterConfig(alias="candidate"), model=easy.release, verdict=easy.verdict)
+    number = value["output"].counts["version"]
+    strict, lax = (sha256(canonical({"limits": limits})) for limits in ({}, {"format/chat": {"min": 0.0}}))
+    assert registry.version_tags(NAME, str(number))["gate.policy"] == lax
+    assert registry.version_tags(NAME, str(number))["gate.checks"] == "1"
+    cli(lab, "promote", f"{NAME}@1", "--to", "strict")
+    said = cli(lab, "promote", f"{NAME}@{number}", "--to", "strict", code=2)
+    assert lax in said and strict in said and f"--gate-policy {lax[:12]}" in said
+    assert registry.alias_version(NAME, "strict") == "1"
+    assert "by policy" in cli(lab, "promote", f"{NAME}@{number}", "--to", "new", "--gate-policy", strict, code=2)
+    cli(lab, "promote", f"{NAME}@{number}", "--to", "strict", "--gate-policy", lax[:12])
+    assert [r.policy for r in AuditLog(registry, NAME).moves() if r.alias == "strict"] == [strict, lax]
+
+
 def test_an_alias_that_was_moved_past_tokenmill_is_said(lab: Lab, registry: Registry) -> None:
     move(registry, NAME, "bypassed", "1", action="promoted", why="properly")
     registry.set_alias(NAME, "bypassed", "2")
-    assert "somebody moved it past TokenMill" in cli(lab, "audit", NAME, "--alias", "bypassed")
+    assert "somebody moved it past TokenMill" in cli(lab, "audit", NAME, "--alias", "bypassed", code=2)
+    assert "somebody moved it past TokenMill" in cli(lab, "audit", NAME, "--alias", "bypassed", "--json", code=2)
+    move(registry, NAME, "bypassed", "1", action="promoted", why="back, properly")
+    assert "bypassed is version 1" in cli(lab, "audit", NAME, "--alias", "bypassed")
 
 
 def test_what_is_not_there_is_said_in_one_line(lab: Lab, registry: Registry) -> None:

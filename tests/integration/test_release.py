@@ -114,7 +114,7 @@ def refuse(lab: Lab, seed: int) -> tuple[Manifest, Manifest, Manifest]:
     weights = lab.weights(seed)
     evaluation = lab.issue_json("evaluation", {"evaluation.json": {"model": weights.content}}, weights=weights)
     judged = {"passed": False, "model": weights.content, "checks": [{"name": "format/chat", "passed": False}]}
-    verdict = lab.issue_json("verdict", {"verdict.json": judged}, candidate=evaluation)
+    verdict = lab.issue_json("verdict", {"verdict.json": judged}, step="evaluation.gate", candidate=evaluation)
     config = RegisterConfig(name="internlm2-refused", alias="rejected")
     lab.step("deployment.register", config, model=weights, verdict=verdict)
     return weights, evaluation, verdict
@@ -145,6 +145,15 @@ def test_what_was_refused_when_such_models_were_pinned_whole_is_let_go_by_the_ne
     with pytest.raises(NotFoundError):
         lab.store.get_manifest(weights.digest)
     assert lab.store.get_manifest(other.digest), "what no gate refused stays whole"
+
+
+def test_what_the_gate_refused_gets_no_alias_that_people_serve(lab: Lab) -> None:
+    weights, _, verdict = refuse(lab, seed=31)
+    for alias in ("production", "candidate"):
+        config = RegisterConfig(name="internlm2-refused", alias=alias)
+        with pytest.raises(InputError, match="it gets the alias 'rejected' or none"):
+            lab.step("deployment.register", config, model=weights, verdict=verdict)
+    assert Registry(lab.store).alias_version("internlm2-refused", "production") is None
 
 
 @pytest.mark.parametrize("collected", [False, True])

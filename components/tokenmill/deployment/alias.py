@@ -10,12 +10,15 @@ from types import EllipsisType
 import orjson
 
 from tokenmill.deployment.audit import Action, AuditLog, Intent, Record
+from tokenmill.deployment.release import policy_of
 from tokenmill.errors import InputError, UserError
+from tokenmill.manifest import Manifest
 from tokenmill.store import ArtifactStore, acquire
 from tokenmill.tracking import Registry
 from tokenmill.tracking.connection import MANIFEST_TAG
 
 STATUS_TAG, VERDICT_TAG, FAILED_TAG = "gate.status", "gate.verdict", "gate.failed"
+POLICY_TAG, CHECKS_TAG = "gate.policy", "gate.checks"
 PASSED, REFUSED = "passed", "refused"
 LOCK_S = 30.0
 """How long a process that moves an alias may be silent before another one takes its place."""
@@ -35,11 +38,14 @@ def move(
     who: str = "",
     forced: bool = False,
     expected: str | EllipsisType | None = ...,
+    policy: str | EllipsisType | None = ...,
 ) -> Record | None:
     """Move an alias to a version, or take it away; says what was written down, None if it stands there already.
 
     Args:
         expected: where it must stand, for whoever decided by that; `...`: wherever.
+        policy: the gate's, or the start of it, that must have judged a version that is promoted; None: that of the version
+            which stands there, if a gate judged it; `...`: any.
 
     Raises:
         InputError: it is promoted to a version that no gate let pass, and nobody forced it; or it stands elsewhere.
@@ -53,7 +59,9 @@ def move(
         if now == to:
             return None
         _require_standing(f"{model}@{alias}", now, expected)
-        release, verdict = _evidence(registry, model, to, gated=action == "promoted" and not forced)
+        release, verdict, judged_by = _evidence(registry, model, to, gated=action == "promoted" and not forced)
+        if action == "promoted" and not forced and policy is not ...:
+            _require_policy(registry, f"{model}@{alias}", now, judged_by, policy)
         intent = Intent(
             who=who or actor(),
             model=model,
@@ -65,6 +73,7 @@ def move(
             forced=forced,
             release=release,
             verdict=verdict,
+            policy=judged_by,
         )
         lock.check()
         return _made(log, intent)
@@ -78,13 +87,35 @@ def _require_standing(what: str, now: str | None, expected: str | EllipsisType |
         )
 
 
-def _evidence(registry: Registry, model: str, version: str | None, *, gated: bool) -> tuple[str | None, str | None]:
-    """Manifests of a version's release and of its verdict; of a `gated` move the verdict passed, or `InputError`."""
+def _evidence(
+    registry: Registry, model: str, version: str | None, *, gated: bool
+) -> tuple[str | None, str | None, str | None]:
+    """A version's release, its verdict and the policy of that; of a `gated` move the verdict passed, or `InputError`."""
     if version is None:
-        return None, None
+        return None, None, None
     tags = registry.version_tags(model, version)
-    verdict = passed_verdict(registry.store, f"{model} version {version}", tags) if gated else tags.get(VERDICT_TAG)
-    return tags.get(MANIFEST_TAG), verdict
+    if not gated:
+        return tags.get(MANIFEST_TAG), tags.get(VERDICT_TAG), tags.get(POLICY_TAG)
+    verdict = passed_verdict(registry.store, f"{model} version {version}", tags)
+    return tags.get(MANIFEST_TAG), verdict.digest, policy_of(verdict)
+
+
+def _require_policy(registry: Registry, what: str, now: str | None, judged_by: str | None, wanted: str | None) -> None:
+    if wanted is None and now:
+        wanted = _policy_at(registry, what.partition("@")[0], now)
+    if wanted is not None and not (judged_by or "").startswith(wanted):
+        raise InputError(
+            f"{what} is not promoted: the gate judged it by policy {judged_by or 'none'}, not by {wanted}. "
+            f"Where that is meant: --gate-policy {(judged_by or '')[:12]}"
+        )
+
+
+def _policy_at(registry: Registry, model: str, version: str) -> str | None:
+    """By which policy a version was judged, read from its verdict in the store; None if no gate did."""
+    digest = registry.version_tags(model, version).get(VERDICT_TAG)
+    if digest is None or not registry.store.has_manifest(digest):
+        return None
+    return policy_of(registry.store.get_manifest(digest))
 
 
 def _made(log: AuditLog, intent: Intent) -> Record:
@@ -103,11 +134,11 @@ def _made(log: AuditLog, intent: Intent) -> Record:
     return ended
 
 
-def passed_verdict(store: ArtifactStore, what: str, tags: dict[str, str]) -> str:
-    """Digest of the verdict that let a version pass, read from the store: a tag alone vouches for nothing.
+def passed_verdict(store: ArtifactStore, what: str, tags: dict[str, str]) -> Manifest:
+    """The verdict that let a version pass, read from the store: a tag alone vouches for nothing.
 
     Raises:
-        InputError: there is none, or it is not about this version's release.
+        InputError: there is none, or it is not about this version's release, or no gate made it.
     """
     refused = f"{what} is not promoted: "
     if MANIFEST_TAG not in tags:
@@ -119,12 +150,13 @@ def passed_verdict(store: ArtifactStore, what: str, tags: dict[str, str]) -> str
             f"{refused}no gate judged it (it is of kind {model.kind}). --force --reason WHY does it anyway"
         )
     verdict = store.get_manifest(tags[VERDICT_TAG])
+    policy_of(verdict)
     pinned = orjson.loads(store.bytes_of(model.shard("release.json")))
     if pinned["verdict"]["content"] != verdict.content:
         raise InputError(f"{refused}the verdict {verdict.digest[:12]} that it is tagged with is about another release")
     if not orjson.loads(store.bytes_of(verdict.shard("verdict.json")))["passed"]:
         raise InputError(f"{refused}the gate did not pass it (verdict {verdict.digest[:12]})")
-    return verdict.digest
+    return verdict
 
 
 def require_not_refused(what: str, tags: dict[str, str]) -> None:

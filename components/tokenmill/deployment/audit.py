@@ -36,6 +36,7 @@ class Intent(Frozen):
     forced: bool = Field(description="without a passed verdict, by --force")
     release: str | None = Field(description="manifest of `after`")
     verdict: str | None = Field(description="manifest of the gate's verdict that lets it pass")
+    policy: str | None = Field(description="the limits that the verdict was made by")
 
 
 class Record(Intent):

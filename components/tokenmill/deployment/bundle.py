@@ -6,7 +6,7 @@ import orjson
 
 from tokenmill.deployment.card import card
 from tokenmill.deployment.config import BundleConfig
-from tokenmill.deployment.release import CARD, pin, require_passed
+from tokenmill.deployment.release import CARD, pin, policy_of, require_passed
 from tokenmill.errors import InputError
 from tokenmill.manifest import Draft, Manifest
 from tokenmill.steps import StepContext, step
@@ -20,7 +20,7 @@ KINDS: dict[str, str | tuple[str, ...]] = {
 }
 
 
-@step("deployment.bundle", version=2, libraries=("safetensors",), kinds=KINDS)
+@step("deployment.bundle", version=3, libraries=("safetensors",), kinds=KINDS)
 def bundle(
     config: BundleConfig,
     weights: Manifest,
@@ -38,6 +38,7 @@ def bundle(
     from tokenmill.model.tokenizer import Tokenizer
 
     measured, judged = ctx.read_json(evaluation, "evaluation.json"), ctx.read_json(verdict, "verdict.json")
+    policy = policy_of(verdict)
     require_passed(judged, verdict.digest[:12])
     _require("verdict", "evaluation", judged["candidate"], evaluation)
     _require("evaluation", "weights", measured["model"], weights)
@@ -54,12 +55,13 @@ def bundle(
         for name in names:
             shutil.copyfile(source / name, folder / name)
     shape = orjson.loads((folder / "config.json").read_bytes())
+    judging = {"content": verdict.content, "passed": True, "checks": len(judged["checks"]), "policy": policy}
     facts = {
         "name": config.name,
         "weights": weights.content,
         "tokenizer": tokenizer.content,
         "evaluation": {"content": evaluation.content, "label": measured["label"], "suites": measured["suites"]},
-        "verdict": {"content": verdict.content, "passed": True, "checks": len(judged["checks"])},
+        "verdict": judging,
         "lineage": lineage,
         "rope_theta": shape["rope_theta"],
         "max_position_embeddings": shape["max_position_embeddings"],

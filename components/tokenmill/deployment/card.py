@@ -45,8 +45,8 @@ def _measured(facts: dict[str, Any]) -> list[str]:
         "## Measured",
         "",
         *_table(("suite", "metric", "value", "95% interval", "n"), rows),
-        f"The gate passed it: {facts['verdict']['checks']} checks, see [verdict.md](verdict.md); every number is in",
-        "[evaluation.json](evaluation.json).",
+        f"The gate passed it: {facts['verdict']['checks']} checks by policy `{facts['verdict']['policy'][:12]}`, see",
+        "[verdict.md](verdict.md); every number is in [evaluation.json](evaluation.json).",
         "",
     ]
 

@@ -1,12 +1,24 @@
 """A version in the model registry, and a pin in the store that keeps everything it was made of; of what the gate refused,
 why it did."""
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
-from tokenmill.deployment.alias import FAILED_TAG, PASSED, REFUSED, STATUS_TAG, VERDICT_TAG, actor, move
+from tokenmill.deployment.alias import (
+    CHECKS_TAG,
+    FAILED_TAG,
+    PASSED,
+    POLICY_TAG,
+    REFUSED,
+    STATUS_TAG,
+    VERDICT_TAG,
+    actor,
+    move,
+)
 from tokenmill.deployment.attestation import attestation_pin
 from tokenmill.deployment.config import RegisterConfig
-from tokenmill.deployment.release import SBOM
+from tokenmill.deployment.release import SBOM, policy_of
 from tokenmill.errors import InputError
 from tokenmill.lineage import upstream
 from tokenmill.manifest import Draft, Manifest, canonical, sha256
@@ -17,11 +29,13 @@ from tokenmill.tracking.connection import MANIFEST_TAG
 from tokenmill.tracking.registry import registered_name
 
 REGISTRATION = "registration.json"
+REJECTED = "rejected"
+"""The one alias that what a gate refused may have."""
 
 
 @effect(
     "deployment.register",
-    version=4,
+    version=5,
     needs_registry=True,
     kinds={"model": ("release", "weights"), "verdict": "verdict", "attestation": "attestation"},
 )
@@ -44,6 +58,10 @@ def register(
     if verdict and model.kind == "weights":
         tags |= _judged_tags(model, verdict, ctx)
     refused = tags.get(STATUS_TAG) == REFUSED
+    if refused and config.alias not in (None, REJECTED):
+        raise InputError(
+            f"the gate refused {model.digest[:12]}: it gets the alias {REJECTED!r} or none, not {config.alias!r}"
+        )
     version = registry.register_model(name, model, run=ctx.run, tags=tags, kept=not refused)
     if not refused:
         ctx.store.pin(_pin(name, version), model.digest)
@@ -101,9 +119,14 @@ def _gate_tags(release: Manifest, verdict: Manifest | None, ctx: StepContext) ->
     pinned = ctx.read_json(release, "release.json")
     if verdict is None or pinned["verdict"]["content"] != verdict.content:
         raise InputError(f"release {release.digest[:12]} is registered with the verdict that it pins: give that one")
-    if not ctx.read_json(verdict, "verdict.json")["passed"]:
+    judged = ctx.read_json(verdict, "verdict.json")
+    if not judged["passed"]:
         raise InputError(f"the gate did not pass {pinned['name']}: it is not registered")
-    return {STATUS_TAG: PASSED, VERDICT_TAG: verdict.digest}
+    return {STATUS_TAG: PASSED} | _verdict_tags(verdict, judged)
+
+
+def _verdict_tags(verdict: Manifest, judged: Mapping[str, Any]) -> dict[str, str]:
+    return {VERDICT_TAG: verdict.digest, POLICY_TAG: policy_of(verdict), CHECKS_TAG: str(len(judged["checks"]))}
 
 
 def _judged_tags(weights: Manifest, verdict: Manifest, ctx: StepContext) -> dict[str, str]:
@@ -111,5 +134,5 @@ def _judged_tags(weights: Manifest, verdict: Manifest, ctx: StepContext) -> dict
     if judged["model"] != weights.content:
         raise InputError(f"the verdict is about another model ({judged['model'][:12]}) than {weights.digest[:12]}")
     failed = ", ".join(check["name"] for check in judged["checks"] if not check["passed"])
-    status = {STATUS_TAG: PASSED if judged["passed"] else REFUSED, VERDICT_TAG: verdict.digest}
-    return status | ({FAILED_TAG: failed[:4000]} if failed else {})
+    status = {STATUS_TAG: PASSED if judged["passed"] else REFUSED}
+    return status | _verdict_tags(verdict, judged) | ({FAILED_TAG: failed[:4000]} if failed else {})

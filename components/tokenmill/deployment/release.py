@@ -10,7 +10,7 @@ import orjson
 from pydantic import Field, ValidationError
 
 from tokenmill.errors import CorruptError, InputError
-from tokenmill.manifest import Frozen, canonical
+from tokenmill.manifest import Frozen, Manifest, canonical, sha256
 
 RELEASE, CARD = "release.json", "README.md"
 ATTESTATION, SBOM = "release.intoto.json", "sbom.cdx.json"
@@ -37,6 +37,7 @@ class Judged(Frozen):
     content: str
     passed: Literal[True]
     checks: int
+    policy: str = Field(description="the gate's limits, as `policy_of` names them")
 
 
 class Release(Frozen):
@@ -85,6 +86,19 @@ def require_passed(judged: Mapping[str, Any], where: str) -> None:
             f"the gate did not pass {judged['label']}: {', '.join(failed[:5])}. Nothing is released; verdict.md of {where} "
             "says what was wanted"
         )
+
+
+def policy_of(verdict: Manifest) -> str:
+    """Digest of the limits that a verdict was made by: sha256 of the gate's identity config, canonical.
+
+    Raises:
+        InputError: it is no verdict, or no gate made it.
+    """
+    if (verdict.kind, verdict.step) != ("verdict", "evaluation.gate"):
+        raise InputError(
+            f"{verdict.digest[:12]} is {verdict.kind} of {verdict.step}, no verdict of evaluation.gate: it lets nothing pass"
+        )
+    return sha256(canonical(verdict.config))
 
 
 def sha256_of(path: Path) -> str:

@@ -31,7 +31,7 @@ VERDICT, VERDICT_TEXT, PAGE = "verdict.json", "verdict.md", "verdict.html"
 
 @step(
     "evaluation.gate",
-    version=9,
+    version=10,
     libraries=("numpy", "jinja2", "license-expression"),
     kinds={
         "candidate": "evaluation",
@@ -108,6 +108,9 @@ def _limits(config: GateConfig, measured: Measured) -> Iterator[Check]:
             yield Check(name, None, wanted, False, "the evaluation has no number for it")
             continue
         value = suite["value"]
+        if value is None:
+            yield Check(name, None, wanted, False, "no finite value was measured: it diverged, or nothing was graded")
+            continue
         passed = (limits.min is None or value >= limits.min) and (limits.max is None or value <= limits.max)
         spread = f"{suite['metric']} {value:.4g} [{suite['ci_low']:.4g}, {suite['ci_high']:.4g}] on {suite['n']}"
         yield Check(name, value, wanted, passed, spread)

@@ -30,6 +30,12 @@ def promote(
     to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="alias that moves to it")] = "production",
     reason: Reason = "",
     force: Annotated[bool, typer.Option("--force", help="also without a passed verdict; needs --reason")] = False,
+    gate_policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIGEST", help="of the limits that judged it, or its start [that of the version which stands there]"
+        ),
+    ] = None,
     store: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +47,7 @@ def promote(
     registry = _registry(store)
     model, number = named_version(registry, version)
     why = reason.strip() or "promoted by hand"
-    record = move(registry, model, to, number, action="promoted", why=why, forced=force)
+    record = move(registry, model, to, number, action="promoted", why=why, forced=force, policy=gate_policy)
     _tell(record, f"{model}@{to} is version {number} already", as_json)
 
 
@@ -72,7 +78,8 @@ def audit(
 ) -> None:
     """Every move of a model's aliases: who, when, from, to, why, by which verdict; and where they stand now.
 
-    Exits with 2 if a record was changed or taken away, the newest too: MLflow has copies.
+    Exits with 2 if a record was changed or taken away, the newest too: MLflow has copies; and if an alias does not stand where
+    the records say.
     """
     from tokenmill.deployment.audit import AuditLog
 
@@ -81,20 +88,30 @@ def audit(
     accepted = log.accept() if accept else 0
     records = [r for r in log.moves() if alias in ("", r.alias)]
     stands = {name: registry.alias_version(model, name) for name in sorted({r.alias for r in records})}
+    ends = {r.alias: _ends(r) for r in records}
+    past = {name: ends[name][0] for name, version in stands.items() if version not in ends[name]}
     if as_json:
-        show({"model": model, "aliases": stands, "records": [r.model_dump() for r in records]})
-        return
+        show({"model": model, "aliases": stands, "moved_past": past, "records": [r.model_dump() for r in records]})
+    else:
+        _tell_all(model, alias, records, stands, accepted if accept else None)
+    for name, version in past.items():
+        raise InputError(
+            f"{model}@{name} is version {stands[name] or 'none'}; by the records it should be {version or 'none'}: "
+            f"somebody moved it past TokenMill. `tokenmill promote {model}@VERSION --to {name}` moves it properly"
+        )
+
+
+def _tell_all(
+    model: str, alias: str, records: "list[Record]", stands: dict[str, str | None], accepted: int | None
+) -> None:
     if not records:
         raise InputError(f"no alias of {model!r} was ever moved in this registry{f' ({alias})' if alias else ''}")
-    if accept:
+    if accepted is not None:
         typer.echo(f"{accepted} copies given to MLflow")
     for record in records:
         typer.echo(_line(record))
-    ends = {r.alias: _ends(r) for r in records}
     for name, version in stands.items():
         typer.echo(f"{model}@{name} is version {version or 'none'}")
-        if version not in ends[name]:
-            typer.echo(f"  by the records it should be {ends[name][0] or 'none'}: somebody moved it past TokenMill")
 
 
 def _ends(record: "Record") -> tuple[str | None, ...]:

@@ -89,7 +89,7 @@ def _told(release: dict[str, Any]) -> dict[str, str]:
         "name": release["name"],
         "context": f"{release['max_position_embeddings']:,} tokens, RoPE base {release['rope_theta']:,.0f}",
         "weights": f"{release['weights'][:12]}, {len(release['tensors'])} tensors",
-        "gate": f"passed, {release['verdict']['checks']} checks, verdict {release['verdict']['content'][:12]}",
+        "gate": "passed, {checks} checks by policy {policy:.12}, verdict {content:.12}".format(**release["verdict"]),
         "evaluation": f"{len(release['evaluation']['suites'])} suites, {release['evaluation']['content'][:12]}",
         "data": f"{len(sources)} sources, {', '.join(licences) or 'no licence known'}",
     }

@@ -1,5 +1,6 @@
 """A release pins what it is made of; whatever differs is refused."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -117,11 +118,19 @@ def test_the_card_tells_numbers_licences_and_training_sets(folder: Path) -> None
     assert "| perplexity/en | perplexity | 10 | 9 – 11 | 50 |" in page
     assert "| tales | CC0-1.0 | made for tests |" in page
     assert "| made.sft | conversations |" in page
+    policy = hashlib.sha256(b'{"limits":{}}').hexdigest()
+    assert f"1 checks by policy `{policy[:12]}`" in page
+    assert orjson.loads((folder / "release.json").read_bytes())["verdict"]["policy"] == policy
 
 
 def test_what_the_gate_refused_is_not_bundled(lab: Lab) -> None:
     with pytest.raises(InputError, match=r"did not pass chat: format/chat\. Nothing is released"):
         released(lab, passed=False)
+
+
+def test_what_no_gate_judged_is_not_bundled(lab: Lab) -> None:
+    with pytest.raises(InputError, match=r"is verdict of made\.by_hand, no verdict of evaluation\.gate"):
+        released(lab, gate="made.by_hand")
 
 
 @pytest.mark.parametrize("about", ["weights", "tokenizer", "evaluation", "training_sets"])

@@ -40,7 +40,7 @@ class Bench:
         tokens: int = 100,
         cut: int = 0,
         right: int = 50,
-        well_formed: float = 0.95,
+        well_formed: float | None = 0.95,
         delta1: tuple[float, float] | None = (0.02, 0.03),
         references: int = 64,
         splits_of: str | None = "maths",
@@ -167,6 +167,7 @@ def test_as_good_as_its_reference_passes(bench: Bench) -> None:
         ({"perplexity": None}, "perplexity/en against sft"),  # a diverged model's NaN
         ({"right": 30}, "choice/larger against sft"),
         ({"well_formed": 0.89}, "format/chat"),
+        ({"well_formed": None}, "format/chat"),  # nothing of it has a finite value
         ({"delta1": (-0.3, 0.02)}, "Δ1 maths"),
         ({"delta1": None}, "Δ1 maths"),
         ({"splits_of": None}, "Δ1"),  # a corpus without a problem held out, or another harness
