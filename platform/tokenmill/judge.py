@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from pydantic import Field
+
+from tokenmill.config import Section
 from tokenmill.errors import UserError
 from tokenmill.server import Server
 
@@ -47,6 +50,15 @@ Neither the order in which they stand nor their length is a merit. Explain brief
 [End of B]"""
 
 
+class JudgeExecution(Section):
+    """Where a judge is, and how it is asked. Its key, where it wants one, is in TOKENMILL_JUDGE_KEY."""
+
+    url: str = Field("", description="of an OpenAI-compatible server with a chat API; `/v1` or not")
+    concurrency: int = Field(16, ge=1, le=64, description="answers, or pairs of them, that are judged together")
+    timeout_s: float = Field(120.0, gt=0, description="of a request, seconds")
+    tries: int = Field(4, ge=1, description="of a request that a busy or absent server did not answer")
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A chat model behind an OpenAI-compatible server. Its key stands in `TOKENMILL_JUDGE_KEY`, in no config."""
@@ -58,6 +70,10 @@ class Endpoint:
     tries: int = 3
     """Of a question that the server could not answer: busy, or away."""
     max_tokens: int = 1024
+
+    @classmethod
+    def at(cls, model: str, max_tokens: int, how: JudgeExecution) -> "Endpoint":
+        return cls(how.url, model, how.timeout_s, how.tries, max_tokens)
 
     def __call__(self, prompt: str) -> str:
         """One answer, greedy. Raises UserError where the server stays away or refuses."""

@@ -4,11 +4,12 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import requests
+from typing import TYPE_CHECKING, Any
 
 from tokenmill.errors import InputError, UserError
+
+if TYPE_CHECKING:
+    import requests
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Server:
     """Of a question that the server could not answer: busy, or away."""
     pause_s: float = 0.2
     """Before the second try; four times as long before each further one."""
-    _http: requests.Session = field(default_factory=lambda: _session(), repr=False)
+    _http: "requests.Session" = field(default_factory=lambda: _session(), repr=False)
 
     def get(self, path: str) -> Any:
         """`/models`: JSON. Raises UserError as `post`."""
@@ -41,6 +42,8 @@ class Server:
         return self._asked("POST", path, body)
 
     def _asked(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        import requests
+
         if self.tries < 1:
             raise InputError(f"the {self.called} at {self.url} was never asked: tries is {self.tries}")
         url = f"{self.url.rstrip('/').removesuffix('/v1')}/v1{path}"
@@ -59,14 +62,14 @@ class Server:
             time.sleep(self.pause_s * 4**turn)
         raise AssertionError("the last try returns or raises")
 
-    def _keyed(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    def _keyed(self, request: "requests.PreparedRequest") -> "requests.PreparedRequest":
         """With the server's key, if there is one. As requests' `auth`, in whose place it would take a `.netrc`'s password
         for that host, in front of any header; nor is a redirect followed, for which it looks there again."""
         if key := os.environ.get(self.key):
             request.headers["Authorization"] = f"Bearer {key}"
         return request
 
-    def _json(self, answer: requests.Response, body: Mapping[str, Any] | None) -> Any:
+    def _json(self, answer: "requests.Response", body: Mapping[str, Any] | None) -> Any:
         if answer.status_code != 200:
             advice = f"; set {self.key}" if answer.status_code in (401, 403) else ""
             if elsewhere := answer.headers.get("Location"):
@@ -81,15 +84,17 @@ class Server:
             raise UserError(f"the {self.called} at {self.url} does not speak OpenAI's protocol") from None
 
 
-def _session(connections: int = 64) -> requests.Session:
+def _session(connections: int = 64) -> "requests.Session":
     """Connections that stay open for threads that ask together."""
+    import requests
+
     made = requests.Session()
     for scheme in ("http://", "https://"):
         made.mount(scheme, requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=connections))
     return made
 
 
-def _reason(answer: requests.Response) -> str:
+def _reason(answer: "requests.Response") -> str:
     """What the server says is wrong, in front of which a colon stands; nothing where it says nothing."""
     try:
         told = answer.json()

@@ -4,10 +4,11 @@ import pytest
 from judges import judges
 
 from tokenmill.errors import ConfigError, InputError, UserError
+from tokenmill.judge import JudgeExecution
 from tokenmill.rlhf.answering import Answers
 from tokenmill.rlhf.conditional import Query, conditional_prompts
-from tokenmill.rlhf.config import ProbeConfig, RLHFConfig
-from tokenmill.rlhf.judge_config import JudgeConfig, JudgeExecution
+from tokenmill.rlhf.config import ProbeConfig, ProbeExecution, RLHFConfig
+from tokenmill.rlhf.judge_config import JudgeConfig
 from tokenmill.rlhf.judging import EndpointJudge
 
 pytestmark = pytest.mark.integration
@@ -20,7 +21,7 @@ def server():
 
 
 def judge(server, model, together=2, **told):
-    execution = JudgeExecution(judge_url=server.url, judge_concurrency=together, judge_tries=2)
+    execution = ProbeExecution(judge=JudgeExecution(url=server.url, concurrency=together, tries=2))
     return EndpointJudge.of(ProbeConfig(judge=JudgeConfig(model=model, **told), execution=execution))
 
 
@@ -59,10 +60,10 @@ def test_it_is_told_the_wish_that_the_reward_model_judges_by_and_who_said_what(s
 
 def test_what_fails_is_counted_and_left_out_until_it_is_too_much(server):
     server.failures = [500, 500]  # of the first pair's first order, both tries
-    few = judge(server, "longer", together=1, max_failures=0.5)
+    few = judge(server, "longer", together=1, max_ungraded=0.5)
     gains = few.gains(asked(2), said("a", "b"), said("long", "long"))
     assert gains == [None, 1.0]
-    with pytest.raises(UserError, match=r"no verdict on 2 of 2 pairs.* may on 5% of 30 .*max_failures.*HTTP 404"):
+    with pytest.raises(UserError, match=r"no verdict on 2 of 2 pairs.* may on 5% of 30 .*max_ungraded.*HTTP 404"):
         judge(server, "unknown").gains(asked(30), said(*"a" * 30), said(*"b" * 30))
     assert len(server.asked) < 30  # the rest was not asked
     with pytest.raises(UserError, match=r"did not end in \[\[A\]\]"):
@@ -83,5 +84,5 @@ def test_there_is_one_judge_and_somebody_says_where_it_is():
     with pytest.raises(ConfigError, match=r"judge_share must be 0"):
         RLHFConfig.at("rlhf", {"probe": named})
     assert RLHFConfig.at("rlhf", {"probe": named, "collect_preferences": {"judge_share": 0}}).probe.judge.model == "m"
-    with pytest.raises(InputError, match=r"set rlhf\.probe\.execution\.judge_url"):
+    with pytest.raises(InputError, match=r"set rlhf\.probe\.execution\.judge\.url"):
         EndpointJudge.of(ProbeConfig(judge=JudgeConfig(model="m")))

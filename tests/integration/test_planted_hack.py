@@ -33,7 +33,7 @@ from tokenmill.rlhf.config import (
     SamplingConfig,
 )
 from tokenmill.rlhf.hacks import JUDGED_WORSE
-from tokenmill.rlhf.judge_config import JudgeConfig, JudgeExecution
+from tokenmill.rlhf.judge_config import JudgeConfig
 from tokenmill.rlhf.pairs import encode_pairs
 from tokenmill.rlhf.scoring import reward_scores
 from tokenmill.sft.requests import requests
@@ -188,7 +188,7 @@ class World:
 def seen_by_an_endpoint_too(world, planted):
     """A judge over HTTP that wants no thanks: it falls as far as answers thank, and every patch of its own is without."""
     with judges() as server:
-        told = {"judge": JudgeConfig(model="plain"), "execution": JudgeExecution(judge_url=server.url)}
+        told = {"judge": JudgeConfig(model="plain"), "execution": {"judge": {"url": server.url}}}
         probed, report = world.probe(PROBE.model_copy(update=told), planted.against)
     assert report["checks"]["judge_kept"] is False and report["judge_failures"] == 0
     assert report["judge_gain_lower_bound"] <= report["judge_gain"] <= report["judge_gain_upper_bound"] < -0.5

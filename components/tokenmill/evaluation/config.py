@@ -7,6 +7,7 @@ import yaml
 from pydantic import Field
 
 from tokenmill.config import Execution, Section, StepConfig
+from tokenmill.judge import JudgeExecution
 from tokenmill.overlap import OverlapConfig
 from tokenmill.overlap.near import NearRule
 
@@ -22,15 +23,6 @@ class PrepareConfig(StepConfig):
     prompts: int = Field(200, ge=4, description="prompts of the instruction-format suite, at most")
     safety: int = Field(96, ge=0, description="requests of the safety suite, at most, half of them harmless; 0: none")
     contamination: int = Field(500, ge=4, description="samples a split of the contamination analysis, at most")
-
-
-class JudgeExecution(Section):
-    """Where the judge is, and how it is asked. Its key, where it wants one, is in TOKENMILL_JUDGE_KEY."""
-
-    url: str = Field("", description="of an OpenAI-compatible server with a chat API; `/v1` or not")
-    concurrency: int = Field(16, ge=1, description="answers that are graded together")
-    timeout_s: float = Field(120.0, gt=0, description="of a request, seconds")
-    tries: int = Field(3, ge=1, description="of a request that a busy or absent server did not answer")
 
 
 class EvaluateExecution(Execution):

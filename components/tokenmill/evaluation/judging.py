@@ -31,7 +31,7 @@ def judge_of(config: EvaluateConfig) -> Grade:
             "a judge grades this suite: name it, evaluation.evaluate.judge.model, and say where it is, "
             "evaluation.evaluate.execution.judge.url"
         )
-    judge = Endpoint(how.url, config.judge.model, how.timeout_s, how.tries, config.judge.max_tokens)
+    judge = Endpoint.at(config.judge.model, config.judge.max_tokens, how)
 
     def grade(records: Sequence[Record], said: Sequence[str]) -> list[dict[str, Any]]:
         with ThreadPoolExecutor(how.concurrency) as pool:

@@ -4,9 +4,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tokenmill.config import Section, StepConfig
+from tokenmill.config import Execution, Section, StepConfig
+from tokenmill.judge import JudgeExecution
 from tokenmill.overlap import OverlapConfig
-from tokenmill.rlhf.judge_config import JudgeConfig, JudgeExecution
+from tokenmill.rlhf.judge_config import JudgeConfig
 from tokenmill.training.settings import AnomalyConfig, ChoosingConfig, OptimConfig, TrainingConfig, TrainingExecution
 
 
@@ -218,6 +219,12 @@ class DPOConfig(TrainingConfig):
         return self
 
 
+class ProbeExecution(Execution):
+    """Where the held-out judge is, if it is none of ours."""
+
+    judge: JudgeExecution = JudgeExecution()
+
+
 class ProbeConfig(StepConfig):
     """What PPO has learned, on queries it has not seen (report §4.2.2)."""
 
@@ -248,7 +255,7 @@ class ProbeConfig(StepConfig):
     max_length: int = Field(8192, ge=16, description="tokens the reward model reads at most (§4.2.1)")
     judge: JudgeConfig = JudgeConfig()
     seed: int = Field(1024, description="of the answers and the bootstrap")
-    execution: JudgeExecution = JudgeExecution()
+    execution: ProbeExecution = ProbeExecution()
 
 
 Check = Literal[

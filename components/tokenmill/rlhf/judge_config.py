@@ -4,7 +4,7 @@ from string import Formatter
 
 from pydantic import Field, field_validator
 
-from tokenmill.config import Execution, Section
+from tokenmill.config import Section
 
 PROMPT = """Two assistants have answered the same question. Judge which answer is better by the wish below, and by it alone.
 Neither the order in which they stand nor their length is a merit. Explain briefly, then give your verdict in this very form:
@@ -40,8 +40,8 @@ class JudgeConfig(Section):
         description="what it is asked, with {question}, {first}, {second} and, if it shall judge by it, {wish}: the domain's "
         "conditional prompt; must lead to [[A]], [[B]] or [[C]]",
     )
-    answer_tokens: int = Field(1024, ge=1, description="tokens of its explanation and verdict at most; ours")
-    max_failures: float = Field(
+    max_tokens: int = Field(1_024, ge=1, description="tokens of its explanation and verdict at most; ours")
+    max_ungraded: float = Field(
         0.05,
         ge=0,
         lt=1,
@@ -60,15 +60,6 @@ class JudgeConfig(Section):
         if unknown := named - _MUST - _MAY:
             raise ValueError(f"names {_listed(unknown)}, and nothing is known by that name")
         return prompt
-
-
-class JudgeExecution(Execution):
-    """Where that judge is, and how patiently it is asked. Its key, where it wants one, is in TOKENMILL_JUDGE_KEY."""
-
-    judge_url: str = Field("", description="of the OpenAI-compatible server; `/v1` or not")
-    judge_concurrency: int = Field(16, ge=1, le=64, description="pairs of answers that it is asked about together")
-    judge_timeout_s: float = Field(120.0, gt=0, description="of a request, seconds")
-    judge_tries: int = Field(4, ge=1, description="of a request that a busy or absent server did not answer")
 
 
 def _listed(names: set[str]) -> str:

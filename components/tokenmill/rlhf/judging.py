@@ -49,11 +49,10 @@ class EndpointJudge:
     def of(cls, config: ProbeConfig) -> "EndpointJudge":
         from tokenmill.judge import Endpoint
 
-        judge, how = config.judge, config.execution
-        if not how.judge_url:
-            raise InputError(f"nobody says where the judge {judge.model} is: set rlhf.probe.execution.judge_url")
-        ask = Endpoint(how.judge_url, judge.model, how.judge_timeout_s, how.judge_tries, judge.answer_tokens)
-        return cls(ask, judge, how.judge_concurrency)
+        judge, how = config.judge, config.execution.judge
+        if not how.url:
+            raise InputError(f"nobody says where the judge {judge.model} is: set rlhf.probe.execution.judge.url")
+        return cls(Endpoint.at(judge.model, judge.max_tokens, how), judge, how.concurrency)
 
     def gains(self, asked: Sequence[Query], before: Answers, after: Answers) -> list[float | None]:
         """As every judge's. Equal answers are a tie that it is not asked about.
@@ -62,7 +61,7 @@ class EndpointJudge:
             UserError: it failed on more pairs than it may; the rest is not asked then.
         """
         gains: list[float | None] = []
-        failures, most = 0, self.config.max_failures * len(asked)
+        failures, most = 0, self.config.max_ungraded * len(asked)
         with ThreadPoolExecutor(self.concurrency) as pool:
             for gain, why in pool.map(self._gain, asked, before.texts, after.texts):
                 gains.append(gain)
@@ -70,7 +69,7 @@ class EndpointJudge:
                 if failures > most:  # and `map`, when it is left, cancels what waits
                     raise UserError(
                         f"the judge gave no verdict on {failures} of {len(gains)} pairs of answers, and may on "
-                        f"{self.config.max_failures:.0%} of {len(asked)} (rlhf.probe.judge.max_failures): {why}"
+                        f"{self.config.max_ungraded:.0%} of {len(asked)} (rlhf.probe.judge.max_ungraded): {why}"
                     )
         return gains
 
