@@ -15,12 +15,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=i
 began=$(mktemp)
 /tools/pip/bin/pip --python "$environment/bin/python" install --quiet "$@"
 
-# A sixth of an image that nothing uses: libraries' own tests, what others compile against Arrow, Arrow's wire protocols, and symbols of
+# A sixth of an image that nothing uses: libraries' own tests, what others compile against Arrow, Arrow's wire protocol, and symbols of
 # what was compiled. Not of libraries in *.libs: auditwheel has moved their sections, which strip does not survive. Only of
 # what is new: to touch a file of the image below would be to store it again.
 packages=$(echo "$environment"/lib/python3*/site-packages)
 find "$packages" -type d \( -name tests -o -name test \) -prune -exec rm -rf {} +
-rm -rf "$packages"/pyarrow/include "$packages"/pyarrow/src "$packages"/pyarrow/*flight* "$packages"/pyarrow/*substrait*
+rm -rf "$packages"/pyarrow/include "$packages"/pyarrow/src "$packages"/pyarrow/*flight*
 find "$packages" -name '*.libs' -prune -o -name '*.so*' -cnewer "$began" -type f \
     -exec env LD_LIBRARY_PATH=/tools/strip /tools/strip/strip --strip-unneeded {} +
 rm "$began"

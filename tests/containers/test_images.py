@@ -92,6 +92,17 @@ def test_every_module_that_runs_in_an_image_imports_there(name, wanted, run):
     assert run(names(name), "python3", "-W", "ignore", "-c", code).endswith("imported\n")
 
 
+@pytest.mark.parametrize("name", ["curation", "evaluator", "services"])
+def test_arrow_works_where_it_is_wanted(name, run):
+    """It is imported only when a table comes, and it is what an image was made smaller by."""
+    code = (
+        "import io, pyarrow, pyarrow.parquet as parquet\n"
+        "parquet.write_table(pyarrow.table({'text': ['a', 'b']}), file := io.BytesIO())\n"
+        "print(parquet.read_table(file).to_pylist())\n"
+    )
+    assert run(names(name), "python3", "-c", code) == "[{'text': 'a'}, {'text': 'b'}]\n"
+
+
 def test_the_deployer_has_helm_and_the_chart_that_it_installs(run):
     code = (
         "import subprocess\n"
