@@ -14,6 +14,7 @@ import torch
 from judges import judges
 from pico import Lab
 
+from tokenmill.judge import JudgeExecution
 from tokenmill.manifest import Manifest, sha256
 from tokenmill.model import IGNORE
 from tokenmill.model.chat import encode
@@ -29,6 +30,7 @@ from tokenmill.rlhf.config import (
     PPOConfig,
     PPOExecution,
     ProbeConfig,
+    ProbeExecution,
     RewardModelConfig,
     SamplingConfig,
 )
@@ -188,7 +190,8 @@ class World:
 def seen_by_an_endpoint_too(world, planted):
     """A judge over HTTP that wants no thanks: it falls as far as answers thank, and every patch of its own is without."""
     with judges() as server:
-        told = {"judge": JudgeConfig(model="plain"), "execution": {"judge": {"url": server.url}}}
+        there = ProbeExecution(judge=JudgeExecution(url=server.url))
+        told = {"judge": JudgeConfig(model="plain"), "execution": there}
         probed, report = world.probe(PROBE.model_copy(update=told), planted.against)
     assert report["checks"]["judge_kept"] is False and report["judge_failures"] == 0
     assert report["judge_gain_lower_bound"] <= report["judge_gain"] <= report["judge_gain_upper_bound"] < -0.5
